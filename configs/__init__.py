@@ -1,0 +1,1 @@
+"""Packaged YAML configurations, found by name: ``--config segmentation/quickstart.yaml``."""

@@ -1,0 +1,188 @@
+"""A seeded pipeline: image, mask, boxes and instance masks through the same random transforms, then to tensors."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dyvision.data.errors import DataError
+from dyvision.data.loaders import IGNORE_INDEX
+from dyvision.data.transforms import A, TransformSpec, build_transforms
+
+#: Statistics of ImageNet's training set in 0..1, which most pretrained weights expect.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+TaskName = Literal["classification", "segmentation", "detection"]
+
+# A box that lost nine tenths of its area to a crop no longer shows its object
+_MIN_VISIBILITY = 0.1
+_MIN_SIDE = 0.5
+
+
+class Transformed(NamedTuple):
+    """What a pipeline returns.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``.
+        mask: integers ``[H, W]``, if a mask was given.
+        boxes: float32 ``[M, 4]`` xyxy in pixels of ``image``, clipped to it, if boxes were given.
+        kept: int64 ``[M]``, which of the given boxes these are.
+        masks: uint8 ``[M, H, W]``, in step with ``boxes``, if masks were given.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[Any] | None
+    boxes: NDArray[np.float32] | None
+    kept: NDArray[np.int64] | None
+    masks: NDArray[np.uint8] | None
+
+
+class Pipeline:
+    """Transforms of one split.
+
+    Args:
+        spec: The list from YAML; see ``dyvision.data.transforms``.
+        task: Which labels have to come along. For segmentation, areas outside the image get label 255.
+        where: Name of the argument, for messages.
+
+    Raises:
+        ValueError: If the list is wrong, or a transform moves pixels but cannot move this task's labels.
+    """
+
+    def __init__(self, spec: Sequence[TransformSpec], task: TaskName, where: str = "transforms") -> None:
+        transforms = build_transforms(spec, where, IGNORE_INDEX if task == "segmentation" else None)
+        if task != "classification":
+            _check_targets(transforms, where, "BBOXES" if task == "detection" else "MASK")
+        boxes = None
+        if task == "detection":
+            boxes = A.BboxParams(
+                format="pascal_voc",
+                label_fields=["instance"],
+                clip=True,
+                filter_invalid_bboxes=True,
+                min_visibility=_MIN_VISIBILITY,
+                min_width=_MIN_SIDE,
+                min_height=_MIN_SIDE,
+            )
+        with warnings.catch_warnings():
+            # a pipeline that only changes colours has nothing to do to boxes, and that is fine
+            warnings.filterwarnings("ignore", message="Got processor for bboxes")
+            self._compose = A.Compose(transforms, bbox_params=boxes) if transforms else None
+        self.where = where
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        seed: int,
+        mask: NDArray[Any] | None = None,
+        boxes: NDArray[np.float32] | None = None,
+        masks: NDArray[np.uint8] | None = None,
+        path: str = "",
+    ) -> Transformed:
+        """Transforms one sample.
+
+        Args:
+            image: uint8 ``[H, W, 3]``.
+            seed: Seed of everything random in this call.
+            mask: Integers ``[H, W]``.
+            boxes: ``[N, 4]`` xyxy in pixels, inside the image, of positive size.
+            masks: uint8 ``[N, H, W]``, one per box. An instance whose mask becomes empty goes with its box.
+            path: Name of the file, for messages.
+
+        Raises:
+            DataError: If a transform fails on this image, naming both.
+        """
+        if self._compose is None:
+            kept = None if boxes is None else np.arange(len(boxes))
+            return Transformed(image, mask, boxes, kept, masks)
+        # One stream for the whole pipeline. Compose.set_random_seed would give every transform the same seed, hence the
+        # same first number: a flip and a colour change of equal probability would always come together.
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        data: dict[str, Any] = {"image": image}
+        if mask is not None:
+            data["mask"] = mask
+        if boxes is not None:
+            data["bboxes"], data["instance"] = boxes, np.arange(len(boxes))
+        if masks is not None and len(masks):
+            data["masks"] = masks
+        try:
+            result = self._compose(**data)
+        except Exception as error:  # whatever a transform raises, the file's name has to be told
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.where} failed on {path or 'an image'} of height {image.shape[0]} and width {image.shape[1]}: "
+                f"{reason}"
+            ) from error
+        return self._collect(result, boxes, masks, path)
+
+    def _collect(self, result: dict[str, Any], boxes: Any, masks: Any, path: str) -> Transformed:
+        image = result["image"]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(
+                f"{self.where}: the pipeline turned {path or 'an image'} into {image.dtype} {list(image.shape)}; it "
+                "has to stay uint8 with three channels (normalisation follows by itself)."
+            )
+        if boxes is None:
+            return Transformed(image, result.get("mask"), None, None, None)
+        kept = np.asarray(result["instance"], dtype=np.int64).reshape(-1)
+        new_boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        if masks is None:
+            return Transformed(image, None, new_boxes, kept, None)
+        new_masks = np.asarray(result["masks"])[kept] if len(masks) else np.zeros((0, *image.shape[:2]), np.uint8)
+        visible = new_masks.any(axis=(1, 2))
+        return Transformed(image, None, new_boxes[visible], kept[visible], new_masks[visible])
+
+
+def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:
+    for transform in transforms:
+        if isinstance(transform, A.BaseCompose):
+            _check_targets(transform.transforms, where, target)
+        elif isinstance(transform, A.DualTransform):
+            targets = transform._targets if isinstance(transform._targets, tuple) else (transform._targets,)
+            if target not in {item.name for item in targets}:
+                what = "boxes" if target == "BBOXES" else "masks"
+                raise ValueError(
+                    f"{where}: {type(transform).__name__} cannot move {what} along; use another transform."
+                )
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """uint8 ``[H, W, 3]`` to float32 ``[3, H, W]`` in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.float32).div_(255)
+
+
+class Normalize:
+    """Pixels to a tensor with the given channel statistics.
+
+    Args:
+        mean: Per channel, in 0..1.
+        std: Per channel, in 0..1, positive.
+
+    Attributes:
+        mean: As given.
+        std: As given.
+
+    Raises:
+        ValueError: If there are not three of each, or a deviation is not positive.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(
+                f"mean and std are three numbers each, in 0..1, std positive; got mean={list(mean)}, std={list(std)}."
+            )
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """uint8 ``[H, W, 3]`` to float32 ``[3, H, W]``."""
+        return to_tensor(image).sub_(self._mean).div_(self._std)

@@ -1,0 +1,23 @@
+"""Networks by name, their convolutions static or dynamic, as classifiers or as feature pyramids."""
+
+from dyvision.backbones import shufflenetv2  # registers its names
+from dyvision.backbones._features import Backbone
+from dyvision.backbones._registration import list_backbones, register_backbone
+from dyvision.backbones._registry import create_backbone, create_model
+from dyvision.backbones._weights import LoadReport, load_backbone_weights, read_state_dict
+from dyvision.backbones.dynamize import dynamize
+from dyvision.backbones.policies import list_policies
+
+__all__ = (
+    "Backbone",
+    "LoadReport",
+    "create_backbone",
+    "create_model",
+    "dynamize",
+    "list_backbones",
+    "list_policies",
+    "load_backbone_weights",
+    "read_state_dict",
+    "register_backbone",
+    "shufflenetv2",
+)

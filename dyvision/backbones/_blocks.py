@@ -1,0 +1,168 @@
+"""Which part a convolution plays in a network, found from the structure of any ``nn.Module``.
+
+Policies ("every convolution in blocks but the shortcuts") need to know where a convolution sits. Networks agree on
+little but their vocabulary, so the roles are read from three things: the order of registration (stem before the first
+block, head after the last), the class names of the field (``InvertedResidual``, ``BasicBlock``, ``SqueezeExcite``...)
+and the attribute names (``downsample``, ``shortcut``, ``classifier``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from timm.layers import Conv2dSame
+from torch import nn
+
+from dyvision.layers import CoefficientBranch, DynamicConv2d, StaticConv2d
+
+Role = Literal["stem", "block", "shortcut", "transition", "head", "attention", "classifier"]
+
+# DenseBlock is a whole stage of DenseLayers; the block of DenseNet is the layer.
+_BLOCK = re.compile(
+    r"(^|(?<!Dense)(?<!Drop)(?<!Stem))Block(V?\d+d?)?$"
+    r"|(Bottleneck|Bottle2neck|InvertedResidual|EdgeResidual|DepthwiseSeparableConv|MBConv|MbConv|Residual)$"
+    r"|^(ConvBnAct|(Dla|PreAct|SelectiveKernel)Basic|Fire|_?DenseLayer|Inception[A-E]?|UniversalInvertedResidual)$"
+)
+_ATTENTION = re.compile(
+    r"(Attn|Attention)(\d?d)?$|^(SqueezeExcit\w*|SqueezeAndExcit\w*|(Effective)?S[eE](Module|Layer|Block)?|"
+    r"(C?[eE]ca|ECA)(Module|Layer|Block)?|(Light)?C[bB][aA][mM](Module)?|GatherExcite|GlobalContext|CoordAtt\w*)$"
+)
+_ATTENTION_NAMES = frozenset({"se", "eca", "attn", "attention", "se_layer", "se_module", "cbam"})
+_SHORTCUT_NAMES = frozenset({"downsample", "shortcut", "skip", "identity", "residual_conv"})
+_CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "logits"})
+_STEM_NAMES = frozenset({"stem", "conv_stem", "patch_embed"})
+# Other subclasses change the kernel before using it (weight standardisation, parametrisations): a mixture of plain
+# kernels would not compute what they do.
+_CONVERTIBLE = (nn.Conv2d, Conv2dSame, StaticConv2d)
+
+
+@dataclass(frozen=True)
+class ConvSite:
+    """One convolution of a network.
+
+    Attributes:
+        name: Its name in ``model.named_modules()``.
+        conv: The module.
+        role: ``stem``, ``block``, ``shortcut`` (inside a block, beside its main path), ``transition`` (between blocks),
+            ``head`` (after the last block), ``attention`` (inside squeeze-excite and the like) or ``classifier``.
+        block: Name of the residual block it belongs to, or None.
+        block_class: Class name of that block, or the empty string.
+    """
+
+    name: str
+    conv: nn.Conv2d
+    role: Role
+    block: str | None = None
+    block_class: str = ""
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel sees a single input channel."""
+        return self.conv.groups > 1 and self.conv.groups == self.conv.in_channels
+
+    @property
+    def dense(self) -> bool:
+        """Whether each output channel sees all input channels."""
+        return self.conv.groups == 1
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the kernel is 1x1."""
+        return self.conv.kernel_size == (1, 1)
+
+
+def find_convs(model: nn.Module) -> list[ConvSite]:
+    """List the convolutions of a model that a dynamic layer could replace, in order of registration.
+
+    Args:
+        model: Any module. Convolutions inside dynamic layers and their coefficient branches are not listed, nor are
+            those whose class is not exactly ``nn.Conv2d``, timm's ``Conv2dSame`` or ``StaticConv2d``.
+
+    Returns:
+        The sites; a network without recognisable blocks has one ``stem`` (its first convolution) and otherwise sites
+        of role ``block`` with ``block=None``.
+    """
+    modules = dict(model.named_modules())
+    blocks = _outermost_blocks(model, modules)
+    names = [name for name, module in modules.items() if type(module) in _CONVERTIBLE and not _owned(name, modules)]
+    order = {name: position for position, name in enumerate(modules)}
+    if blocks:
+        first, last = order[blocks[0]], order[blocks[-1]]
+    else:
+        main_path = [name for name in names if not _is_attention(name, modules)]
+        first, last = (order[main_path[0]] + 1 if main_path else 0), len(order)
+    sites = []
+    for name in names:
+        conv = modules[name]
+        if not isinstance(conv, nn.Conv2d):  # for the type checker: _CONVERTIBLE are all Conv2d
+            continue
+        block = _enclosing(name, blocks)
+        if _is_attention(name, modules):
+            role: Role = "attention"
+        elif block is not None:
+            role = _role_in_block(name, block, modules[block])
+        elif order[name] < first:
+            role = "stem"
+        elif _CLASSIFIER_NAMES & set(name.split(".")):
+            role = "classifier"
+        elif order[name] > last:
+            role = "head"
+        else:
+            role = "transition" if blocks else "block"
+        sites.append(ConvSite(name, conv, role, block, type(modules[block]).__name__ if block is not None else ""))
+    return sites
+
+
+def _role_in_block(name: str, block: str, module: nn.Module) -> Role:
+    inside = (name[len(block) + 1 :] if block else name).split(".")
+    # torchvision's RegNet calls the convolution of the shortcut "proj", others the last one of the main path
+    beside = inside[0] == "proj" and type(module).__name__ == "ResBottleneckBlock"
+    return "shortcut" if beside or _SHORTCUT_NAMES & set(inside) else "block"
+
+
+def _outermost_blocks(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
+    found: list[str] = []
+    for name, module in modules.items():
+        if not name or not _looks_like_block(module) or _is_attention(name, modules) or _is_stem(name):
+            continue
+        convs = (child for child in module.modules() if isinstance(child, (nn.Conv2d, DynamicConv2d)))
+        if _enclosing(name, found) is None and next(convs, None) is not None:
+            found.append(name)
+    if not found and _looks_like_block(model):
+        return [""]
+    return found
+
+
+def _looks_like_block(module: nn.Module) -> bool:
+    return bool(_BLOCK.search(type(module).__name__))
+
+
+def _is_stem(name: str) -> bool:
+    return name.split(".")[0] in _STEM_NAMES
+
+
+def _is_attention(name: str, modules: dict[str, nn.Module]) -> bool:
+    for prefix in _prefixes(name):
+        if prefix.rsplit(".", 1)[-1] in _ATTENTION_NAMES or _ATTENTION.search(type(modules[prefix]).__name__):
+            return True
+    return False
+
+
+def _owned(name: str, modules: dict[str, nn.Module]) -> bool:
+    return any(isinstance(modules[prefix], (DynamicConv2d, CoefficientBranch)) for prefix in _prefixes(name))
+
+
+def _enclosing(name: str, blocks: Sequence[str]) -> str | None:
+    known = set(blocks)
+    if known == {""}:
+        return ""
+    return next((prefix for prefix in _prefixes(name) if prefix in known), None)
+
+
+def _prefixes(name: str) -> list[str]:
+    """``a.b.c`` gives ``["a", "a.b", "a.b.c"]``."""
+    segments = name.split(".")
+    return [".".join(segments[: length + 1]) for length in range(len(segments))]

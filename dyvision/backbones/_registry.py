@@ -1,0 +1,205 @@
+"""From a name to a classifier or a backbone, static or dynamic: one code path for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import timm
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+
+from dyvision.backbones._dilation import dilate_stages
+from dyvision.backbones._features import Backbone
+from dyvision.backbones._registration import find_builder
+from dyvision.backbones._weights import load_pretrained_file
+from dyvision.backbones.dynamize import dynamize
+from dyvision.backbones.policies import Policy
+from dyvision.layers import get_layer
+
+_OUTPUT_STRIDES = (8, 16, 32)
+
+
+def create_model(
+    name: str,
+    layer: str = "static",
+    num_classes: int = 1000,
+    *,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    pretrained: bool | str | PathLike[str] = False,
+    policy: Policy | None = None,
+    layer_kwargs: Mapping[str, Any] | None = None,
+    preserve_outputs: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **layer_arguments: Any,
+) -> nn.Module:
+    """Create a classifier with logits ``[B, num_classes]``.
+
+    Args:
+        name: A name of :func:`dyvision.list_backbones`, or any other that ``timm.create_model`` knows.
+        layer: A name of :func:`dyvision.list_layers`; ``"static"`` is the ordinary network.
+        num_classes: Outputs of the classifier; 0 gives pooled features.
+        in_chans: Channels of the input.
+        drop_rate: Dropout before the classifier, in [0, 1).
+        drop_path_rate: Stochastic depth of the last block, in [0, 1), for networks that have it.
+        pretrained: True downloads the published weights; a path loads a file (``.safetensors`` or a state dict). Input
+            channels are adapted and a classifier of another size is left out, as in timm.
+        policy: Which convolutions become dynamic; see :func:`dyvision.dynamize`.
+        layer_kwargs: The layer's own arguments.
+        preserve_outputs: Whether the dynamic network starts out computing what the static one does. By default it does
+            when the weights are pretrained; from scratch the layers have their method's own initialisation.
+        model_kwargs: Further arguments for timm's (or the registered network's) constructor.
+        **layer_arguments: The same as ``layer_kwargs``: ``create_model("resnet18", "dyconv", num_kernels=4)``.
+
+    Raises:
+        ValueError: For an unknown name, layer or policy (with the closest names), an argument out of range or one that
+            the network does not support, or weights that do not fit.
+
+    Example:
+        >>> import dyvision
+        >>> model = dyvision.create_model("mobilenetv2_035", layer="dcd", num_classes=10)
+    """
+    get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
+    _check_count("num_classes", num_classes, 0)
+    arguments = {**(model_kwargs or {}), **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {})}
+    model = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
+    return _dynamize(model, layer, pretrained, policy, {**(layer_kwargs or {}), **layer_arguments}, preserve_outputs)
+
+
+def create_backbone(
+    name: str,
+    layer: str = "static",
+    out_indices: int | Sequence[int] | None = None,
+    output_stride: int = 32,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    pretrained: bool | str | PathLike[str] = False,
+    policy: Policy | None = None,
+    layer_kwargs: Mapping[str, Any] | None = None,
+    preserve_outputs: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **layer_arguments: Any,
+) -> Backbone:
+    """Create a backbone: a network that returns a list of feature maps.
+
+    Args:
+        name: A name of :func:`dyvision.list_backbones`, or any other that ``timm.create_model`` knows.
+        layer: A name of :func:`dyvision.list_layers`; ``"static"`` is the ordinary network.
+        out_indices: Levels to return; negative ones count from the end, an int means the last so many, None all levels
+            with a reduction of at least 4.
+        output_stride: Reduction of the last level: 32, 16 or 8. Stages that would exceed it keep their resolution and
+            are dilated instead, dynamic layers included.
+        in_chans: Channels of the input.
+        drop_path_rate: Stochastic depth of the last block, in [0, 1), for networks that have it.
+        pretrained: True downloads the published weights of the classifier; a path loads a file of such weights.
+        policy: Which convolutions become dynamic; see :func:`dyvision.dynamize`. It selects in the complete classifier,
+            so a backbone has the layers that the classifier has.
+        layer_kwargs: The layer's own arguments.
+        preserve_outputs: Whether the dynamic network starts out computing what the static one does; by default if
+            ``pretrained``.
+        model_kwargs: Further arguments for timm's (or the registered network's) constructor.
+        **layer_arguments: The same as ``layer_kwargs``.
+
+    Returns:
+        The backbone, with ``body``, ``feature_info`` and ``out_indices``; see :class:`dyvision.backbones.Backbone`.
+
+    Raises:
+        ValueError: As for :func:`create_model`, or if a level or an output stride does not exist.
+
+    Example:
+        >>> import dyvision
+        >>> backbone = dyvision.create_backbone("mobilenetv2_035", layer="dcd", output_stride=16)
+        >>> backbone.feature_info.reduction()
+        [4, 8, 16, 16]
+    """
+    get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
+    if output_stride not in _OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
+    arguments = {**(model_kwargs or {}), **({"output_stride": output_stride} if output_stride != 32 else {})}
+    body = _build(name, 0, in_chans, drop_path_rate, pretrained, arguments)
+    body = _dynamize(body, layer, pretrained, policy, {**(layer_kwargs or {}), **layer_arguments}, preserve_outputs)
+    backbone = Backbone(body, out_indices, name)
+    if max(level["reduction"] for level in backbone.feature_info.info) > output_stride != 32:
+        raise ValueError(f"{name} cannot be dilated: output_stride={output_stride} is not possible, use 32")
+    return backbone
+
+
+def _build(
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    drop_path_rate: float,
+    pretrained: bool | str | PathLike[str],
+    arguments: dict[str, Any],
+) -> nn.Module:
+    builder = find_builder(name)
+    _check_count("in_chans", in_chans, 1)
+    if drop_path_rate:
+        arguments["drop_path_rate"] = _rate("drop_path_rate", drop_path_rate)
+    common = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained is True}
+    construct = builder or partial(timm.create_model, name)
+    try:
+        model = _construct(construct, {**common, **arguments})
+    # networks reject what they do not support in many ways
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        if not arguments:
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ValueError(f"{name} does not support {given} ({_first_line(error)})") from error
+    except (OSError, RuntimeError) as error:
+        if pretrained is not True:
+            raise
+        raise ValueError(
+            f"no pretrained weights for {name} ({_first_line(error)}); use pretrained=False or the path of a file"
+        ) from error
+    if not isinstance(pretrained, bool):
+        load_pretrained_file(model, pretrained)
+    return model
+
+
+def _construct(construct: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return construct(**arguments)
+    except TypeError:
+        # timm dilates MobileNetV3 and V4 only as features_only networks, whose parameters have other names
+        rest = {key: value for key, value in arguments.items() if key != "output_stride"}
+        if rest == arguments:
+            raise
+        model = construct(**rest)
+        if not isinstance(model, MobileNetV3):
+            raise
+        stages = [(f"blocks.{index}", stage) for index, stage in model.blocks.named_children()]
+        dilate_stages(stages, 2, arguments["output_stride"], model.feature_info)
+        return model
+
+
+def _dynamize(
+    model: nn.Module,
+    layer: str,
+    pretrained: bool | str | PathLike[str],
+    policy: Policy | None,
+    layer_kwargs: dict[str, Any],
+    preserve_outputs: bool | None,
+) -> nn.Module:
+    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
+    return dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
+
+
+def _check_count(argument: str, value: int, lowest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"{argument} must be an integer of at least {lowest}, not {value!r}")
+
+
+def _rate(argument: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{argument} must be in [0, 1), not {value!r}")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

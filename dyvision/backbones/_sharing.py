@@ -1,0 +1,198 @@
+"""One coefficient branch per block: blocks rewritten so that their layers receive its output as an argument.
+
+DyNet and CondConv predict the coefficients of all layers of a block from the block's input. The block's ``forward``
+knows nothing of coefficients, so it is traced with ``torch.fx`` (its children stay closed boxes) and one call is added
+at the top:
+
+    coefficients = self.coefficient_branch(x)
+    ... self.conv_dw(h, coefficients[1]) ...
+
+The result is an ordinary module without hidden state: it can be copied, pickled, checkpointed, compiled and exported.
+Tracing follows one path through ``forward``. So that a block which has others is not changed in silence, the trace is
+made in training and in evaluation mode and executed beside the block; if anything differs, the block is left as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+BRANCH_NAME = "coefficient_branch"
+
+
+class UntraceableBlockError(Exception):
+    """The block cannot be rewritten; the message says why."""
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """A block as a graph.
+
+    Attributes:
+        graph: Its operations; the children are called as modules.
+        in_channels: Channels of its input.
+    """
+
+    graph: fx.Graph
+    in_channels: int
+
+
+class _BlockTracer(fx.Tracer):
+    """Keeps every child closed but the containers on the way to given modules."""
+
+    # fx creates tracers without arguments when it unpickles a module
+    def __init__(self, inner: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._containers = {name[:end] for name in inner for end, mark in enumerate(name) if mark == "."}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name not in self._containers
+
+
+def trace_block(block: nn.Module, convs: Sequence[str]) -> BlockTrace:
+    """Trace a block down to the given convolutions.
+
+    Args:
+        block: The block, with its static convolutions still in place; unchanged afterwards.
+        convs: Names of the convolutions relative to the block.
+
+    Raises:
+        UntraceableBlockError: If the block's ``forward`` depends on data or on the training mode, does not call each of
+            the convolutions, or takes more than one tensor.
+    """
+    graphs = []
+    for training in (True, False):
+        with _mode(block, training):
+            graphs.append(_trace(block, convs))
+    if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
+        raise UntraceableBlockError("its forward differs between training and evaluation mode")
+    graph = graphs[1]
+    called = {node.target for node in graph.nodes if node.op == "call_module"}
+    uncalled = [name for name in convs if name not in called]
+    if uncalled or any(node.op == "get_attr" and _inside(str(node.target), convs) for node in graph.nodes):
+        raise UntraceableBlockError(
+            f"its forward does not call {uncalled[0] if uncalled else 'its convolutions'} directly"
+        )
+    if sum(node.op == "placeholder" for node in graph.nodes) != 1:
+        raise UntraceableBlockError("its forward takes more than one argument")
+    return BlockTrace(graph, _probe(block, graph))
+
+
+def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Build the block that hands the branch's output to its layers.
+
+    Args:
+        block: The traced block; it gives up its children and parameters to the result, under the same names.
+        trace: Its trace.
+        branch: Called on the block's input; returns one entry per layer, in the order of ``layers``.
+        layers: The layers by the name of the convolution (relative to the block) that each replaces.
+
+    Returns:
+        A module that replaces the block.
+    """
+    for name, layer in layers.items():
+        parent, _, attribute = name.rpartition(".")
+        setattr(block.get_submodule(parent), attribute, layer)
+    children = dict(block.named_children())
+    block.add_module(BRANCH_NAME, branch)
+    persistent = set(block.state_dict())
+
+    graph = trace.graph
+    entries = list(layers)
+    placeholder = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(placeholder):
+        coefficients = graph.create_node("call_module", BRANCH_NAME, (placeholder,))
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target in layers:
+            with graph.inserting_before(node):
+                entry = graph.call_function(operator.getitem, (coefficients, entries.index(str(node.target))))
+            node.args = (*node.args, entry)
+    shared = fx.GraphModule(block, graph, class_name=type(block).__name__)
+
+    # GraphModule copies what the graph mentions, with bare modules for the containers; names, order and types of all
+    # children have to survive
+    for copied in [name for name, _ in shared.named_children()]:
+        delattr(shared, copied)
+    for child_name, child in [*children.items(), (BRANCH_NAME, branch)]:
+        shared.add_module(child_name, child)
+    for name, parameter in block.named_parameters(recurse=False):
+        if not hasattr(shared, name):
+            shared.register_parameter(name, parameter)
+    for name, buffer in block.named_buffers(recurse=False):
+        if not hasattr(shared, name):
+            shared.register_buffer(name, buffer, persistent=name in persistent)
+    return shared
+
+
+def _trace(block: nn.Module, convs: Sequence[str]) -> fx.Graph:
+    tracer = _BlockTracer(convs)
+    try:
+        return tracer.trace(block)
+    # tracing runs foreign code with stand-ins for tensors: it can fail in any way
+    except Exception as error:
+        raise UntraceableBlockError(f"torch.fx cannot trace it ({_first_line(error)})") from error
+
+
+def _probe(block: nn.Module, graph: fx.Graph) -> int:
+    """Channels of the block's input, found by running it; also compares the trace with the block itself."""
+    reference = next((tensor for tensor in block.parameters()), None)
+    if reference is None:
+        raise UntraceableBlockError("it has no parameters")
+    with torch.no_grad(), _mode(block, False):
+        for channels in _candidates(block):
+            generator = torch.Generator().manual_seed(channels)
+            x = torch.randn(2, channels, 9, 8, generator=generator).to(reference)
+            try:
+                expected = block(x.clone())
+            # a wrong number of channels; which exception depends on the first layer
+            except Exception:
+                continue
+            try:
+                found = fx.Interpreter(block, graph=graph).run(x.clone())
+            except Exception as error:
+                raise UntraceableBlockError(f"its trace does not run ({_first_line(error)})") from error
+            if not isinstance(expected, torch.Tensor) or not isinstance(found, torch.Tensor):
+                raise UntraceableBlockError("it does not return one tensor")
+            if expected.shape != found.shape:
+                raise UntraceableBlockError("its trace gives another shape")
+            if not expected.is_meta and not torch.allclose(expected, found, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise UntraceableBlockError("its trace computes something else")
+            return channels
+    raise UntraceableBlockError("the number of its input channels is unclear")
+
+
+def _candidates(block: nn.Module) -> list[int]:
+    counts = []
+    for module in block.modules():
+        for attribute in ("in_channels", "num_features", "num_channels"):
+            value = getattr(module, attribute, None)
+            if isinstance(value, int):
+                counts.append(value)
+    # blocks that split their channels see a multiple of what their convolutions see
+    return list(dict.fromkeys([*counts, *(factor * count for factor in (2, 4) for count in counts)]))
+
+
+def _inside(target: str, names: Sequence[str]) -> bool:
+    return any(target.startswith(f"{name}.") for name in names)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+@contextmanager
+def _mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode, restored module by module: parts may be frozen on their own."""
+    before = [(child, child.training) for child in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for child, flag in before:
+            child.training = flag

@@ -1,0 +1,150 @@
+"""Make the convolutions of any network dynamic."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from dyvision.backbones._blocks import ConvSite
+from dyvision.backbones._sharing import BlockTrace, UntraceableBlockError, share_branch, trace_block
+from dyvision.backbones.policies import Policy, default_policy, select_convs
+from dyvision.layers import DynamicConv2d, get_layer
+
+
+def dynamize(
+    model: nn.Module,
+    layer: str,
+    policy: Policy | None = None,
+    preserve_outputs: bool = True,
+    **layer_kwargs: Any,
+) -> nn.Module:
+    """Replace convolutions of a model by dynamic layers, in place.
+
+    Args:
+        model: Any module with ``nn.Conv2d`` inside: a timm, torchvision or own network, pretrained or not.
+        layer: A name of :func:`dyvision.list_layers`. ``"static"`` leaves the model as it is.
+        policy: Which convolutions: a name of :func:`dyvision.list_policies`, a wildcard pattern over module names or a
+            list of them (``["layer3.*", "layer4.*"]``), or a function of ``(name, conv)``. By default what the method's
+            paper replaced. Convolutions of attention modules and classifiers are never replaced.
+        preserve_outputs: Start from the model's weights such that it computes what it computed before. Otherwise the
+            layers start from the method's own initialisation.
+        **layer_kwargs: The layer's own arguments (``num_kernels=4``).
+
+    Returns:
+        The model. Its modules keep their names, device, dtype and training mode; the branch that the layers of a block
+        share (CondConv, DyNet) is the block's child ``coefficient_branch``.
+
+    Raises:
+        ValueError: For an unknown layer or policy (with the closest names), or if nothing would be replaced.
+        TypeError: If the layer does not take one of ``layer_kwargs``.
+
+    Warns:
+        UserWarning: If a block that should share one branch cannot be rewritten; its layers keep a branch each.
+
+    Example:
+        >>> import timm, dyvision
+        >>> model = dyvision.dynamize(timm.create_model("resnet18"), "dyconv", num_kernels=2)
+    """
+    layer_class = get_layer(layer)
+    if layer == "static":
+        if layer_kwargs:
+            raise ValueError(f"layer 'static' takes no arguments, but got {', '.join(sorted(layer_kwargs))}")
+        return model
+    if not issubclass(layer_class, DynamicConv2d):
+        raise ValueError(f"layer {layer!r} is not a DynamicConv2d, so dynamize cannot use it")
+    sites = select_convs(model, default_policy(layer) if policy is None else policy)
+    if not layer_class.shares_coefficients:
+        for site in sites:
+            _replace(model, site, _convert(layer_class, site.conv, preserve_outputs, layer_kwargs))
+        return model
+
+    blocks: dict[str | None, list[ConvSite]] = {}
+    for site in sites:
+        blocks.setdefault(site.block, []).append(site)
+    untraced: dict[str, list[str]] = {}
+    for block, members in blocks.items():
+        trace = _try_trace(model, block, members, untraced)
+        if block is None or trace is None:
+            for site in members:
+                _replace(model, site, _convert(layer_class, site.conv, preserve_outputs, layer_kwargs))
+        else:
+            _share(model, block, members, trace, layer_class, preserve_outputs, layer_kwargs)
+    for reason, names in untraced.items():
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        warnings.warn(
+            f"the layers of {len(names)} blocks ({some}) keep a branch each instead of one per block: {reason}",
+            stacklevel=2,
+        )
+    return model
+
+
+def _try_trace(
+    model: nn.Module, block: str | None, members: Sequence[ConvSite], untraced: dict[str, list[str]]
+) -> BlockTrace | None:
+    if block is None:
+        return None
+    try:
+        if not block:
+            raise UntraceableBlockError("the block is the model itself, which is changed in place")
+        return trace_block(model.get_submodule(block), [_relative(site.name, block) for site in members])
+    except UntraceableBlockError as error:
+        untraced.setdefault(str(error), []).append(block or type(model).__name__)
+        return None
+
+
+def _share(
+    model: nn.Module,
+    block: str,
+    members: Sequence[ConvSite],
+    trace: BlockTrace,
+    layer_class: type[DynamicConv2d],
+    preserve_outputs: bool,
+    layer_kwargs: dict[str, Any],
+) -> None:
+    layers = {
+        _relative(site.name, block): _convert(
+            layer_class, site.conv, preserve_outputs, {**layer_kwargs, "branch": False}
+        )
+        for site in members
+    }
+    branch = layer_class.make_shared_branch(
+        trace.in_channels, list(layers.values()), **_accepted(layer_class.make_shared_branch, layer_kwargs)
+    )
+    original = model.get_submodule(block)
+    branch.to(members[0].conv.weight.device).train(original.training)
+    _swap(model, original, share_branch(original, trace, branch, layers))
+
+
+def _accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments a function takes; the layers, built first, have rejected those that are wrong altogether."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments
+    return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def _convert(
+    layer_class: type[DynamicConv2d], conv: nn.Conv2d, preserve_outputs: bool, layer_kwargs: dict[str, Any]
+) -> DynamicConv2d:
+    layer = layer_class.from_conv(conv, preserve_outputs=preserve_outputs, **layer_kwargs)
+    return layer.train(conv.training)
+
+
+def _replace(model: nn.Module, site: ConvSite, layer: nn.Module) -> None:
+    _swap(model, site.conv, layer)
+
+
+def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is: a convolution used in several places stays shared between them."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _relative(name: str, block: str) -> str:
+    return name[len(block) + 1 :]

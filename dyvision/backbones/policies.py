@@ -1,0 +1,181 @@
+"""Which convolutions of a network become dynamic.
+
+A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
+function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
+to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like) and classifiers
+are never made dynamic, whatever the policy; the dynamic classifiers of CondConv and DCD are not part of this version.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from dyvision.backbones._blocks import ConvSite, find_convs
+
+Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
+
+_NEVER = ("attention", "classifier")
+
+
+def _all(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    return list(sites)
+
+
+def _blocks(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    return [site for site in sites if site.role == "block"]
+
+
+def _pointwise(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    return [site for site in _blocks(sites) if site.pointwise]
+
+
+def _spatial(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    return [site for site in _blocks(sites) if not site.pointwise]
+
+
+def _dyconv(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    """Every convolution except the first (Chen et al. 2020, section 4); deep stems count as the first."""
+    return [site for site in sites if site.role != "stem"]
+
+
+def _condconv(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    """Every convolution in the last blocks (Yang et al. 2019, section 4).
+
+    MobileNetV2 (inverted residuals, depthwise 3x3 only, no attention): the last 6 blocks. EfficientNet (inverted
+    residuals otherwise): the last three stages. Networks the paper did not try: the last third of the blocks.
+    """
+    in_blocks = _blocks(sites)
+    blocks = list(dict.fromkeys(site.block for site in in_blocks))
+    # ShuffleNetV2's blocks carry the class name too, but nothing in them narrows
+    narrows = any(site.pointwise and site.conv.out_channels < site.conv.in_channels for site in in_blocks)
+    inverted = any(re.search("InvertedResidual$|M[Bb]Conv$", site.block_class) and site.depthwise for site in in_blocks)
+    if len(blocks) < 2:
+        return in_blocks
+    last_third = blocks[-max(1, round(len(blocks) / 3)) :]
+    if inverted and narrows:
+        attention = any(site.role == "attention" for site in sites)
+        if not attention and all(site.conv.kernel_size == (3, 3) for site in in_blocks if site.depthwise):
+            chosen = blocks[-6:]
+        else:
+            stages = list(dict.fromkeys(_stage(block) for block in blocks))
+            chosen = [block for block in blocks if _stage(block) in stages[-3:]] if len(stages) > 3 else last_third
+    else:
+        chosen = last_third
+    return [site for site in in_blocks if site.block in chosen]
+
+
+def _dcd(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    """Dense convolutions in blocks (Li et al. 2021, section 4).
+
+    Blocks around a depthwise convolution: their dense 1x1 convolutions, if there is one before and one after it (so
+    MobileNetV2's first block, which does not expand, stays static). Other blocks: every dense convolution. A network
+    whose blocks offer nothing of the kind falls back to the dense 1x1 convolutions, then to any convolution, in blocks.
+    """
+    in_blocks = _blocks(sites)
+    grouped: dict[str | None, list[ConvSite]] = {}
+    for site in in_blocks:
+        grouped.setdefault(site.block, []).append(site)
+    separable = any(site.depthwise for site in in_blocks)
+    chosen: list[ConvSite] = []
+    for block, members in grouped.items():
+        dense = [site for site in members if site.dense]
+        if block is None or not separable:
+            chosen += dense
+        elif any(site.depthwise for site in members):
+            dense_pointwise = [site for site in dense if site.pointwise]
+            chosen += dense_pointwise if len(dense_pointwise) > 1 else []
+        elif len(members) > 1:  # a lone convolution among inverted residuals is the head's 1x1
+            chosen += dense
+    return chosen or [site for site in in_blocks if site.dense and site.pointwise] or in_blocks
+
+
+_POLICIES: dict[str, Callable[[Sequence[ConvSite]], list[ConvSite]]] = {
+    "all": _all,
+    "blocks": _blocks,
+    "condconv": _condconv,
+    "dcd": _dcd,
+    "dyconv": _dyconv,
+    "dynet": _blocks,  # Zhang et al. 2020: every convolution of the residual blocks; shortcuts static
+    "pointwise": _pointwise,
+    "spatial": _spatial,
+}
+
+
+def list_policies() -> list[str]:
+    """Names of the policies that :func:`dyvision.dynamize` knows, sorted.
+
+    * ``all``: every convolution, the stem included.
+    * ``blocks``: every convolution on the main path of a block; ``pointwise``: of these the 1x1; ``spatial``: the
+      others.
+    * ``condconv``, ``dcd``, ``dyconv``, ``dynet``: what the method's paper replaced, the default of the layer of that
+      name. Layers without a policy of their own use ``blocks``.
+    """
+    return sorted(_POLICIES)
+
+
+def default_policy(layer: str) -> str:
+    """Name of the policy used for a layer when none is given."""
+    return layer if layer in _POLICIES else "blocks"
+
+
+def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
+    """The convolutions of a model that a policy makes dynamic, in order of registration.
+
+    Args:
+        model: Any module.
+        policy: A name of :func:`list_policies`; a wildcard pattern or a sequence of them, matched against module names;
+            or a function of ``(name, conv)``.
+
+    Raises:
+        ValueError: If a pattern matches no convolution or a name is unknown (with the closest names), or if nothing is
+            selected.
+        TypeError: If ``policy`` is none of the above.
+    """
+    sites = [site for site in find_convs(model) if site.role not in _NEVER]
+    if isinstance(policy, str):
+        chosen = _POLICIES[policy](find_convs(model)) if policy in _POLICIES else _matching(sites, [policy])
+        chosen = [site for site in chosen if site.role not in _NEVER]
+    elif isinstance(policy, Sequence) and all(isinstance(pattern, str) for pattern in policy):
+        chosen = _matching(sites, policy)
+    elif callable(policy):
+        chosen = [site for site in sites if policy(site.name, site.conv)]
+    else:
+        raise TypeError(
+            f"policy must be a name ({', '.join(list_policies())}), wildcard patterns or a function of (name, conv), "
+            f"not {policy!r}"
+        )
+    if not chosen:
+        raise ValueError(_nothing(model, policy, len(sites)))
+    return chosen
+
+
+def _matching(sites: Sequence[ConvSite], patterns: Sequence[str]) -> list[ConvSite]:
+    names = [site.name for site in sites]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, [*list_policies(), *names], n=4, cutoff=0.4)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise ValueError(
+                f"policy {pattern!r} is neither a policy ({', '.join(list_policies())}) nor matches the name of a "
+                f"convolution that can become dynamic{hint}"
+            )
+    return [site for site in sites if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
+
+
+def _nothing(model: nn.Module, policy: Policy, available: int) -> str:
+    what = f"policy {policy!r}" if isinstance(policy, str) else "the given policy"
+    if available:
+        return f"{what} selects none of the {available} convolutions of {type(model).__name__}; try policy='all'"
+    return (
+        f"{type(model).__name__} has no convolution that can become dynamic (plain nn.Conv2d outside attention "
+        "modules, classifiers and layers that are dynamic already)"
+    )
+
+
+def _stage(block: str | None) -> str:
+    return (block or "").rpartition(".")[0]

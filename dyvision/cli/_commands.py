@@ -1,0 +1,146 @@
+"""The top-level parser and the commands that do not train: ``list``, ``config``, ``data``, ``quickstart``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+_DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
+_EPILOG = """\
+training and evaluation (every option: dyvision fit --help, with --task or --config):
+  dyvision fit      --config segmentation/quickstart.yaml --model.layer odconv --trainer.max_epochs 3
+  dyvision validate --ckpt_path runs/segmentation/version_0/checkpoints/last.ckpt
+  dyvision predict  --ckpt_path last.ckpt --data.predict_root photos/ --output predictions/
+
+--config takes a packaged name (dyvision list configs) or a file, several times; later ones win, typed options win over all.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of every command except those that run the trainer, which have parsers of their own."""
+    parser = argparse.ArgumentParser(
+        prog="dyvision", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dyvision {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in {
+        "fit": "train a task",
+        "validate": "evaluate a checkpoint on the validation split",
+        "test": "evaluate a checkpoint on the test split",
+        "predict": "write predictions for a folder of images",
+    }.items():
+        commands.add_parser(name, help=text, add_help=False)
+    _add_quickstart(commands)
+    _add_list(commands)
+    _add_config(commands)
+    _add_data(commands)
+    return parser
+
+
+def _version() -> str:
+    import dyvision
+
+    return dyvision.__version__
+
+
+def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "quickstart",
+        help="learn three tasks on generated scenes in a few minutes",
+        description="Draw sample data, train one dynamic backbone in three tasks, and show a table and pictures.",
+    )
+    parser.add_argument("--layer", default="dcd", help="dynamic layer of the backbone (dyvision list layers)")
+    parser.add_argument("--backbone", default="mobilenetv2_050", help="backbone (dyvision list backbones)")
+    parser.add_argument("--output", type=Path, default=Path("quickstart"), help="folder for data, runs and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
+    parser.set_defaults(run=_quickstart)
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from dyvision.cli._quickstart import run_quickstart
+
+    run_quickstart(layer=options.layer, backbone=options.backbone, output=options.output, seed=options.seed)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("list", help="list layers, backbones, heads, policies or configs")
+    parser.add_argument("what", choices=("layers", "backbones", "heads", "policies", "configs"))
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example '*mobilenetv2*'")
+    parser.set_defaults(run=_list)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from dyvision.cli._listing import print_list
+
+    print_list(options.what, options.pattern)
+
+
+def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("config", help="print a packaged config, or copy it to edit")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    cat = actions.add_parser("cat", help="print a packaged config")
+    cat.add_argument("name", help="for example segmentation/quickstart.yaml")
+    cat.set_defaults(run=_config_cat)
+    copy = actions.add_parser("cp", help="copy a packaged config")
+    copy.add_argument("name")
+    copy.add_argument("destination", type=Path)
+    copy.set_defaults(run=_config_cp)
+
+
+def _config_cat(options: argparse.Namespace) -> None:
+    from dyvision.cli._configs import find_config
+
+    print(find_config(options.name).read_text(encoding="utf-8"), end="")
+
+
+def _config_cp(options: argparse.Namespace) -> None:
+    from dyvision.cli._configs import find_config
+
+    source, destination = find_config(options.name), options.destination
+    if destination.is_dir():
+        destination = destination / source.name
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists; choose another name or remove it first")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, destination)
+    print(destination)
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("data", help="draw sample data, or look at a data set")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    sample = actions.add_parser("sample", help="draw a deterministic scene set in ImageNet, Cityscapes and COCO layout")
+    sample.add_argument("root", type=Path, metavar="DIR")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.set_defaults(run=_data_sample)
+    show = actions.add_parser("show", help="draw a contact sheet with labels, masks or boxes")
+    show.add_argument("root", type=Path, metavar="PATH")
+    show.add_argument("--format", choices=("imagefolder", "cityscapes", "coco"), help="found from the layout if left out")
+    show.add_argument("--split", default="train", help="train, val or test")
+    show.add_argument("--output", type=Path, default=Path("sheet.png"))
+    show.add_argument("--count", type=int, default=16, help="number of images")
+    show.add_argument("--augment", action="store_true", help="show what training sees")
+    show.set_defaults(run=_data_show)
+
+
+def _data_sample(options: argparse.Namespace) -> None:
+    from dyvision.data import write_sample_data
+
+    write_sample_data(options.root, seed=options.seed)
+    for name in ("imagenet", "cityscapes", "coco"):
+        print(options.root / name)
+
+
+def _data_show(options: argparse.Namespace) -> None:
+    from dyvision.data import show
+
+    path = show(
+        options.root,
+        format=options.format,
+        split=options.split,
+        output=options.output,
+        count=options.count,
+        augment=options.augment,
+    )
+    print(path)

@@ -1,0 +1,120 @@
+"""Configuration files: packaged names, ``base`` inheritance, and keys that do not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def packaged_configs() -> list[str]:
+    """Names of the packaged YAML files, such as ``"segmentation/quickstart.yaml"``, sorted."""
+    root = _config_root()
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+
+
+def find_config(name: str | Path) -> Path:
+    """Find a configuration file.
+
+    Args:
+        name: A path, or the name of a packaged file (the ``.yaml`` may be left out).
+
+    Returns:
+        The file. A path that exists wins over a packaged name.
+
+    Raises:
+        FileNotFoundError: If there is neither; the message gives the closest packaged names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    for candidate in (str(name), f"{name}.yaml"):
+        if (_config_root() / candidate).is_file():
+            return Path(str(_config_root() / candidate))
+    raise FileNotFoundError(
+        f"no config {str(name)!r}, neither as a file nor as a packaged name{closest(str(name), packaged_configs())}; "
+        "see 'dyvision list configs'"
+    )
+
+
+def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Read a configuration file and the files it builds on through its ``base`` key.
+
+    Args:
+        name: As for :func:`find_config`; ``base`` names are looked up beside the file first.
+
+    Returns:
+        ``(file, content without base)``, the deepest base first, in the order in which they apply.
+
+    Raises:
+        FileNotFoundError: If a file or a base does not exist.
+        ValueError: If a file is not a YAML mapping, or the bases form a circle.
+    """
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    path: Path | None = find_config(name)
+    while path is not None:
+        if any(path == seen for seen, _ in chain):
+            raise ValueError(f"{path}: 'base' leads back to this file; remove one of the links")
+        content = _read_mapping(path)
+        base = content.pop("base", None)
+        chain.append((path, content))
+        path = None if base is None else find_config(_beside(chain[-1][0], base))
+    return chain[::-1]
+
+
+def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    """Find the keys of a configuration that no option has.
+
+    Args:
+        content: Nested configuration.
+        known: Dotted names of all options. What lies below an option (a free-form mapping) is not checked.
+
+    Returns:
+        Dotted names without an option, in order.
+    """
+    options = set(known)
+    groups = {option.rsplit(".", depth)[0] for option in options for depth in range(1, option.count(".") + 1)}
+    return [key for key in _leaves(content, options, groups) if key not in options]
+
+
+def closest(name: str, candidates: Iterable[str]) -> str:
+    """Phrase the closest matches of a wrong name, such as ``" (did you mean 'dcd' or 'dyconv'?)"``; may be empty."""
+    pool = sorted(set(candidates))
+    matches = difflib.get_close_matches(name, pool, n=3, cutoff=0.6)
+    if not matches and "." in name:
+        last = {candidate.rsplit(".", 1)[-1]: candidate for candidate in reversed(pool)}
+        matches = [last[match] for match in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=2, cutoff=0.7)]
+    return f" (did you mean {' or '.join(repr(match) for match in matches)}?)" if matches else ""
+
+
+def _config_root() -> Path:
+    return Path(str(files("dyvision.configs")))
+
+
+def _beside(path: Path, base: str) -> str | Path:
+    return path.parent / base if (path.parent / base).is_file() else base
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}")
+    return content
+
+
+def _leaves(content: Mapping[str, Any], options: set[str], groups: set[str], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if key not in options and key in groups and isinstance(value, Mapping):
+            yield from _leaves(value, options, groups, f"{key}.")
+        else:
+            yield key

@@ -1,0 +1,256 @@
+"""What all tasks share: classes from the data, optimiser, checkpoints that rebuild themselves, one step, one log."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from dyvision.backbones import Backbone, load_backbone_weights
+from dyvision.layers import get_layer
+from dyvision.tasks.checkpoint import CheckpointMixin
+from dyvision.tasks.classes import merge_classes
+from dyvision.tasks.components import check_arguments
+from dyvision.tasks.metrics.mean import WeightedMean
+from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
+
+
+class BaseTask(CheckpointMixin, L.LightningModule, ABC):
+    """Base of the tasks.
+
+    A subclass has the arguments below in its own ``__init__`` (so that the command line shows them), and there calls
+    ``super().__init__()``, ``self.save_hyperparameters()`` and ``self.initialize()``. It implements ``build_network``,
+    ``build_metric``, ``backbone_parameters``, ``_step`` and ``predict_step``. Everything is read from ``self.hparams``.
+
+    Args of every task:
+        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
+        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
+        layer_kwargs: Arguments of the layer.
+        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
+        pretrained: True for published ImageNet weights, or a file of such weights.
+        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
+        in_chans: Channels of the images.
+        drop_path_rate: Stochastic depth, in [0, 1).
+        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone` (or ``create_model``), such as
+            ``preserve_outputs`` or ``model_kwargs``.
+        num_classes: Number of classes; None takes it from the data.
+        class_names: Names of the classes; from the data if None. The same for ``class_colors`` (``[r, g, b]`` each)
+            and ``class_ids`` (the data set's own numbers). All are saved in the checkpoint.
+        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
+        lr: Learning rate at its highest.
+        weight_decay: Of everything but norms, biases and coefficient branches.
+        backbone_lr_scale: Factor on ``lr`` for the backbone; ``head_lr_scale`` for the rest.
+        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments.
+        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
+        ema_decay: Evaluate an exponential moving average of the weights, with this decay (0.999 is usual).
+        anneal_temperature: Lower the temperature of softmax layers during training (the DyConv paper's schedule); a
+            dict has arguments of :class:`dyvision.tasks.callbacks.TemperatureAnnealing`, False leaves it to you.
+
+    Raises:
+        ValueError: For an unknown name or an argument out of range.
+    """
+
+    #: name of the task in configs and checkpoints
+    task: ClassVar[str]
+    #: the metric by which the best checkpoint is chosen; higher is better
+    monitor: ClassVar[str]
+
+    #: whether evaluation has a loss (``self.losses[stage]``), logged as ``val/loss`` and ``test/loss``
+    has_evaluation_loss: ClassVar[bool] = False
+
+    def initialize(self) -> None:
+        """Check the hyperparameters and, when the number of classes is known, build the network."""
+        given: dict[str, Any] = dict(self.hparams)
+        # LightningCLI stores its own view of the arguments; checkpoints are to be independent of it
+        given.pop("_instantiator", None)
+        given = given["init_args"] if given.keys() == {"class_path", "init_args"} else given
+        self.hparams.clear()
+        self.hparams.update({name: _plain(value, name) for name, value in given.items()})
+        self.network: nn.Module | None = None
+        get_layer(self.hparams.layer)
+        build_optimizer(self.hparams, [{"params": [nn.Parameter(torch.zeros(1))]}])
+        build_schedule(self.hparams, None, total_steps=100)
+        self._wanted_callbacks()
+        self.check_arguments()
+        if self.hparams.num_classes is not None:
+            self._build()
+
+    # What a task implements.
+
+    def check_arguments(self) -> None:
+        """Check the task's own arguments, before the number of classes is known; nothing by default."""
+
+    @abstractmethod
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The network with its head; assigned to ``self.network``."""
+
+    @abstractmethod
+    def build_metric(self, num_classes: int) -> Metric:
+        """A metric whose ``compute()`` returns a dict; logged as ``val/<name>`` and ``test/<name>`` once per epoch."""
+
+    @abstractmethod
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that ``backbone_lr_scale`` is meant for."""
+
+    @abstractmethod
+    def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor | None:
+        """One batch of ``"train"``, ``"val"`` or ``"test"``: the loss in training, metric updates in evaluation."""
+
+    # Building.
+
+    def backbone_arguments(self) -> dict[str, Any]:
+        """Arguments for ``create_model`` and ``create_backbone`` that all tasks share."""
+        names = ("layer", "layer_kwargs", "policy", "pretrained", "in_chans", "drop_path_rate")
+        shared = {"name": self.hparams.backbone, **{name: self.hparams[name] for name in names}}
+        return shared | (self.hparams.get("backbone_kwargs") or {})
+
+    def load_backbone(self, backbone: Backbone) -> None:
+        """Load ``backbone_weights`` into a new backbone, if given."""
+        if self.hparams.backbone_weights is not None:
+            load_backbone_weights(backbone, self.hparams.backbone_weights)
+
+    @property
+    def built_network(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            RuntimeError: If it does not exist yet.
+        """
+        if self.network is None:
+            raise RuntimeError("there is no network yet: give num_classes, or let a trainer take it from the data")
+        return self.network
+
+    def _build(self) -> None:
+        num_classes = self.hparams.num_classes
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None")
+        self.network = self.build_network(num_classes)
+        self._build_metrics(num_classes)
+
+    def _build_metrics(self, num_classes: int) -> None:
+        self.metrics = nn.ModuleDict({stage: self.build_metric(num_classes) for stage in ("val", "test")})
+        self.losses = nn.ModuleDict({stage: WeightedMean() for stage in ("val", "test")})
+
+    def setup(self, stage: str) -> None:
+        """Take the classes from the data, check them, and build the network if that had to wait for them.
+
+        Raises:
+            ValueError: If the data has another number of classes, or nobody knows the number.
+        """
+        merged = merge_classes(self.hparams, getattr(self.trainer, "datamodule", None))
+        self.hparams.update(merged)
+        if self.network is None:
+            self._build()
+        else:
+            # a network built from num_classes may be older than the names of the classes
+            self._build_metrics(merged["num_classes"])
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser with its parameter groups, and a schedule that advances every step."""
+        groups = parameter_groups(self, list(self.backbone_parameters()), self.hparams)
+        optimizer = build_optimizer(self.hparams, groups)
+        schedule = build_schedule(self.hparams, optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Temperature annealing and EMA, unless the trainer has its own."""
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [
+            callback
+            for callback in self._wanted_callbacks()
+            if not any(isinstance(other, type(callback)) for other in present)
+        ]
+
+    def _wanted_callbacks(self) -> list[Callback]:
+        from dyvision.tasks.callbacks import EMA, TemperatureAnnealing
+
+        wanted: list[Callback] = []
+        annealing = self.hparams.anneal_temperature
+        arguments = annealing if isinstance(annealing, Mapping) else {}
+        check_arguments(TemperatureAnnealing, arguments, "anneal_temperature")
+        if annealing is not False and hasattr(get_layer(self.hparams.layer), "set_temperature"):
+            wanted.append(TemperatureAnnealing(**arguments))
+        if self.hparams.ema_decay is not None:
+            wanted.append(EMA(self.hparams.ema_decay))
+        return wanted
+
+    # Running.
+
+    def require(self, batch: Mapping[str, Any], keys: Collection[str]) -> None:
+        """Check that a batch has what is needed.
+
+        Raises:
+            ValueError: If not, with what is missing and what there is.
+        """
+        missing = [key for key in keys if key not in batch] if isinstance(batch, Mapping) else list(keys)
+        if missing:
+            found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            raise ValueError(f"a batch for {self.task} needs {missing} besides what it has: {found}")
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """The loss; a value that is not finite ends training.
+
+        Raises:
+            FloatingPointError: If the loss is not finite, with the step and the files of the batch.
+        """
+        loss = self._step(batch, "train")
+        if loss is None:
+            raise TypeError(f"{type(self).__name__}._step returned no loss for a training batch")
+        if not torch.isfinite(loss):
+            files = ", ".join(map(str, batch.get("path", ()))) or "unknown (the batch has no 'path')"
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.global_step}; files of this batch: {files}. Lower lr, warm "
+                "up longer, clip gradients (trainer.gradient_clip_val), or look at these files"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Update the validation metrics."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Update the test metrics."""
+        self._step(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole validation set."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the whole test set."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        # compute() sums over processes: every process has to call it, whatever it has seen
+        metric, loss = cast(Metric, self.metrics[stage]), cast(Metric, self.losses[stage])
+        values = dict(metric.compute())
+        if self.has_evaluation_loss:
+            values["loss"] = loss.compute()
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=f"{stage}/{name}" == self.monitor)
+        metric.reset()
+        loss.reset()
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Return a hyperparameter as plain types, which a checkpoint loads without running code."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, name) for item in value]
+    raise ValueError(
+        f"{name}={value!r}: expected numbers, strings, lists or dictionaries (a checkpoint keeps them); anything else "
+        "can be given as {'class_path': ..., 'init_args': {...}} or in a subclass"
+    )

@@ -1,0 +1,73 @@
+"""The results of ``validate`` and ``test`` as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+
+class ResultsTable(Callback):
+    """Prints the metrics of ``trainer.validate`` and ``trainer.test``: one table of numbers, one per class.
+
+    Values per class are those logged as ``val/IoU/<class>``, and those a metric has in its attribute ``per_class``.
+
+    Args:
+        console: Where to print; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.console = console or Console()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the validation metrics, except during training."""
+        if trainer.state.fn == "validate":
+            self._print(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the test metrics."""
+        self._print(trainer, pl_module, "test")
+
+    def _print(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        prefix = f"{stage}/"
+        logged = {name.removeprefix(prefix): float(value) for name, value in trainer.callback_metrics.items()
+                  if name.startswith(prefix)}  # fmt: skip
+        metrics = getattr(module, "metrics", {})
+        metric = metrics[stage] if stage in metrics else None
+        per_class: dict[str, dict[str, float]] = {
+            name: dict(values) for name, values in (getattr(metric, "per_class", None) or {}).items()
+        }
+        table = Table(title=f"{getattr(module, 'task', type(module).__name__)}, {stage}")
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for name, value in logged.items():
+            kind, slash, class_name = name.partition("/")
+            if slash:
+                per_class.setdefault(class_name, {})[kind] = value
+            else:
+                table.add_row(name, _number(value))
+        self.console.print(table)
+        if per_class:
+            self.console.print(_class_table(per_class))
+
+
+def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
+    kinds = list(dict.fromkeys(kind for values in per_class.values() for kind in values))
+    table = Table()
+    table.add_column("class")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for class_name, values in per_class.items():
+        table.add_row(class_name, *(_number(values[kind]) if kind in values else "-" for kind in kinds))
+    return table
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"

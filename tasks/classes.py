@@ -1,0 +1,67 @@
+"""Class names, colours and ids: they come with the data and stay with the checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+
+def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict[str, Any]:
+    """Compare a task's classes with those of its data.
+
+    What the task already knows (from its arguments or its checkpoint) is kept; the rest is taken from the data.
+
+    Args:
+        hparams: Hyperparameters with ``num_classes``, ``class_names``, ``class_colors`` and ``class_ids``.
+        datamodule: Anything with attributes of these names, None or empty where unknown; or None.
+
+    Returns:
+        The four values; ``num_classes`` is an int.
+
+    Raises:
+        ValueError: If the numbers of classes differ, the classes are the same ones in another order, a list has the
+            wrong length, or nobody knows the number.
+    """
+    own = {name: hparams.get(name) for name in ("num_classes", "class_names", "class_colors", "class_ids")}
+    data = {name: getattr(datamodule, name, None) for name in own}
+    source = type(datamodule).__name__
+    if data["num_classes"] is None and data["class_names"]:
+        data["num_classes"] = len(data["class_names"])
+    if own["num_classes"] is None and data["num_classes"] is None:
+        raise ValueError(
+            "num_classes is not known: give num_classes=N, or train with a data module that has num_classes "
+            f"({'there is none' if datamodule is None else f'{source} has none'})"
+        )
+    if own["num_classes"] is not None and data["num_classes"] not in (None, own["num_classes"]):
+        raise ValueError(
+            f"num_classes={own['num_classes']} of the task disagrees with the data: {source} has "
+            f"{data['num_classes']} classes. Leave num_classes out (it is taken from the data), or give the data the "
+            "classes that the checkpoint was trained on"
+        )
+    count = int(own["num_classes"] or data["num_classes"] or 0)
+    names, from_data = own["class_names"], data["class_names"]
+    if names and from_data and list(names) != list(from_data):
+        _compare_names(list(names), list(from_data), source)
+    merged: dict[str, Any] = {"num_classes": count}
+    for name in ("class_names", "class_colors", "class_ids"):
+        values = own[name] or data[name] or None
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for num_classes={count}")
+        merged[name] = None if values is None else [_plain(value) for value in values]
+    return merged
+
+
+def _compare_names(names: list[str], from_data: list[str], source: str) -> None:
+    position = next((i for i, pair in enumerate(zip(names, from_data, strict=False)) if pair[0] != pair[1]), len(names))
+    ours, theirs = names[position : position + 1], from_data[position : position + 1]
+    where = f"class {position} is {ours} in the task, {theirs} in the data"
+    if sorted(names) == sorted(from_data):
+        raise ValueError(f"class_names has the classes of {source} in another order ({where}); results would be wrong")
+    warnings.warn(f"class_names differs from the names in {source} ({where}); the task's names are kept", stacklevel=3)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    return [int(item) for item in value] if isinstance(value, (list, tuple)) else int(value)

@@ -1,0 +1,168 @@
+"""Image classification.
+
+A batch has ``image`` float ``[B, C, H, W]`` (normalised) and ``label`` int64 ``[B]``; ``path`` and ``valid`` as in
+``docs/architecture.md``. Logged: ``train/loss``, ``val/loss`` (lower is better), ``val/top1`` and ``val/top5`` (higher
+is better), over the whole set; the same with ``test/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from dyvision.backbones import create_model
+from dyvision.tasks.base import BaseTask
+from dyvision.tasks.metrics.accuracy import TopKAccuracy
+from dyvision.tasks.metrics.mean import WeightedMean
+from dyvision.tasks.transfer import load_classifier_weights
+
+
+class ClassificationTask(BaseTask):
+    """Trains and evaluates a classifier.
+
+    Args:
+        backbone: Name of a network (:func:`dyvision.list_backbones`, or any timm name).
+        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
+        num_classes: Number of classes; None takes it from the data.
+        label_smoothing: In [0, 1), in training only.
+        mixup_alpha: Strength of mixup (arXiv 1710.09412); 0 is off, 0.2 is usual.
+        cutmix_alpha: Strength of CutMix (arXiv 1905.04899); 0 is off, 1.0 is usual. With both, each batch gets one.
+        mix_probability: Share of training batches that are mixed.
+        drop_rate: Dropout before the classifier, in [0, 1).
+        layer_kwargs: Arguments of the layer.
+        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
+        pretrained: True for published ImageNet weights, or a file of such weights.
+        backbone_weights: Checkpoint of another task, whose weights are taken over except for the classifier.
+        backbone_kwargs: Further arguments of :func:`dyvision.create_model`.
+        in_chans: Channels of the images.
+        drop_path_rate: Stochastic depth, in [0, 1).
+        class_names: Names of the classes; from the data if None.
+        class_colors: ``[r, g, b]`` of each class; from the data if None.
+        class_ids: The data set's own number of each class; from the data if None.
+        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
+        lr: Learning rate at its highest.
+        weight_decay: Of everything but norms, biases and coefficient branches.
+        backbone_lr_scale: Factor on ``lr`` for everything but the classifier.
+        head_lr_scale: Factor on ``lr`` for the classifier.
+        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments.
+        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
+        ema_decay: Evaluate an exponential moving average of the weights, with this decay.
+        anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
+            arguments.
+
+    Raises:
+        ValueError: For an unknown name or an argument out of range.
+    """
+
+    task: ClassVar[str] = "classification"
+    monitor: ClassVar[str] = "val/top1"
+    has_evaluation_loss: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: str = "mobilenetv2_100",
+        layer: str = "static",
+        num_classes: int | None = None,
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        mix_probability: float = 1.0,
+        drop_rate: float = 0.0,
+        layer_kwargs: dict[str, Any] | None = None,
+        policy: str | list[str] | None = None,
+        pretrained: bool | str = False,
+        backbone_weights: str | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        class_names: list[str] | None = None,
+        class_colors: list[list[int]] | None = None,
+        class_ids: list[int] | None = None,
+        optimizer: str | dict[str, Any] = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        backbone_lr_scale: float = 1.0,
+        head_lr_scale: float = 1.0,
+        lr_schedule: str | dict[str, Any] = "cosine",
+        warmup_steps: int | float = 0.05,
+        ema_decay: float | None = None,
+        anneal_temperature: bool | dict[str, Any] = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.initialize()
+
+    def check_arguments(self) -> None:
+        """Check the ranges of regularisation arguments before the data is read."""
+        for name, below_one in (("label_smoothing", True), ("drop_rate", True), ("mix_probability", False)):
+            value = self.hparams[name]
+            if not 0 <= value <= 1 or (below_one and value == 1):
+                raise ValueError(f"{name}={value!r}: expected a number in [0, 1{')' if below_one else ']'}")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 <= self.hparams[name] < float("inf"):
+                raise ValueError(f"{name}={self.hparams[name]!r}: expected a number of at least 0")
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The classifier."""
+        arguments = {"drop_rate": self.hparams.drop_rate, **self.backbone_arguments()}
+        network = create_model(num_classes=num_classes, **arguments)
+        if self.hparams.backbone_weights is not None:
+            load_classifier_weights(network, self.hparams.backbone_weights)
+        alphas = {v2.MixUp: self.hparams.mixup_alpha, v2.CutMix: self.hparams.cutmix_alpha}
+        self._mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in alphas.items() if alpha > 0]
+        return network
+
+    def build_metric(self, num_classes: int) -> TopKAccuracy:
+        """Top-1 and top-5 accuracy."""
+        return TopKAccuracy(num_classes)
+
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """Everything but the classifier."""
+        network: Any = self.built_network
+        classifier = network.get_classifier()
+        heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
+        last = {id(parameter) for head in heads for parameter in head.parameters()}
+        return (parameter for parameter in network.parameters() if id(parameter) not in last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]`` for images ``[B, C, H, W]``."""
+        return self.built_network(images)
+
+    def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor | None:
+        self.require(batch, ("image", "label"))
+        images, label = batch["image"], batch["label"]
+        if stage == "train":
+            images, target = self._mix(images, label)
+            return F.cross_entropy(self(images).float(), target, label_smoothing=self.hparams.label_smoothing)
+        valid = batch.get("valid", torch.ones_like(label, dtype=torch.bool)).to(label.device)
+        logits, label = self(images).float()[valid], label[valid]
+        if len(label):
+            cast(WeightedMean, self.losses[stage]).update(F.cross_entropy(logits, label), len(label))
+            cast(TopKAccuracy, self.metrics[stage]).update(logits, label)
+        return None
+
+    def _mix(self, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        # torch's generator throughout, whose state checkpoints keep
+        if not self._mixers or torch.rand(()) >= self.hparams.mix_probability:
+            return images, label
+        mixer = self._mixers[int(torch.randint(len(self._mixers), ()))]
+        return mixer(images, label)
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Class probabilities.
+
+        Returns:
+            ``path`` (list of str), ``probabilities`` float32 ``[N, num_classes]`` and ``label`` int64 ``[N]``, the most
+            probable class, of the valid samples.
+        """
+        self.require(batch, ("image", "path"))
+        valid = batch.get("valid", torch.ones(len(batch["image"]), dtype=torch.bool)).tolist()
+        kept = [index for index, flag in enumerate(valid) if flag]
+        probabilities = self(batch["image"]).float().softmax(1)[kept]
+        paths = [batch["path"][index] for index in kept]
+        return {"path": paths, "probabilities": probabilities, "label": probabilities.argmax(1)}

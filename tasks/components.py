@@ -1,0 +1,120 @@
+"""Components by name, in arguments and YAML: ``"sgd"``, ``{"name": "sgd", ...}`` or ``{"class_path": ...}``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ComponentSpec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component argument, taken apart.
+
+    Attributes:
+        kind: ``"name"`` for one of ours, ``"type"`` for a registry of mmseg, ``"class_path"`` for anything importable.
+        name: The name, the type or the dotted path.
+        arguments: Keyword arguments given with it.
+    """
+
+    kind: Literal["name", "type", "class_path"]
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_component(spec: ComponentSpec, argument: str) -> Component:
+    """Take a component argument apart.
+
+    Args:
+        spec: A name, or a dictionary with ``name``, ``type`` or ``class_path`` (and ``init_args``).
+        argument: Name of the argument, for messages.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(spec, str) and spec:
+        return Component("name", spec)
+    given = dict(spec) if isinstance(spec, Mapping) else {}
+    kinds = [kind for kind in ("name", "type", "class_path") if kind in given]
+    if len(kinds) != 1 or not isinstance(given[kinds[0]], str):
+        raise ValueError(
+            f"{argument}={spec!r}: expected a name, or a dictionary with exactly one of 'name', 'type' and 'class_path'"
+        )
+    name = given.pop(kinds[0])
+    if kinds == ["class_path"]:
+        init_args = dict(given.pop("init_args", None) or {})
+        if given:
+            raise ValueError(f"{argument}: arguments of a class_path belong under 'init_args', not {sorted(given)}")
+        return Component("class_path", name, init_args)
+    return Component("name" if kinds == ["name"] else "type", name, given)
+
+
+def closest(name: str, options: Collection[str]) -> str:
+    """Close matches as the end of a message, or all options if nothing is close."""
+    by_lower = {option.lower(): option for option in options}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    if found:
+        return f"did you mean {' or '.join(repr(by_lower[match]) for match in found)}?"
+    return f"choose from {', '.join(sorted(options)) or 'nothing'}"
+
+
+def choose(name: str, options: Collection[str], argument: str) -> str:
+    """Return ``name`` if it is an option.
+
+    Raises:
+        ValueError: Otherwise, with the closest options.
+    """
+    if name not in options:
+        raise ValueError(f"unknown {argument} {name!r}; {closest(name, options)}")
+    return name
+
+
+def import_object(class_path: str, argument: str) -> Any:
+    """Import what a dotted path names.
+
+    Raises:
+        ValueError: If the module or the name in it does not exist.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name) if module_name else None
+    except ImportError as error:
+        raise ValueError(f"{argument}: cannot import {module_name!r} of class_path {class_path!r} ({error})") from error
+    if module is None or not hasattr(module, name):
+        where = f"; {closest(name, [key for key in vars(module) if key[0] != '_'])}" if module else ""
+        raise ValueError(f"{argument}: class_path {class_path!r} does not exist{where}")
+    return getattr(module, name)
+
+
+def accepted_arguments(function: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Names of the keyword arguments a callable takes, those behind ``**kwargs`` of its base classes included.
+
+    Returns:
+        The names, and whether it accepts any other name too.
+    """
+    names: set[str] = set()
+    bases: list[Any] = list(function.__mro__[:-1]) if inspect.isclass(function) else []
+    classes: list[Any] = [base.__init__ for base in bases] or [function]
+    for candidate in classes:
+        parameters = list(inspect.signature(candidate).parameters.values())
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names - {"self"}, False
+    return names - {"self"}, True
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
+    """Check that a callable takes the given keyword arguments.
+
+    Raises:
+        ValueError: If there is an unknown one, with the closest names.
+    """
+    names, anything = accepted_arguments(function)
+    unknown = [] if anything else [name for name in arguments if name not in names]
+    if unknown:
+        raise ValueError(f"{what} has no argument {unknown[0]!r}; {closest(unknown[0], names)}")

@@ -1,0 +1,280 @@
+"""Object detection and instance segmentation on COCO-format data.
+
+A batch has ``image``, a list of float ``[3, H_i, W_i]`` in 0..1 (the detector normalises), and ``target``, a list of
+dictionaries with ``boxes`` ``[N, 4]`` (xyxy, pixels of the given image), ``labels`` ``[N]`` in 1..num_classes, for Mask
+R-CNN ``masks`` ``[N, H_i, W_i]``, ``image_id`` and ``original_size``; in evaluation also ``annotations``, COCO's own
+dictionaries. Logged: ``train/loss`` and its parts (lower is better); COCO's twelve numbers as ``val/box_AP``,
+``val/box_AP50``, ..., for Mask R-CNN also ``val/mask_AP``, ... (higher is better). Images without objects are fine, and
+every parameter gets a gradient in every step, so DDP needs no ``find_unused_parameters``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.backbones import create_backbone
+from dyvision.layers import CoefficientBranch
+from dyvision.tasks.base import BaseTask
+from dyvision.tasks.heads.detection import Detector, check_head, create_detector
+from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
+from dyvision.tasks.heads.detection_outputs import to_original
+from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
+from dyvision.tasks.metrics.coco import CocoEvaluator
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class DetectionTask(BaseTask):
+    """Trains a detector and evaluates it with pycocotools.
+
+    Evaluation writes the detections in COCO's results format to ``coco_results_val_bbox.json`` (and ``_segm.json`` for
+    masks) in the run's folder; pycocotools on these files gives the logged numbers exactly.
+
+    Args:
+        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
+        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
+        head: ``"retinanet"``, ``"fcos"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"ssdlite"``, or a dict with ``name``
+            and arguments of the head (``dyvision.tasks.heads.detection_*``): ``{"name": "fcos", "num_convs": 2}``.
+        num_classes: Number of classes without background; None takes it from the data.
+        min_size: The shorter side of an image is resized to this many pixels (COCO: 800); a list draws one in training;
+            None keeps the size the data module gives. SSDLite stretches to ``min_size`` x ``min_size``.
+        max_size: Upper limit of the longer side in pixels.
+        image_mean: Mean per channel, for images in 0..1.
+        image_std: Standard deviation per channel.
+        fpn_channels: Channels of the feature pyramid and the heads on it; None for the published 256.
+        anchor_scale: Factor on the default anchor sizes; below 1 for small images.
+        score_threshold: Detections with a lower score are dropped; None for the head's default.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped; None for the head's default.
+        detections_per_image: Most detections kept per image; None for the head's default.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
+            and few images per process); coefficient branches still update theirs.
+        results_dir: Folder of the results files; None for the run's folder.
+        layer_kwargs: Arguments of the layer.
+        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
+        pretrained: True for published ImageNet weights, or a file of such weights.
+        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
+        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
+        in_chans: Channels of the images.
+        drop_path_rate: Stochastic depth, in [0, 1).
+        class_names: Names of the classes; from the data if None.
+        class_colors: ``[r, g, b]`` of each class; from the data if None.
+        class_ids: COCO category id of each class; from the data if None.
+        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
+        lr: Learning rate at its highest.
+        weight_decay: Of everything but norms, biases and coefficient branches.
+        backbone_lr_scale: Factor on ``lr`` for the backbone.
+        head_lr_scale: Factor on ``lr`` for the rest.
+        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments.
+        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
+        ema_decay: Evaluate an exponential moving average of the weights, with this decay.
+        anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
+            arguments.
+
+    Raises:
+        ValueError: For an unknown name or an argument out of range.
+    """
+
+    task: ClassVar[str] = "detection"
+    monitor: ClassVar[str] = "val/box_AP"
+
+    def __init__(
+        self,
+        backbone: str = "mobilenetv2_100",
+        layer: str = "static",
+        head: str | dict[str, Any] = "retinanet",
+        num_classes: int | None = None,
+        min_size: int | list[int] | None = None,
+        max_size: int | None = 1333,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        fpn_channels: int | None = None,
+        anchor_scale: float | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        detections_per_image: int | None = None,
+        freeze_norm: bool = False,
+        results_dir: str | None = None,
+        layer_kwargs: dict[str, Any] | None = None,
+        policy: str | list[str] | None = None,
+        pretrained: bool | str = False,
+        backbone_weights: str | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        class_names: list[str] | None = None,
+        class_colors: list[list[int]] | None = None,
+        class_ids: list[int] | None = None,
+        optimizer: str | dict[str, Any] = "adamw",
+        lr: float = 2e-4,
+        weight_decay: float = 0.05,
+        backbone_lr_scale: float = 1.0,
+        head_lr_scale: float = 1.0,
+        lr_schedule: str | dict[str, Any] = "cosine",
+        warmup_steps: int | float = 0.05,
+        ema_decay: float | None = None,
+        anneal_temperature: bool | dict[str, Any] = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self._warned_boxes = False
+        self.initialize()
+
+    def check_arguments(self) -> None:
+        """Check head and detector settings before the data is read."""
+        check_head(self.hparams.head)
+        self._config()
+
+    def _config(self) -> DetectorConfig:
+        values = self.hparams
+        mean, std = values.image_mean or IMAGENET_MEAN, values.image_std or IMAGENET_STD
+        for name, value in (("image_mean", mean), ("image_std", std)):
+            if len(value) != values.in_chans:
+                raise ValueError(
+                    f"{name}={list(value)}: expected {values.in_chans} numbers, one per channel (in_chans)."
+                )
+        names = ("min_size", "max_size", "score_threshold", "nms_threshold", "detections_per_image")
+        return DetectorConfig(image_mean=mean, image_std=std, **{name: values[name] for name in names})
+
+    # Building.
+
+    def build_network(self, num_classes: int) -> Detector:
+        """The backbone inside its detector."""
+        backbone = create_backbone(**self.backbone_arguments())
+        self.load_backbone(backbone)
+        shared = {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
+        return create_detector(self.hparams.head, backbone, num_classes, self._config(), **shared)
+
+    def build_metric(self, num_classes: int) -> CocoEvaluator:
+        """COCO's evaluation with the data's categories; without any they are called 1, 2, ..."""
+        names = self.hparams.class_names or [str(class_id) for class_id in self._class_ids]
+        return CocoEvaluator(self._class_ids, names, masks=self._detector.predicts_masks)
+
+    def setup(self, stage: str) -> None:
+        """Take the classes from the data; results have the category ids of the data they are compared with."""
+        class_ids = getattr(getattr(self.trainer, "datamodule", None), "class_ids", None)
+        if class_ids:
+            self.hparams.class_ids = [int(class_id) for class_id in class_ids]
+        super().setup(stage)
+
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters of the backbone, without pyramid and head."""
+        return self._detector.backbone.parameters()
+
+    def train(self, mode: bool = True) -> DetectionTask:
+        """Switch to training, with ``freeze_norm`` except for the backbone's BatchNorm."""
+        super().train(mode)
+        if mode and self.hparams.freeze_norm and self.network is not None:
+            freeze_norm(self._detector.backbone)
+        return self
+
+    @property
+    def _detector(self) -> Detector:
+        return cast(Detector, self.built_network)
+
+    @property
+    def _class_ids(self) -> list[int]:
+        return list(self.hparams.class_ids or range(1, self.hparams.num_classes + 1))
+
+    # Running.
+
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]] | dict[str, Tensor]:
+        """Detect objects (in evaluation mode).
+
+        Args:
+            images: ``[3, H_i, W_i]`` each, in 0..1.
+
+        Returns:
+            Per image ``boxes`` ``[N, 4]``, ``labels`` in 1..num_classes, ``scores``, for Mask R-CNN ``masks``
+            ``[N, 1, H_i, W_i]``.
+        """
+        return self._detector(images)
+
+    def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor | None:
+        self.require(batch, ("image", "target"))
+        images, targets = batch["image"], batch["target"]
+        if stage == "train":
+            losses = self._detector(images, self._training_targets(batch))
+            for name, value in losses.items():
+                self.log(f"train/{name}", value.detach(), batch_size=len(images))
+            return torch.stack(list(losses.values())).sum()
+        for target in targets:
+            self.require(target, ("image_id", "original_size", "annotations"))
+        sizes = [target["original_size"] for target in targets]
+        self.evaluator(stage).update(self._detect(images, sizes), targets, batch.get("valid"))
+        return None
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[Any]]:
+        """Detect objects in a batch without labels.
+
+        Returns:
+            ``path``, ``image_id``, ``original_size`` and ``predictions``: per image ``boxes`` (pixels of the original
+            image), ``labels``, ``category_ids``, ``scores`` and for Mask R-CNN ``masks`` ``[N, H, W]`` (bool).
+        """
+        self.require(batch, ("image", "path", "image_id", "original_size"))
+        found = self._detect(batch["image"], batch["original_size"])
+        predictions = [{name: value.cpu() for name, value in one.items()} for one in found]
+        kept = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
+        return {**kept, "predictions": predictions}
+
+    def _detect(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        return [
+            to_original(found, (image.shape[-2], image.shape[-1]), (int(size[0]), int(size[1])), self._class_ids)
+            for found, image, size in zip(self._detector(images), images, sizes, strict=True)
+        ]
+
+    def _training_targets(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        needed = ("boxes", "labels", "masks") if self._detector.predicts_masks else ("boxes", "labels")
+        paths = batch.get("path") or ["an image without 'path'"] * len(batch["target"])
+        kept = []
+        for target, path in zip(batch["target"], paths, strict=True):
+            if "masks" in needed and "masks" not in target:
+                raise ValueError(f"{path}: the head learns from masks and there are none; set data.masks to true.")
+            self.require(target, needed)
+            labels = target["labels"]
+            if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= self.hparams.num_classes:
+                raise ValueError(
+                    f"{path}: labels {sorted(set(labels.tolist()))}, expected 1..{self.hparams.num_classes} (0 is the "
+                    "background, which has no boxes)."
+                )
+            target, dropped = drop_degenerate_boxes(dict(target))
+            if dropped and not self._warned_boxes:
+                warnings.warn(f"{path}: {dropped} box(es) without area left out; reported once.", stacklevel=2)
+                self._warned_boxes = True
+            kept.append(target)
+        return kept
+
+    # Results.
+
+    def evaluator(self, stage: str) -> CocoEvaluator:
+        """The metric of ``"val"`` or ``"test"``; after an epoch its ``per_class`` has the AP of each class."""
+        return cast(CocoEvaluator, self.metrics[stage])
+
+    def _log_metrics(self, stage: str) -> None:
+        super()._log_metrics(stage)
+        # every process asks for the folder: the trainer's answer is sent from the first one
+        folder = self.results_folder()
+        if not self.trainer.sanity_checking and not self.trainer.fast_dev_run:
+            self.evaluator(stage).save(folder, stage)
+
+    def results_folder(self) -> Path:
+        """Where evaluation writes its results files: ``results_dir``, or the run's folder."""
+        chosen = self.hparams.results_dir or self.trainer.log_dir or self.trainer.default_root_dir
+        return Path(chosen)
+
+
+def freeze_norm(backbone: nn.Module) -> None:
+    """Put BatchNorm into evaluation mode, but not inside coefficient branches.
+
+    Those have no pretrained statistics to keep.
+    """
+    branches = [module for module in backbone.modules() if isinstance(module, CoefficientBranch)]
+    free = {id(module) for branch in branches for module in branch.modules()}
+    for module in backbone.modules():
+        if isinstance(module, _BATCH_NORMS) and id(module) not in free:
+            module.eval()

@@ -1,0 +1,156 @@
+"""Detection heads by name, behind one interface.
+
+``create_detector("fcos", backbone, num_classes=80)`` works for every head and any network with ``feature_info``. The
+``Detector`` it returns has the same labels for all of them: 1..num_classes, the background is not a class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.tasks.components import Component, ComponentSpec, choose, closest, import_object, parse_component
+from dyvision.tasks.heads.detection_config import DetectorConfig
+from dyvision.tasks.heads.detection_dense import build_fcos, build_retinanet
+from dyvision.tasks.heads.detection_rcnn import build_faster_rcnn, build_mask_rcnn
+from dyvision.tasks.heads.detection_ssd import build_ssdlite
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "faster_rcnn": build_faster_rcnn,
+    "fcos": build_fcos,
+    "mask_rcnn": build_mask_rcnn,
+    "retinanet": build_retinanet,
+    "ssdlite": build_ssdlite,
+}
+#: heads with sigmoid scores: label 1 is their class 0
+_SIGMOID = ("fcos", "retinanet")
+
+
+class Detector(nn.Module):
+    """A torchvision detector with labels in 1..num_classes and results in float32.
+
+    Args:
+        model: Detector with torchvision's interface: losses in training, detections in evaluation.
+        backbone: The backbone inside the model.
+        first_label: Label of the model's class 0: 0 if that is the background, 1 for sigmoid scores.
+        predicts_masks: Whether detections have masks, and training needs them.
+
+    Raises:
+        ValueError: If the model does not contain the backbone.
+    """
+
+    def __init__(self, model: nn.Module, backbone: nn.Module, first_label: int, predicts_masks: bool) -> None:
+        super().__init__()
+        names = [name for name, module in model.named_modules() if module is backbone]
+        if not names:
+            raise ValueError(f"{type(model).__name__} does not contain the backbone it was given.")
+        self.model = model
+        self._backbone_name = names[0]
+        self.first_label = first_label
+        self.predicts_masks = predicts_masks
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The backbone inside the detector."""
+        return self.model.get_submodule(self._backbone_name)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Compute losses (in training) or detections.
+
+        Args:
+            images: Images ``[3, H_i, W_i]`` in 0..1, of any sizes.
+            targets: In training, dictionaries with ``boxes`` ``[N, 4]`` (xyxy, pixels), ``labels`` ``[N]`` in
+                1..num_classes and for Mask R-CNN ``masks`` ``[N, H_i, W_i]``.
+
+        Returns:
+            Losses by name, or per image ``boxes``, ``labels``, ``scores`` and for Mask R-CNN ``masks``
+            ``[N, 1, H_i, W_i]`` in 0..1, best first, in pixels of the given image.
+        """
+        if self.training:
+            return self.model(list(images), [self._to_model(target) for target in targets or ()])
+        detections = self.model(list(images))
+        return [{**found, "labels": found["labels"] + self.first_label} for found in detections]
+
+    def _to_model(self, target: Mapping[str, Any]) -> dict[str, Tensor]:
+        # torchvision wants float32 boxes, whatever precision the batch came in
+        moved = {"boxes": target["boxes"].to(torch.float32), "labels": target["labels"] - self.first_label}
+        return {**moved, "masks": target["masks"]} if self.predicts_masks else moved
+
+
+def list_detection_heads() -> list[str]:
+    """Names of the detection heads, sorted."""
+    return sorted(_BUILDERS)
+
+
+def create_detector(
+    head: ComponentSpec, backbone: nn.Module, num_classes: int, config: DetectorConfig | None = None, **shared: Any
+) -> Detector:
+    """Build a detector on a backbone.
+
+    Args:
+        head: Name of a head; ``{"name": "fcos", "num_convs": 2, ...}`` with arguments of its ``build_*`` function; or
+            ``{"class_path": "package.build", "init_args": {...}}`` for a function like those, called with the backbone,
+            the number of classes and the config, that returns a detector with torchvision's interface, whose class 0 is
+            the background.
+        backbone: Network that returns a list of maps and has timm's ``feature_info``.
+        num_classes: Number of classes, without background.
+        config: Settings that all heads share.
+        **shared: Further arguments of the head, where ``head`` does not have them; None is left out.
+
+    Returns:
+        The detector, in training mode.
+
+    Raises:
+        ValueError: If the head or one of its arguments does not exist, or a value is out of range.
+    """
+    component = check_head(head)
+    build = _builder(component)
+    arguments = {**{name: value for name, value in shared.items() if value is not None}, **component.arguments}
+    _check_arguments(component.name, build, arguments)
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: expected at least 1.")
+    model = build(backbone, num_classes, config or DetectorConfig(), **arguments)
+    has_mask = getattr(getattr(model, "roi_heads", None), "has_mask", None)
+    return Detector(
+        model,
+        backbone,
+        first_label=int(component.kind == "name" and component.name in _SIGMOID),
+        predicts_masks=bool(has_mask and has_mask()),
+    )
+
+
+def check_head(head: ComponentSpec) -> Component:
+    """Take a head argument apart, and check that the head exists and takes the arguments.
+
+    Args:
+        head: As for ``create_detector``.
+
+    Raises:
+        ValueError: If there is no such head or argument; the message gives the closest ones.
+    """
+    component = parse_component(head, "head")
+    _check_arguments(component.name, _builder(component), component.arguments)
+    return component
+
+
+def _builder(component: Component) -> Callable[..., nn.Module]:
+    if component.kind == "class_path":
+        return import_object(component.name, "head")
+    return _BUILDERS[choose(component.name, _BUILDERS, "detection head")]
+
+
+def _check_arguments(name: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(build).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    # the first three are not the user's: backbone, num_classes, config
+    known = [parameter.name for parameter in list(parameters)[3:]]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"head {name!r} has no argument {argument!r}; {closest(argument, known)}")

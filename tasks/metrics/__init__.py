@@ -1,0 +1,1 @@
+"""Metrics over whole data sets: accuracy, mIoU, COCO's AP."""

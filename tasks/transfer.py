@@ -1,0 +1,41 @@
+"""Weights of a trained task for a new classifier."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from os import PathLike
+
+from torch import nn
+
+from dyvision.backbones import Backbone, load_backbone_weights
+from dyvision.backbones._weights import read_state_dict
+
+
+def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> None:
+    """Load everything but the last layer into a classifier, in place.
+
+    What lies between the feature maps and the classifier (MobileNet's last 1x1 convolution) is taken over where the
+    source has it: checkpoints of segmentation and detection do not.
+
+    Args:
+        model: A classifier of :func:`dyvision.create_model`.
+        source: Checkpoint of a task, or a file that :func:`dyvision.load_backbone_weights` reads.
+
+    Raises:
+        ValueError: If the file cannot be read or the backbone differs.
+    """
+    state = read_state_dict(source)
+    backbone = Backbone(deepcopy(model))
+    load_backbone_weights(backbone, state)
+    loaded = backbone.body.state_dict()
+    # the prefix under which the source has the tensors that were just loaded
+    first = next(iter(loaded))
+    prefix = next(key for key in state if key == first or key.endswith(f".{first}"))[: -len(first)]
+    classifier = model.get_classifier()  # type: ignore[operator]
+    last = {id(parameter) for parameter in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
+    ends = {name for name, parameter in model.named_parameters() if id(parameter) in last}
+    for name, tensor in model.state_dict().items():
+        found = state.get(prefix + name)
+        if name not in loaded and name not in ends and found is not None and found.shape == tensor.shape:
+            loaded[name] = found
+    model.load_state_dict(loaded, strict=False)

@@ -1,0 +1,87 @@
+"""If these fail, pictures of predictions show wrong places or wrong classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dyvision.visualize import (
+    as_image,
+    denormalize,
+    draw_boxes,
+    draw_label,
+    draw_legend,
+    fit,
+    grid,
+    overlay_mask,
+    save,
+)
+
+BLACK = np.zeros((40, 60, 3), np.uint8)
+
+
+def test_denormalize_inverts_the_normalisation() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    tensor = torch.from_numpy(((pixels / 255 - mean) / std).transpose(2, 0, 1).astype(np.float32))
+    assert np.array_equal(denormalize(tensor, mean, std), pixels)
+    assert denormalize(torch.full((3, 2, 2), 9.0)).max() == 255
+
+
+def test_a_mask_colours_its_classes_only() -> None:
+    mask = torch.full((40, 60), 255)
+    mask[:10] = 0
+    mask[10:20] = 1
+    mask[20:30] = 9  # no colour for it
+    out = np.array(overlay_mask(BLACK, mask, [[200, 0, 0], [0, 100, 0]], alpha=0.5))
+    assert out[5, 5].tolist() == [100, 0, 0]
+    assert out[15, 5].tolist() == [0, 50, 0]
+    assert not out[20:].any()
+    with pytest.raises(ValueError, match=r"mask is \[4, 4\], its image \[40, 60\]"):
+        overlay_mask(BLACK, np.zeros((4, 4)), [[1, 2, 3]])
+    assert not np.array(overlay_mask(BLACK, np.zeros((40, 60)), [])).any()
+
+
+def test_boxes_masks_and_scores() -> None:
+    masks = np.zeros((1, 40, 60), np.uint8)
+    masks[0, 25:30, 25:30] = 1
+    out = np.array(draw_boxes(BLACK, [[20, 20, 40, 35]], ["cat"], [[255, 0, 0]], scores=[0.5], masks=masks))
+    assert out[35, 30].tolist() == [255, 0, 0]
+    assert 0 < out[27, 27, 0] < 255
+    assert not out[33, 33].any()
+    none = draw_boxes(BLACK, torch.zeros((0, 4)), [], [])
+    assert not np.array(none).any()
+    with pytest.raises(ValueError, match="1 boxes but 2 labels"):
+        draw_boxes(BLACK, [[1, 1, 2, 2]], ["a", "b"], [[1, 2, 3]])
+
+
+def test_a_label_stays_inside() -> None:
+    out = np.array(draw_label(BLACK, "x", [0, 0, 255], position=(500, -20)))
+    assert (out == [0, 0, 255]).all(axis=2).any()
+    assert out.shape == BLACK.shape
+
+
+def test_grids_and_legends(tmp_path: Path) -> None:
+    names = [f"a long name {number}" for number in range(12)]
+    legend = draw_legend(names, [[number, 0, 0] for number in range(12)], 200)
+    assert legend.width == 200
+    assert legend.height > draw_legend(names, [[1, 0, 0]] * 12, 2000).height
+    sheet = grid([BLACK] * 5, columns=3, gap=0, footer=legend)
+    assert sheet.size == (200, 80 + legend.height)
+    with pytest.raises(ValueError, match="a grid needs images"):
+        grid([])
+    path = save(sheet, tmp_path / "deep" / "sheet")
+    assert Image.open(path).size == sheet.size
+    assert path.name == "sheet.png"
+
+
+def test_images_come_in_one_form() -> None:
+    assert as_image(Image.new("L", (3, 2), 7)).getpixel((0, 0)) == (7, 7, 7)
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got float64 \[2, 2\]"):
+        as_image(np.zeros((2, 2)))
+    assert fit(BLACK, 120, 40).size == (60, 40)
+    assert fit(BLACK, 30, 300).size == (30, 20)

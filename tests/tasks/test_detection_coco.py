@@ -1,0 +1,269 @@
+"""If these failed, the AP we print would not be the AP pycocotools computes from the files we save."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, encode_masks
+
+CATEGORIES = {3: "car", 7: "person", 44: "kite"}  # ids with gaps
+
+
+def make_truth(images: int = 7, seed: int = 0) -> dict:
+    """A COCO file with crowds, an image without annotations, objects of all sizes, polygons and run lengths."""
+    rng = np.random.default_rng(seed)
+    truth = {"images": [], "annotations": [], "categories": [{"id": k, "name": v} for k, v in CATEGORIES.items()]}
+    for number in range(images):
+        image_id, (height, width) = 10 + 3 * number, (180 + 10 * number, 220)
+        truth["images"].append({"id": image_id, "height": height, "width": width, "file_name": f"{image_id}.jpg"})
+        for _ in range(0 if number == 2 else rng.integers(2, 7)):
+            w, h = (float(side) for side in rng.uniform(6, 150, 2))
+            x, y = float(rng.uniform(0, width - w)), float(rng.uniform(0, height - h))
+            crowd = int(rng.random() < 0.2)
+            polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            counts = [int(y) * 3 + 5, int(w * h) // 2]
+            annotation = {
+                "id": len(truth["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": int(rng.choice(list(CATEGORIES))),
+                "bbox": [x, y, w, h],
+                "area": w * h * (0.5 if crowd else 1.0),
+                "iscrowd": crowd,
+                "segmentation": {"size": [height, width], "counts": [*counts, height * width - sum(counts)]}
+                if crowd
+                else polygon,
+            }
+            truth["annotations"].append(annotation)
+    return truth
+
+
+def make_batch(truth: dict, seed: int = 1) -> tuple[list[dict], list[dict]]:
+    """Detections near the truth, some wrong, some doubled, and the targets of the same images."""
+    rng = np.random.default_rng(seed)
+    detections, targets = [], []
+    for image in truth["images"]:
+        annotations = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        boxes, categories = [], []
+        for annotation in annotations * 2:
+            if rng.random() < 0.25:
+                continue
+            x, y, w, h = np.array(annotation["bbox"]) + rng.normal(0, 3, 4)
+            boxes.append([x, y, x + max(w, 1), y + max(h, 1)])
+            right = annotation["category_id"]
+            categories.append(right if rng.random() < 0.8 else int(rng.choice(list(CATEGORIES))))
+        masks = torch.zeros(len(boxes), image["height"], image["width"], dtype=torch.bool)
+        for mask, box in zip(masks, boxes, strict=True):
+            x1, y1, x2, y2 = (max(0, round(side)) for side in box)
+            mask[y1:y2, x1:x2] = True
+        detections.append(
+            {
+                "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                "scores": torch.from_numpy(rng.uniform(0.01, 1, len(boxes)).astype(np.float32)),
+                "category_ids": torch.tensor(categories, dtype=torch.int64),
+                "masks": masks,
+            }
+        )
+        size = (image["height"], image["width"])
+        targets.append({"image_id": image["id"], "original_size": size, "annotations": annotations})
+    return detections, targets
+
+
+def evaluator(masks: bool = True) -> CocoEvaluator:
+    return CocoEvaluator(list(CATEGORIES), list(CATEGORIES.values()), masks=masks)
+
+
+def reference(truth_file, results_file, kind: str) -> list[float]:
+    truth = COCO(str(truth_file))
+    evaluation = COCOeval(truth, truth.loadRes(str(results_file)), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+def test_twelve_numbers_equal_cocoeval_on_the_saved_files(tmp_path):
+    truth = make_truth()
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(truth))
+    detections, targets = make_batch(truth)
+    ours = evaluator()
+    for start in range(0, len(targets), 3):
+        ours.update(detections[start : start + 3], targets[start : start + 3])
+    values = ours.compute()
+    paths = ours.save(tmp_path / "out", "val")
+
+    assert [path.name for path in paths] == ["coco_results_val_bbox.json", "coco_results_val_segm.json"]
+    for name, kind, path in zip(("box", "mask"), ("bbox", "segm"), paths, strict=True):
+        expected = reference(file, path, kind)
+        assert [values[f"{name}_{number}"] for number in COCO_NUMBERS] == expected  # exactly
+        assert 0.05 < expected[0] < 0.95 and len({round(number, 6) for number in expected}) > 8  # it could fail
+
+
+def test_results_file_has_cocos_format(tmp_path):
+    detections, targets = make_batch(make_truth())
+    ours = evaluator()
+    ours.update(detections, targets)
+    ours.compute()
+    boxes, masks = (json.loads(path.read_text()) for path in ours.save(tmp_path, "test"))
+
+    assert set(boxes[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert set(masks[0]) == {"image_id", "category_id", "segmentation", "score"}
+    assert isinstance(masks[0]["segmentation"]["counts"], str)
+    x1, y1, x2, y2 = detections[0]["boxes"][0].tolist()
+    assert boxes[0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-3)
+    assert {entry["category_id"] for entry in boxes} <= set(CATEGORIES)
+
+
+def test_the_truth_as_detections_gives_one():
+    truth = make_truth()
+    truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"]]
+    coco = COCO()
+    coco.dataset = truth
+    coco.createIndex()
+    _, targets = make_batch(truth)
+    detections = []
+    for target in targets:
+        boxes = torch.tensor([a["bbox"] for a in target["annotations"]], dtype=torch.float64).reshape(-1, 4)
+        masks = [torch.from_numpy(coco.annToMask(a)) for a in target["annotations"]]
+        detections.append(
+            {
+                "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+                "scores": torch.linspace(0.5, 0.9, len(boxes)),
+                "category_ids": torch.tensor([a["category_id"] for a in target["annotations"]], dtype=torch.int64),
+                "masks": torch.stack(masks) if masks else torch.zeros(0, *target["original_size"]),
+            }
+        )
+    ours = evaluator()
+    ours.update(detections, targets)
+    values = ours.compute()
+    assert values["box_AP"] == values["mask_AP"] == values["box_AR_100"] == 1.0
+    assert [ours.per_class[name]["box_AP"] for name in CATEGORIES.values()] == [1.0, 1.0, 1.0]
+
+
+def test_per_class_values_average_to_the_whole():
+    ours = evaluator(masks=False)
+    ours.update(*make_batch(make_truth()))
+    values = ours.compute()
+    for name in ("box_AP", "box_AP50"):
+        per_class = [numbers[name] for numbers in ours.per_class.values()]
+        assert len(set(per_class)) == 3
+        assert np.mean(per_class) == pytest.approx(float(values[name]), abs=1e-12)
+
+
+def empty_detection(height: int, width: int) -> dict:
+    return {
+        "boxes": torch.zeros(0, 4),
+        "scores": torch.zeros(0),
+        "category_ids": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, height, width, dtype=torch.bool),
+    }
+
+
+def test_nothing_detected_nothing_to_find_nothing_seen(capsys, tmp_path):
+    truth = make_truth()
+    detections, targets = make_batch(truth)
+    nothing = [empty_detection(*target["original_size"]) for target in targets]
+
+    ours = evaluator()
+    ours.update(nothing, targets)
+    assert ours.compute()["box_AP"] == 0.0 and ours.compute()["mask_AR_100"] == 0.0
+    assert [json.loads(path.read_text()) for path in ours.save(tmp_path, "val")] == [[], []]
+
+    for found in (nothing, detections):
+        ours.reset()
+        ours.update(found, [{**target, "annotations": []} for target in targets])
+        assert {float(value) for value in ours.compute().values()} == {-1.0}
+
+    ours.reset()
+    ours.update([], [])
+    assert {float(value) for value in ours.compute().values()} == {-1.0}
+    assert ours.per_class["car"]["box_AP"] == -1.0
+    assert capsys.readouterr().out == ""
+
+
+def test_padding_and_repeated_images_count_once():
+    detections, targets = make_batch(make_truth())
+    once = evaluator()
+    once.update(detections, targets)
+    padded = evaluator()
+    padded.update(detections[:4], targets[:4])
+    wrong = [{**found, "scores": 1 - found["scores"]} for found in detections]
+    padded.update(wrong[3:4] + detections[4:], targets[3:])
+    padded.update(wrong[:2], targets[:2], valid=torch.tensor([False, False]))
+    assert padded.compute() == once.compute()
+
+    skipped = evaluator()
+    skipped.update(detections, targets, valid=[True] * 6 + [False])
+    assert skipped.compute() != once.compute()
+
+
+def test_annotations_without_area_iscrowd_or_mask_are_completed_and_kept_as_they_were():
+    detections, targets = make_batch(make_truth())
+    keys = ("id", "image_id", "category_id", "bbox")
+    bare = [{**t, "annotations": [{key: a[key] for key in keys} for a in t["annotations"]]} for t in targets]
+    before = json.dumps(bare)
+    ours = evaluator()
+    ours.update(detections, bare)
+    values = ours.compute()
+    assert values["box_AP"] > 0 and values["mask_AP"] == -1.0
+    assert json.dumps(bare) == before
+
+
+def test_masks_survive_the_run_length_code():
+    mask = torch.rand(2, 11, 7) > 0.5
+    from pycocotools import mask as mask_api
+
+    for expected, code in zip(mask, encode_masks(mask), strict=True):
+        assert np.array_equal(mask_api.decode(code), expected.numpy())
+
+
+def test_ids_must_be_unique():
+    with pytest.raises(ValueError, match="different ids"):
+        CocoEvaluator([1, 1], ["a", "b"])
+
+
+def _evaluate_share(rank: int, world: int, port: int, folder: str, fail: bool) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    try:
+        detections, targets = make_batch(make_truth())
+        ours = evaluator()
+        if fail:  # a category id that is not a number breaks the evaluation in the first process
+            targets[0]["annotations"] = [{"id": 1, "category_id": 3, "bbox": "wrong"}]
+        ours.update(detections[rank::world], targets[rank::world])
+        if world == 2 and rank == 1:  # the sampler's padding: 7 images for 2 processes
+            ours.update(detections[:1], targets[:1], valid=[False])
+        try:
+            result = {name: float(value) for name, value in ours.compute().items()}
+        except Exception as error:
+            result = f"{type(error).__name__}: {error}"
+        with open(f"{folder}/{rank}.json", "w") as file:
+            json.dump({"result": result, "files": len(ours.save(f"{folder}/{rank}", "val"))}, file)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_two_processes_get_what_one_gets(tmp_path, fail):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_evaluate_share, (2, port, str(tmp_path), fail), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    if fail:
+        assert isinstance(first["result"], str)
+        assert second["result"].startswith("RuntimeError: the first process failed")
+        return
+    alone = evaluator()
+    alone.update(*make_batch(make_truth()))
+    assert first["result"] == second["result"] == {name: float(value) for name, value in alone.compute().items()}
+    assert (first["files"], second["files"]) == (2, 0)
