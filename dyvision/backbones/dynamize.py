@@ -114,6 +114,8 @@ def _share(
     branch = layer_class.make_shared_branch(
         trace.in_channels, list(layers.values()), **_accepted(layer_class.make_shared_branch, layer_kwargs)
     )
+    if preserve_outputs:
+        branch.start_constant()
     original = model.get_submodule(block)
     branch.to(members[0].conv.weight.device).train(original.training)
     _swap(model, original, share_branch(original, trace, branch, layers))

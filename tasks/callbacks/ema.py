@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-_RAW = "ema_raw_state_dict"
+#: where a checkpoint has the weights being trained and the counters
+_KEY = "ema"
 
 
 class EMA(Callback):
@@ -28,6 +29,9 @@ class EMA(Callback):
     Args:
         decay: Weight of the past at each step, in (0, 1).
 
+    Attributes:
+        updates: How often the average was updated.
+
     Raises:
         ValueError: If the decay is out of range.
     """
@@ -40,16 +44,8 @@ class EMA(Callback):
         self._average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
         self._restored = False
-        self._updates = 0
+        self.updates = 0
         self._step = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counters; the weights are in the checkpoint itself."""
-        return {"updates": self._updates, "step": self._step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters."""
-        self._updates, self._step = state_dict["updates"], state_dict["step"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the current weights, unless a checkpoint brought an average."""
@@ -58,29 +54,32 @@ class EMA(Callback):
             self._average = {name: value.to(weights[name].device) for name, value in self._average.items()}
         else:
             self._average = _clone(weights)
-            self._updates, self._step = 0, trainer.global_step
+            self.updates, self._step = 0, trainer.global_step
         self._raw = None
         self._restored = False
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average if the optimiser has made a step."""
+        self._update(trainer, pl_module)
+
+    @torch.no_grad()
+    def _update(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._updates += 1
-        decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averaged: list[Tensor] = []
         current: list[Tensor] = []
-        for name, value in pl_module.state_dict().items():
+        for name, value in module.state_dict().items():
             if value.is_floating_point() and value.ndim:
                 averaged.append(self._average[name])
                 current.append(value)
             else:
                 self._average[name].copy_(value)
-        get_ema_multi_avg_fn(decay)(averaged, current, self._updates)
+        get_ema_multi_avg_fn(decay)(averaged, current, self.updates)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average into the model."""
@@ -99,8 +98,12 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average as the weights, and the weights being trained beside them."""
-        if self._average and _RAW not in checkpoint:
-            checkpoint[_RAW] = checkpoint["state_dict"] if self._raw is None else self._raw
+        if self._average and _KEY not in checkpoint:
+            if self._raw is None:
+                # a callback that saves after a step may come before this one
+                self._update(trainer, pl_module)
+            raw = checkpoint["state_dict"] if self._raw is None else self._raw
+            checkpoint[_KEY] = {"raw_state_dict": raw, "updates": self.updates, "step": self._step}
             checkpoint["state_dict"] = dict(self._average)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -108,8 +111,11 @@ class EMA(Callback):
         if trainer.state.fn == "fit":
             self._average = _clone(checkpoint["state_dict"])
             self._restored = True
-            if _RAW in checkpoint:
-                pl_module.load_state_dict(checkpoint[_RAW])
+            self.updates, self._step = 0, checkpoint["global_step"]
+            if _KEY in checkpoint:
+                saved = checkpoint[_KEY]
+                self.updates, self._step = saved["updates"], saved["step"]
+                pl_module.load_state_dict(saved["raw_state_dict"])
 
     def _swap_in(self, module: L.LightningModule) -> None:
         if self._raw is None:

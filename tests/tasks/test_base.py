@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
+from dyvision.backbones import create_model
+from dyvision.layers import list_layers
 from dyvision.tasks import ClassificationTask, SegmentationTask
 
 BACKBONE = "mobilenetv2_035"
@@ -59,6 +62,21 @@ def test_backbone_weights_are_taken_over(make_data, make_trainer, tmp_path):
     # the convolution behind the feature maps, too; not the classifier
     torch.testing.assert_close(other.network.state_dict()["conv_head.weight"], trained["conv_head.weight"])
     assert other.network.classifier.weight.shape[0] == 5
+
+
+@pytest.mark.parametrize("layer", list_layers())
+def test_converted_network_is_rebuilt_without_its_pretrained_file(layer, make_data, make_trainer, tmp_path):
+    """A conversion may initialise in another way; what it leaves behind must be in the weights."""
+    weights = tmp_path / "static.pth"
+    torch.save(create_model(BACKBONE, num_classes=3).state_dict(), weights)
+    task = ClassificationTask(backbone=BACKBONE, layer=layer, pretrained=str(weights))
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(task, datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    weights.unlink()
+    loaded = ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+    image = torch.rand(2, 3, 48, 32)
+    torch.testing.assert_close(loaded.eval()(image), task.eval()(image))
 
 
 @pytest.mark.parametrize("own", [2, 4])
@@ -151,7 +169,7 @@ def test_resumed_run_equals_the_unbroken_one(ema_decay, make_data, make_trainer,
     unbroken.fit(task(), datamodule=make_data())
     unbroken.save_checkpoint(tmp_path / "unbroken.ckpt")
 
-    first = make_trainer(**options, callbacks=[StopAndSave(tmp_path / "half.ckpt", epoch=1)])
+    first = make_trainer(**options, callbacks=[StopAndSave(tmp_path / "half.ckpt", step=4)])
     first.fit(task(), datamodule=make_data())
     torch.manual_seed(123)
     resumed = make_trainer(**options)
@@ -166,12 +184,14 @@ def test_resumed_run_equals_the_unbroken_one(ema_decay, make_data, make_trainer,
         torch.testing.assert_close(got["state_dict"][name], value, rtol=0, atol=0, msg=name)
 
 
-class StopAndSave(__import__("lightning").pytorch.callbacks.Callback):
-    def __init__(self, path: Path, epoch: int) -> None:
-        self.path, self.epoch = path, epoch
+class StopAndSave(Callback):
+    """Comes before the callbacks that a task adds."""
 
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
 

@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import dyvision
-from dyvision.layers import CoefficientBranch
 from dyvision.tasks import DetectionTask
 from dyvision.tasks.heads.detection import list_detection_heads
 from dyvision.tasks.metrics.coco import COCO_NUMBERS
@@ -249,41 +248,6 @@ def test_boxes_without_area_are_left_out_and_reported_once(tmp_path):
     assert sum("without area" in str(warning.message) for warning in caught) == 1
 
 
-def test_frozen_norms_keep_their_statistics_but_those_of_branches_move(tmp_path):
-    task = make_task("fcos", num_classes=3, freeze_norm=True)
-    task.train()
-    backbone = task.network.backbone
-    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert norms and not any(norm.training for norm in norms)
-    assert task.network.model.head.training
-    branch = CoefficientBranch()
-    branch.norm = torch.nn.BatchNorm2d(4)
-    backbone.add_module("branch", branch)
-    task.train()
-    assert branch.norm.training
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"head": "fastercnn"}, "unknown detection head 'fastercnn'; did you mean 'faster_rcnn'"),
-        ({"head": {"name": "fcos", "num_conv": 1}}, "has no argument 'num_conv'; did you mean 'num_convs'"),
-        ({"head": {"num_convs": 1}}, "head=.*expected a name"),
-        ({"min_size": 0}, "min_size=0: expected at least 1 pixel"),
-        ({"score_threshold": 7.0}, "score_threshold=7.0: expected a number in 0..1"),
-        ({"image_mean": [0.5]}, "image_mean=.0.5.: expected 3 numbers"),
-        ({"in_chans": 4}, "image_mean=.*expected 4 numbers"),
-        ({"layer": "condcov"}, "condcov"),
-        ({"num_classes": 0}, "num_classes=0"),
-    ],
-)
-def test_wrong_arguments_are_explained_before_any_data(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make_task(**{"head": "fcos"} | arguments) if arguments.get("head", "fcos") == "fcos" else DetectionTask(
-            **arguments
-        )
-
-
 def drop_masks(batch: dict) -> None:
     del batch["target"][0]["masks"]
 
@@ -317,20 +281,3 @@ def test_a_loss_that_is_not_finite_names_the_files(tmp_path):
     batch["image"][0][0, 0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"images/1.jpg"):
         make_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0).fit(make_task(), datamodule=Scenes([batch]))
-
-
-@pytest.mark.slow
-def test_two_processes_report_what_one_reports(sample_data, tmp_path):
-    from dyvision.data import COCODataModule
-
-    results = {}
-    for devices in (1, 2):
-        # five validation images: one process gets a sample that only fills up
-        data = COCODataModule(sample_data / "coco", batch_size=2, num_workers=0)
-        strategy = "ddp_spawn" if devices == 2 else "auto"
-        trainer = make_trainer(tmp_path / str(devices), devices=devices, strategy=strategy)
-        task = make_task("ssdlite", score_threshold=0.0)
-        results[devices] = trainer.validate(task, datamodule=data, verbose=False)[0]
-    assert results[1] == results[2]
-    files = [json.loads((tmp_path / folder / "coco_results_val_bbox.json").read_text()) for folder in ("1", "2")]
-    assert files[0] == files[1] and len({entry["image_id"] for entry in files[0]}) == 5

@@ -252,7 +252,7 @@ def _evaluate_share(rank: int, world: int, port: int, folder: str, fail: bool) -
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("fail", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_get_what_one_gets(tmp_path, fail):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

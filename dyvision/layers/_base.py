@@ -1,0 +1,190 @@
+"""What all dynamic layers share: the arguments of ``nn.Conv2d``, their checks, and the start from a static convolution."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from dyvision.layers._branch import CoefficientBranch
+from dyvision.ops._geometry import Padding, Size, pads, pair
+
+Layer = TypeVar("Layer", bound="DynamicConv2d")
+
+_PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+#: spread of the K kernels around the static one, in standard deviations of its weights
+KERNEL_NOISE = 0.1
+
+
+class DynamicConv2d(nn.Module):
+    """Base of the dynamic layers, a drop-in for ``nn.Conv2d``.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Int or pair.
+        stride: Int or pair.
+        padding: Int, pair, ``"valid"``, or ``"same"``: TensorFlow's rule, which also works with a stride.
+        dilation: Int or pair.
+        groups: Number of groups; ``groups == in_channels`` is a depthwise convolution.
+        bias: Whether the layer has a bias.
+        padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        ``[B, C_in, H, W]`` to ``[B, C_out, H', W']`` with ``nn.Conv2d``'s ``H'`` and ``W'``.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it, its value and what is allowed.
+    """
+
+    #: Whether one branch per block predicts the coefficients of all its layers.
+    shares_coefficients: bool = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            check_positive(name, value)
+            if value % groups:
+                raise ValueError(f"{name}={value} must be divisible by groups={groups}")
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair("kernel_size", kernel_size, 1)
+        self.stride = pair("stride", stride, 1)
+        self.dilation = pair("dilation", dilation, 1)
+        self.padding: str | tuple[int, int] = padding if isinstance(padding, str) else pair("padding", padding, 0)
+        pads((1, 1), self.kernel_size, self.stride, self.padding, self.dilation)
+        self.padding_mode = padding_mode
+        self.has_bias = bool(bias)
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one kernel: ``(C_out, C_in/groups, kH, kW)``."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Initialise as the method's official code does."""
+
+    @abstractmethod
+    def coefficients(self, x: Tensor) -> Any:
+        """Return what the branch predicts for ``x [B, C_in, H, W]``."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, coefficients: Any = None) -> Tensor:
+        """Convolve ``x [B, C_in, H, W]``; ``coefficients`` are the shared branch's, if the layer has none of its own."""
+
+    @abstractmethod
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Set the parameters such that the layer computes the static convolution with this weight and bias."""
+
+    @classmethod
+    def from_conv(cls: type[Layer], conv: nn.Conv2d, preserve_outputs: bool = True, **kwargs: Any) -> Layer:
+        """Build the layer in place of a static convolution.
+
+        Args:
+            conv: The convolution (``nn.Conv2d`` or timm's ``Conv2dSame``).
+            preserve_outputs: Start with the same function as ``conv``; otherwise with the method's own initialisation.
+            **kwargs: Arguments of the method.
+
+        Returns:
+            A layer of the same shapes, type, device and training mode.
+        """
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding="same" if isinstance(conv, Conv2dSame) else conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+            **kwargs,
+        )
+        if preserve_outputs:
+            with torch.no_grad():
+                layer.load_static(conv.weight, conv.bias)
+        return layer.train(conv.training)
+
+    @classmethod
+    def make_shared_branch(
+        cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any
+    ) -> CoefficientBranch:
+        """Build the branch of a block.
+
+        Args:
+            in_channels: Channels of the block's input.
+            layers: The block's layers, built with ``branch=False``.
+            **kwargs: Arguments of the branch.
+
+        Returns:
+            A module that maps the block's input to a tuple with one entry per layer.
+
+        Raises:
+            ValueError: If the method has one branch per layer.
+        """
+        raise ValueError(f"{cls.__name__} predicts coefficients per layer, not per block")
+
+    def convolution_arguments(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the input, padded if ``padding_mode`` is not zeros, and the geometry for ``dyvision.ops``."""
+        padding: Padding = self.padding
+        if self.padding_mode != "zeros":
+            (top, bottom), (left, right) = self.pads(x)
+            x = F.pad(x, (left, right, top, bottom), mode=_PADDING_MODES[self.padding_mode])
+            padding = 0
+        geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation, "groups": self.groups}
+        return x, geometry
+
+    def pads(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Padding (top, bottom), (left, right) of ``x``."""
+        return pads(x.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as ``nn.Conv2d`` does."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros")):
+            value = getattr(self, name)
+            text += "" if value == default else f", {name}={value!r}"
+        return text if self.has_bias else f"{text}, bias=False"
+
+
+def check_positive(name: str, value: int) -> None:
+    """Check that an argument is a positive int.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def spread_kernels(weight: Tensor, count: int) -> Tensor:
+    """Return ``count`` copies of a weight plus noise that sums to zero over the copies, ``[count, *weight.shape]``.
+
+    Equal kernels would get equal gradients for ever; the noise lets them part without changing their mean.
+    """
+    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (KERNEL_NOISE * weight.std(correction=0))
+    return weight + noise - noise.mean(0)

@@ -1,0 +1,53 @@
+"""The branch that predicts coefficients: always in at least float32."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CoefficientBranch(nn.Module):
+    """Base of every module whose parameters predict coefficients.
+
+    ``forward`` pools the map and calls :meth:`predict` outside autocast, in float32 (or float64): a softmax or a sigmoid
+    in half precision is where dynamic networks diverge. Its parameters get no weight decay.
+    """
+
+    #: side of the pooled map
+    pool_size: int = 1
+
+    def forward(self, x: Tensor) -> Any:
+        """Predict the coefficients of ``x [B, C, H, W]``."""
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            return self.predict(self._pool(x))
+
+    @abstractmethod
+    def predict(self, pooled: Tensor) -> Any:
+        """Predict coefficients from ``pooled [B, C * pool_size**2]``, float32 or float64."""
+
+    def start_constant(self) -> None:
+        """Predict the same coefficients for every input, those under which ``load_static`` preserves outputs.
+
+        Only branches that several layers share have to implement it: a layer's own branch is set by ``load_static``.
+        """
+        raise TypeError(f"{type(self).__name__} belongs to one layer and is set by its load_static")
+
+    def _pool(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if self.pool_size == 1:
+            return x.mean((2, 3), dtype=dtype)
+        return F.adaptive_avg_pool2d(x, self.pool_size).to(dtype).flatten(1)
+
+
+class PreciseLinear(nn.Linear):
+    """``nn.Linear`` that computes in its input's type, whatever the type of its parameters."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[B, in_features]`` to ``[B, out_features]``."""
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)

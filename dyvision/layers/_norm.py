@@ -1,0 +1,34 @@
+"""Batch normalisation that survives a single value per channel.
+
+In training, batch statistics of one value are undefined and PyTorch raises; a coefficient branch meets that case at batch
+size 1 on a 1x1 map. The running statistics are used for such a call, and not updated.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, input: Tensor) -> Tensor | None:
+    if not norm.training or norm.running_mean is None or input.numel() > input.shape[1]:
+        return None
+    return F.batch_norm(input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+class GuardedBatchNorm1d(nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` that uses its running statistics where there is one value per channel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``[B, C]`` or ``[B, C, L]``."""
+        output = _running_statistics(self, input)
+        return super().forward(input) if output is None else output
+
+
+class GuardedBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that uses its running statistics where there is one value per channel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``[B, C, H, W]``."""
+        output = _running_statistics(self, input)
+        return super().forward(input) if output is None else output

@@ -1,0 +1,137 @@
+"""CondConv: kernels mixed by sigmoid routing weights, one routing per block.
+
+Yang et al., "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", NeurIPS 2019, arXiv 1904.04971,
+Eq. 1. Official: ``tensorflow/tpu/models/official/efficientnet/condconv``; initialisation of the routing as in
+``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as in timm's ``cond_conv2d.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._registry import register_layer
+from dyvision.ops import mixture_conv2d
+
+
+class CondConvRouting(CoefficientBranch):
+    """Routing weights ``r = sigmoid(GAP(x) R^T + b)``, one per kernel.
+
+    Args:
+        in_channels: Channels of the input it pools.
+        num_kernels: Kernels K.
+        num_layers: Return a tuple with one entry per layer; None returns the tensor itself.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_kernels: int,
+        num_layers: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.fc = PreciseLinear(in_channels, num_kernels, device=device, dtype=dtype)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def start_constant(self) -> None:
+        """Predict 0.5 for every input."""
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Map ``[B, C]`` to ``[B, K]``, once per layer if there are several."""
+        routing = torch.sigmoid(self.fc(pooled))
+        return routing if self.num_layers is None else (routing,) * self.num_layers
+
+
+@register_layer("condconv")
+class CondConv2d(DynamicConv2d):
+    """Convolution with ``W_b = sum_k r[b, k] W_k`` and ``bias_b = sum_k r[b, k] c_k``.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        num_kernels: Kernels K; the paper uses 8.
+        branch: Own routing from the layer's input; False if the block's routing is handed to ``forward``.
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; ``coefficients [B, K]``.
+
+    Example:
+        >>> CondConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    shares_coefficients = True
+
+    def __init__(self, *args: Any, num_kernels: int = 8, branch: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_positive("num_kernels", num_kernels)
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.num_kernels = num_kernels
+        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
+        self.branch = CondConvRouting(self.in_channels, num_kernels, **dd) if branch else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise each kernel like ``nn.Conv2d``."""
+        for kernel in self.weight:
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0, 0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @classmethod
+    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any) -> CondConvRouting:
+        """Build one routing for all layers of a block; see the base class."""
+        weight = layers[0].weight
+        return CondConvRouting(in_channels, weight.shape[0], len(layers), weight.device, weight.dtype)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Return the routing weights ``[B, K]`` in (0, 1)."""
+        return require_branch(self)(x)
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]``."""
+        coefficients = self.coefficients(x) if coefficients is None else coefficients
+        x, geometry = self.convolution_arguments(x)
+        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from ``W_k = 2 W / K`` plus noise that sums to zero, under routing weights of exactly 0.5."""
+        self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
+        if self.bias is not None and bias is not None:
+            self.bias.copy_((bias * (2 / self.num_kernels)).expand_as(self.bias))
+        if self.branch is not None:
+            self.branch.start_constant()
+
+    def extra_repr(self) -> str:
+        """Add the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
+
+
+def require_branch(layer: Any) -> CoefficientBranch:
+    """Return a layer's own branch.
+
+    Raises:
+        ValueError: If it was built with ``branch=False``.
+    """
+    if layer.branch is None:
+        raise ValueError(
+            f"{type(layer).__name__} was built with branch=False: call it as layer(x, coefficients) with its entry of the "
+            "block's shared branch"
+        )
+    return layer.branch

@@ -1,0 +1,228 @@
+"""DCD: a static kernel, scaled per output channel, plus a dynamic low-rank fusion of channels.
+
+Li et al., "Revisiting Dynamic Convolution via Matrix Decomposition", ICLR 2021, arXiv 2103.08756, Eq. 4 and 9:
+``W(x) = Lambda(x) W0 + P Phi(x) Q^T``. Official: ``liyunsheng13/dcd``, ``models/imagenet/mobilenetv2_dcd.py`` (``DYModule``: 1x1)
+and ``resnet_dcd.py`` (``conv_basic_dy``, ``conv_dy``). As in the code, and unlike the formula, two BatchNorms and an identity stand
+in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``, ``y = Lambda * (W0 * x) + P u'``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._norm import GuardedBatchNorm1d, GuardedBatchNorm2d
+from dyvision.layers._registry import register_layer
+
+#: the released MobileNetV2 weights use 16; the official code's default is 8
+SQUEEZE = 16
+FORMS = ("pointwise", "basic", "bottleneck")
+
+
+class DCDCoefficients(NamedTuple):
+    """``scale`` is Lambda ``[B, C_out]``, ``fusion`` is Phi ``[B, L, L]`` (row = output)."""
+
+    scale: Tensor
+    fusion: Tensor
+
+
+def hard_sigmoid2(z: Tensor) -> Tensor:
+    """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
+    return F.relu6(z + 3) / 3
+
+
+def dimensions(in_channels: int, out_channels: int, form: str, squeeze: int) -> tuple[int, int, int]:
+    """Size p of the pooled map, rank L and width S of the branch, as the official classes compute them.
+
+    Args:
+        in_channels: Channels I.
+        out_channels: Channels O.
+        form: ``"pointwise"`` (``DYModule``), ``"basic"`` (``conv_basic_dy``) or ``"bottleneck"`` (``conv_dy``).
+        squeeze: Reduction of the branch (the official ResNet forms fix it at 16).
+
+    Returns:
+        ``(p, L, S)``.
+    """
+    if form == "basic":
+        pool, rank = 2, int(math.sqrt(4 * in_channels))
+        return pool, rank, max(4, max(4 * in_channels, rank * rank) // squeeze)
+    if form == "bottleneck":
+        rank = max(int(math.sqrt(in_channels)), 1)
+        # the official formula gives 0 below 16 channels
+        return 1, rank, max(max(in_channels, rank * rank) // squeeze, 1)
+    pool, multiplier, reduction = (2, 4, 8) if in_channels < out_channels else (1, 1, 2)
+    rank = min(multiplier * in_channels // reduction, out_channels // reduction)
+    while rank * rank > 2 * multiplier * in_channels:
+        reduction *= 2
+        rank = min(multiplier * in_channels // reduction, out_channels // reduction)
+    rank = max(rank, 4)
+    return pool, rank, max(4, max(multiplier * in_channels, rank * rank) // squeeze)
+
+
+class DCDBranch(CoefficientBranch):
+    """Predicts Lambda and Phi: ``z = F1 v``, ``e = z * hs2(F2 z)``, ``Lambda = hs2(Fs e)``, ``Phi = Fphi e``.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Length of Lambda.
+        rank: Side L of Phi.
+        width: Width S of e.
+        pool_size: Side p of the pooled map.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        rank: int,
+        width: int,
+        pool_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.rank, self.pool_size = rank, pool_size
+        sizes = {
+            "squeeze": (in_channels * pool_size**2, width),
+            "gate": (width, width),
+            "fc_scale": (width, out_channels),
+            "fc_phi": (width, rank * rank),
+        }
+        for name, (inputs, outputs) in sizes.items():
+            self.add_module(name, PreciseLinear(inputs, outputs, bias=False, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.01), as the official MobileNetV2."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.01)
+
+    def predict(self, pooled: Tensor) -> DCDCoefficients:
+        """Map ``[B, C * p * p]`` to Lambda and Phi."""
+        squeezed = self.squeeze(pooled)
+        embedding = squeezed * hard_sigmoid2(self.gate(squeezed))
+        fusion = self.fc_phi(embedding).unflatten(1, (self.rank, self.rank))
+        return DCDCoefficients(hard_sigmoid2(self.fc_scale(embedding)), fusion)
+
+
+@register_layer("dcd")
+class DCDConv2d(DynamicConv2d):
+    """Convolution with ``W(x) = Lambda(x) W0 + P Phi(x) Q^T``; the residual acts at the kernel's centre tap.
+
+    With ``groups > 1`` W0 is grouped and the residual stays dense: it fuses channels across groups. For even kernels the
+    centre is the tap at ``(k - 1) // 2``. The bias, which the official layers do not have, is added unscaled.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        form: ``"pointwise"``, ``"basic"`` or ``"bottleneck"`` (see :func:`dimensions`); by default ``"pointwise"`` for 1x1
+            kernels and ``"basic"`` for others.
+        rank: Overrides L.
+        squeeze: Reduction of the branch.
+        pool_size: Overrides p.
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; ``coefficients`` are :class:`DCDCoefficients`.
+
+    Example:
+        >>> DCDConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        form: str | None = None,
+        rank: int | None = None,
+        squeeze: int = SQUEEZE,
+        pool_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        form = form or ("pointwise" if self.kernel_size == (1, 1) else "basic")
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        check_positive("squeeze", squeeze)
+        pool, own_rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze)
+        for name, value in (("rank", rank), ("pool_size", pool_size)):
+            if value is not None:
+                check_positive(name, value)
+        self.rank = rank or own_rank
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
+        self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, **dd)
+        self.conv_q = nn.Conv2d(self.in_channels, self.rank, 1, self.stride, bias=False, **dd)
+        self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
+        self.bn2 = GuardedBatchNorm1d(self.rank, **dd)
+        self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, bias=False, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Convolutions N(0, sqrt(2 / (k k O))), linear layers N(0, 0.01), as the official MobileNetV2."""
+        self.branch.reset_parameters()
+        for weight in (self.weight, self.conv_q.weight, self.conv_p.weight):
+            nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def coefficients(self, x: Tensor) -> DCDCoefficients:
+        """Return Lambda ``[B, C_out]`` in [0, 2] and Phi ``[B, L, L]``."""
+        return self.branch(x)
+
+    def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]``."""
+        scale, fusion = self.coefficients(x) if coefficients is None else coefficients
+        static = self._static(x)
+        residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
+        output = scale.to(static.dtype)[:, :, None, None] * static + residual
+        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
+        self.weight.copy_(weight)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+        nn.init.zeros_(self.conv_p.weight)
+        nn.init.zeros_(self.branch.fc_scale.weight)
+
+    def extra_repr(self) -> str:
+        """Add the rank."""
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+    def _static(self, x: Tensor) -> Tensor:
+        x, geometry = self.convolution_arguments(x)
+        if geometry["padding"] == "same":
+            (top, bottom), (left, right) = self.pads(x)
+            x, geometry["padding"] = F.pad(x, (left, right, top, bottom)), 0
+        return F.conv2d(x, self.weight, **geometry)
+
+    def _residual(self, x: Tensor, fusion: Tensor, size: tuple[int, int]) -> Tensor:
+        """``P (BN2(Phi BN1(Q x)) + BN1(Q x))`` at the positions of the centre tap."""
+        low = self.bn1(self.conv_q(self._centred(x, size)))
+        flat = low.flatten(2)
+        mixed = self.bn2(torch.bmm(fusion.to(flat.dtype), flat)) + flat
+        return self.conv_p(mixed.view_as(low))
+
+    def _centred(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""
+        (top, _), (left, _) = self.pads(x)
+        edges: list[int] = []
+        for axis, before in ((1, left), (0, top)):  # F.pad starts with the last axis
+            centre = self.dilation[axis] * ((self.kernel_size[axis] - 1) // 2)
+            first = before - centre
+            length = (size[axis] - 1) * self.stride[axis] + 1
+            edges += [first, length - (x.shape[2 + axis] + first)]
+        # what a stride skips at the end needs no crop
+        keeps = [edge == 0 or (index % 2 == 1 and -self.stride[1 - index // 2] < edge < 0) for index, edge in enumerate(edges)]
+        if all(keeps):
+            return x
+        mode = self.padding_mode if max(edges) > 0 and self.padding_mode != "zeros" else "constant"
+        return F.pad(x, edges, mode="constant" if mode == "zeros" else mode)

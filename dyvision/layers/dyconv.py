@@ -1,0 +1,132 @@
+"""DyConv: kernels mixed by a softmax attention with a temperature.
+
+Chen et al., "Dynamic Convolution: Attention over Convolution Kernels", CVPR 2020, arXiv 1912.03458, Eq. 2 and section 3.
+Reference: ``kaijieshi7/Dynamic-convolution-Pytorch``, ``dynamic_conv.py``. The paper anneals the temperature from 30 to 1 over
+the first ten epochs; ``dyvision.tasks.callbacks.TemperatureAnnealing`` does that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._registry import register_layer
+from dyvision.ops import mixture_conv2d
+
+
+class DyConvAttention(CoefficientBranch):
+    """Attention ``softmax((W2 ReLU(W1 GAP(x)) + b2) / T)`` over the kernels.
+
+    Args:
+        in_channels: Channels of the input.
+        num_kernels: Kernels K.
+        ratio: Width of the hidden layer over ``in_channels``: ``int(in_channels * ratio) + 1`` (K if ``in_channels`` is 3).
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_kernels: int,
+        ratio: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = num_kernels if in_channels == 3 else int(in_channels * ratio) + 1
+        self.fc1 = PreciseLinear(in_channels, hidden, bias=False, device=device, dtype=dtype)
+        self.fc2 = PreciseLinear(hidden, num_kernels, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Kaiming-normal (fan out), bias 0."""
+        for linear in (self.fc1, self.fc2):
+            nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc2.bias)
+
+    def predict(self, pooled: Tensor) -> Tensor:
+        """Map ``[B, C]`` to logits ``[B, K]``; the layer divides them by its temperature."""
+        return self.fc2(torch.relu(self.fc1(pooled)))
+
+
+@register_layer("dyconv")
+class DyConv2d(DynamicConv2d):
+    """Convolution with ``W_b = sum_k pi[b, k] W_k``, ``pi = softmax(logits / T)``, biases mixed alike.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        num_kernels: Kernels K; the paper uses 4.
+        ratio: Width of the attention's hidden layer over ``in_channels``.
+        temperature: Initial T; saved with the parameters (see ``set_temperature``).
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; ``coefficients [B, K]``, each row sums to one.
+
+    Example:
+        >>> DyConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self, *args: Any, num_kernels: int = 4, ratio: float = 0.25, temperature: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_positive("num_kernels", num_kernels)
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.num_kernels = num_kernels
+        self.attention = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
+        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
+        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
+        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.set_temperature(temperature)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise each kernel kaiming-uniform (a=0), biases 0."""
+        self.attention.reset_parameters()
+        for kernel in self.weight:
+            nn.init.kaiming_uniform_(kernel)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def set_temperature(self, value: float) -> None:
+        """Set T.
+
+        Raises:
+            ValueError: If it is not positive.
+        """
+        if not value > 0:
+            raise ValueError(f"temperature must be positive, got {value!r}")
+        self.temperature.fill_(value)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Return the attention ``[B, K]``; rows sum to one."""
+        logits = self.attention(x)
+        return torch.softmax(logits / self.temperature.to(logits.dtype), 1)
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]``."""
+        coefficients = self.coefficients(x) if coefficients is None else coefficients
+        x, geometry = self.convolution_arguments(x)
+        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from ``W_k = W`` plus noise that sums to zero, under equal attention."""
+        self.weight.copy_(spread_kernels(weight, self.num_kernels))
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias.expand_as(self.bias))
+        nn.init.zeros_(self.attention.fc2.weight)
+
+    def extra_repr(self) -> str:
+        """Add the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

@@ -1,0 +1,157 @@
+"""DyNet: one coefficient branch per block, kernels mixed separately for each output channel.
+
+Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural Networks", arXiv 2004.10694, Eq. 1 and 2,
+section 3.2. There is no official code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._registry import register_layer
+from dyvision.layers.condconv import require_branch
+from dyvision.ops import mixture_conv2d
+
+
+class DyNetBranch(CoefficientBranch):
+    """Coefficients ``eta = sigmoid(FC(GAP(x)))`` of all layers of a block.
+
+    Args:
+        in_channels: Channels of the block's input.
+        out_channels: Output channels of each layer; one entry per layer is returned. An int returns the tensor itself.
+        num_kernels: Kernels per output channel, g_t.
+        hidden_reduction: None for one linear layer; ``4`` for two, ``in_channels // 4`` wide with a ReLU between (the
+            paper's ResNets).
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | Sequence[int],
+        num_kernels: int,
+        hidden_reduction: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_kernels = num_kernels
+        self.single = isinstance(out_channels, int)
+        self.out_channels = (out_channels,) if isinstance(out_channels, int) else tuple(out_channels)
+        hidden = in_channels
+        self.reduce: PreciseLinear | None = None
+        if hidden_reduction is not None:
+            check_positive("hidden_reduction", hidden_reduction)
+            hidden = max(in_channels // hidden_reduction, 1)
+            self.reduce = PreciseLinear(in_channels, hidden, device=device, dtype=dtype)
+        self.fc = PreciseLinear(hidden, num_kernels * sum(self.out_channels), device=device, dtype=dtype)
+
+    def start_constant(self) -> None:
+        """Predict 0.5 for every input."""
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Map ``[B, C]`` to ``[B, g_t, C_out]`` per layer."""
+        hidden = pooled if self.reduce is None else torch.relu(self.reduce(pooled))
+        eta = torch.sigmoid(self.fc(hidden))
+        parts = eta.split([self.num_kernels * count for count in self.out_channels], 1)
+        # number t * g_t + i belongs to kernel i of output channel t
+        shaped = tuple(
+            part.unflatten(1, (count, self.num_kernels)).transpose(1, 2)
+            for part, count in zip(parts, self.out_channels, strict=True)
+        )
+        return shaped[0] if self.single else shaped
+
+
+@register_layer("dynet")
+class DyNetConv2d(DynamicConv2d):
+    """Convolution with ``w[b, t] = sum_i eta[b, i, t] w[i, t]`` for every output channel t; the bias is static.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        num_kernels: Kernels per output channel, g_t; the paper uses 6.
+        hidden_reduction: Of the layer's own branch; see :class:`DyNetBranch`.
+        branch: Own branch on the layer's input; False if the block's coefficients are handed to ``forward``.
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; ``coefficients [B, g_t, C_out]``.
+
+    Example:
+        >>> DyNetConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    shares_coefficients = True
+
+    def __init__(
+        self,
+        *args: Any,
+        num_kernels: int = 6,
+        hidden_reduction: int | None = None,
+        branch: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_positive("num_kernels", num_kernels)
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.num_kernels = num_kernels
+        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
+        self.branch = (
+            DyNetBranch(self.in_channels, self.out_channels, num_kernels, hidden_reduction, **dd) if branch else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise each kernel and the bias like ``nn.Conv2d``; the paper does not say."""
+        for kernel in self.weight:
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0, 0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @classmethod
+    def make_shared_branch(
+        cls,
+        in_channels: int,
+        layers: Sequence[DynamicConv2d],
+        hidden_reduction: int | None = None,
+    ) -> DyNetBranch:
+        """Build one branch for all layers of a block; see the base class."""
+        weight = layers[0].weight
+        out_channels = [layer.out_channels for layer in layers]
+        return DyNetBranch(
+            in_channels, out_channels, weight.shape[0], hidden_reduction, device=weight.device, dtype=weight.dtype
+        )
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Return ``[B, g_t, C_out]`` in (0, 1)."""
+        return require_branch(self)(x)
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, g_t, C_out]``."""
+        coefficients = self.coefficients(x) if coefficients is None else coefficients
+        x, geometry = self.convolution_arguments(x)
+        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from ``2 W / g_t`` plus noise that sums to zero, under coefficients of exactly 0.5."""
+        self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+        if self.branch is not None:
+            self.branch.start_constant()
+
+    def extra_repr(self) -> str:
+        """Add the number of kernels per output channel."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

@@ -1,0 +1,79 @@
+"""The ordinary convolution, under the same interface as the dynamic layers: every comparison is against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from dyvision.layers._registry import register_layer
+from dyvision.ops._geometry import Padding, Size, pads
+
+
+@register_layer("static")
+class StaticConv2d(nn.Conv2d):
+    """``nn.Conv2d`` whose ``padding="same"`` also works with a stride (TensorFlow's rule)."""
+
+    shares_coefficients: bool = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.pads_same = padding == "same" and padding_mode == "zeros"
+        own: Any = 0 if self.pads_same else padding
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, own, dilation, groups, bias, padding_mode, device, dtype  # type: ignore[arg-type]
+        )
+
+    def coefficients(self, x: Tensor) -> None:
+        """Return None: nothing depends on the input."""
+        return None
+
+    def forward(self, x: Tensor, coefficients: None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``."""
+        if self.pads_same:
+            (top, bottom), (left, right) = pads(
+                x.shape[-2:], self.kernel_size, self.stride, "same", self.dilation  # type: ignore[arg-type]
+            )
+            x = F.pad(x, (left, right, top, bottom))
+        return super().forward(x)
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, preserve_outputs: bool = True, **kwargs: Any) -> StaticConv2d:
+        """Build the layer in place of another static convolution; see ``DynamicConv2d.from_conv``.
+
+        Raises:
+            ValueError: If there are further arguments: a static convolution has none.
+        """
+        if kwargs:
+            raise ValueError(f"a static convolution has no argument {', '.join(kwargs)}")
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            "same" if isinstance(conv, Conv2dSame) else conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            conv.weight.device,
+            conv.weight.dtype,
+        )
+        if preserve_outputs:
+            layer.load_state_dict(conv.state_dict())
+        return layer.train(conv.training)

@@ -1,0 +1,93 @@
+"""Stride, padding, dilation and groups, checked once; padding that depends on the input size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = int | Sequence[int]
+Padding = str | int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a convolution needs beside its tensors; each pair is (vertical, horizontal)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
+    """Turn an int or a pair into a pair.
+
+    Raises:
+        ValueError: If it is neither, or smaller than ``smallest``.
+    """
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2 or any(not isinstance(v, int) or v < smallest for v in values):
+        raise ValueError(f"{name} must be an int >= {smallest} or a pair of them, got {value!r}")
+    return values[0], values[1]
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Zeros before and after one axis under TensorFlow's rule: output ``ceil(size / stride)``, the odd zero behind."""
+    total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def pads(
+    size: Sequence[int], kernel: Sequence[int], stride: tuple[int, int], padding: Padding, dilation: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Zeros (top, bottom), (left, right) for a map of the given height and width.
+
+    Raises:
+        ValueError: If ``padding`` is a string other than ``"same"`` and ``"valid"``, or not a non-negative int or pair.
+    """
+    if isinstance(padding, str):
+        if padding == "valid":
+            return (0, 0), (0, 0)
+        if padding != "same":
+            raise ValueError(f"padding must be 'same', 'valid', an int or a pair, got {padding!r}")
+        vertical, horizontal = (
+            same_padding(*axis) for axis in zip(size, kernel, stride, dilation, strict=True)
+        )
+        return vertical, horizontal
+    vertical_pad, horizontal_pad = pair("padding", padding, 0)
+    return (vertical_pad, vertical_pad), (horizontal_pad, horizontal_pad)
+
+
+def resolve(
+    input: Tensor, kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int
+) -> tuple[Tensor, Geometry]:
+    """Check the geometry and pad the input where the padding is not symmetric.
+
+    Args:
+        input: ``[B, C_in, H, W]``.
+        kernel: Height and width of the kernel.
+        stride: Int or pair.
+        padding: Int, pair, ``"valid"`` or ``"same"``.
+        dilation: Int or pair.
+        groups: Number of groups.
+
+    Returns:
+        The input, padded if the padding is asymmetric, and the geometry that remains.
+
+    Raises:
+        ValueError: If an argument is out of range, or the kernel is larger than the padded input.
+    """
+    strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    (top, bottom), (left, right) = pads(input.shape[-2:], kernel, strides, padding, dilations)
+    for axis, size, zeros in (("height", input.shape[-2], top + bottom), ("width", input.shape[-1], left + right)):
+        index = 0 if axis == "height" else 1
+        reach = dilations[index] * (kernel[index] - 1) + 1
+        if size + zeros < reach:
+            raise ValueError(f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}")
+    if top != bottom or left != right:
+        input = F.pad(input, (left, right, top, bottom))
+        top = left = 0
+    return input, Geometry(strides, (top, left), dilations, groups)

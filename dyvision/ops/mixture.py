@@ -1,0 +1,124 @@
+"""Convolution with a mixture of kernels per sample."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyvision.ops._checks import check_shape, check_tensors
+from dyvision.ops._choice import forced
+from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops.dynamic import convolve
+
+
+def mixture_conv2d(
+    input: Tensor,
+    kernels: Tensor,
+    coefficients: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve each sample with its own mixture of K kernels: ``output[b] = conv2d(input[b], sum_k c[b, k] kernels[k])``.
+
+    The kernels are mixed in the precision of the coefficients (float32 under autocast); the convolution runs in the
+    input's, or autocast's, precision.
+
+    Args:
+        input: ``[B, C_in, H, W]``.
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]``, or ``[B, K, C_out]`` for one mixture per output channel.
+        bias: ``[K, C_out]``, mixed with the same coefficients, or ``[C_out]``, the same for all samples, or None.
+        stride: Int or pair.
+        padding: Int, pair, ``"valid"``, or ``"same"`` (TensorFlow's rule, any stride).
+        dilation: Int or pair.
+        groups: Number of groups.
+
+    Returns:
+        ``[B, C_out, H', W']``.
+
+    Raises:
+        TypeError: If a tensor is not floating point.
+        ValueError: If shapes, groups, devices or the geometry do not fit, or the batch is empty.
+
+    Example:
+        >>> x, kernels = torch.randn(2, 3, 8, 8), torch.randn(4, 5, 3, 3, 3)
+        >>> mixture_conv2d(x, kernels, torch.full((2, 4), 0.25), padding=1).shape
+        torch.Size([2, 5, 8, 8])
+    """
+    check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias})
+    batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
+    check_shape(
+        "coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]"
+    )
+    check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
+    input, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
+    mixed_bias = None if bias is None else _mix_bias(bias, coefficients, batch)
+    if forced() == "mix_outputs":
+        return _mix_outputs(input, kernels, coefficients, mixed_bias, geometry)
+    weight = mix_kernels(kernels, coefficients)
+    return convolve(input, weight.to(input.dtype), mixed_bias, geometry)
+
+
+def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
+    """Mix kernels per sample.
+
+    Args:
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]`` or ``[B, K, C_out]``.
+
+    Returns:
+        ``[B, C_out, C_in/groups, kH, kW]`` in the wider of both types.
+    """
+    dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
+    with _without_autocast(kernels.device):
+        kernels, coefficients = kernels.to(dtype), coefficients.to(dtype)
+        if coefficients.ndim == 2:
+            mixed = coefficients @ kernels.flatten(1)
+        else:
+            mixed = torch.einsum("bko,kof->bof", coefficients, kernels.flatten(2))
+        return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
+
+
+def _mix_bias(bias: Tensor, coefficients: Tensor, batch: int) -> Tensor:
+    if bias.ndim == 1:
+        return bias.expand(batch, -1)
+    dtype = torch.promote_types(bias.dtype, coefficients.dtype)
+    with _without_autocast(bias.device):
+        equation = "bk,ko->bo" if coefficients.ndim == 2 else "bko,ko->bo"
+        return torch.einsum(equation, coefficients.to(dtype), bias.to(dtype))
+
+
+def _mix_outputs(
+    input: Tensor, kernels: Tensor, coefficients: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Convolve with all K kernels at once and mix the results (DyNet's training form, its Eq. 2)."""
+    count, out_channels = kernels.shape[:2]
+    groups = geometry.groups
+    # group-major, so that one convolution with `groups` groups serves all kernels
+    stacked = kernels.view(count, groups, out_channels // groups, *kernels.shape[2:]).transpose(0, 1)
+    outputs = F.conv2d(
+        input,
+        stacked.reshape(count * out_channels, *kernels.shape[2:]).to(input.dtype),
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        groups,
+    )
+    size = outputs.shape[-2:]
+    outputs = outputs.view(input.shape[0], groups, count, out_channels // groups, *size)
+    per_channel = coefficients[:, :, None].expand(-1, -1, out_channels) if coefficients.ndim == 2 else coefficients
+    weights = per_channel.reshape(-1, count, groups, out_channels // groups).transpose(1, 2)
+    mixed = (outputs * weights.to(outputs.dtype)[..., None, None]).sum(2).flatten(1, 2)
+    return mixed if bias is None else mixed + bias.to(mixed.dtype)[:, :, None, None]
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    # autocast knows no "meta" device
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
