@@ -14,8 +14,7 @@ from rich.table import Table
 from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
 from dyvision.cli._pictures import draw_predictions
-from dyvision.cli._trainer import TaskCLI, read_request
-from dyvision.data import write_sample_data
+from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
 
 #: task, format folder of the sample data, metric, name of the metric in the table
@@ -76,7 +75,7 @@ def run_quickstart(
     console = Console()
     started = time.perf_counter()
     data = output / "data"
-    write_sample_data(data, missing_only=True)
+    ensure_sample_data(data)
     console.print(f"sample data: {data} ({time.perf_counter() - started:.0f} s)")
 
     results: list[Result] = []

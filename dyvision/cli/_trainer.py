@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -81,7 +82,7 @@ class TaskCLI(cli.LightningCLI):
             subclass_mode_data=self.custom["data"],
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            parser_kwargs={"prog": f"dyvision {command}"},
+            parser_kwargs={"prog": f"dyvision {command}", "exit_on_error": False},
             args=[],
             run=False,
             auto_configure_optimizers=False,
@@ -110,12 +111,15 @@ class TaskCLI(cli.LightningCLI):
                 path = Path(folder, f"{number}.yaml")
                 path.write_text(yaml.safe_dump(content), encoding="utf-8")
                 arguments.append(f"--config={path}")
-            self.config = parser.parse_args([*arguments, *self.request.typed])
+            try:
+                self.config = parser.parse_args([*arguments, *self.request.typed])
+            except ArgumentError as error:
+                raise ValueError(str(error)) from error
 
     def before_instantiate_classes(self) -> None:
         """Draw the sample data a quickstart config refers to."""
         if self.config.sample_data is not None:
-            data_package.write_sample_data(Path(self.config.sample_data), missing_only=True)
+            ensure_sample_data(Path(self.config.sample_data))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
@@ -129,7 +133,15 @@ class TaskCLI(cli.LightningCLI):
 
             callbacks = trainer.callbacks or []
             kwargs["callbacks"] = [*callbacks, PredictionWriter(self.config.output or "predictions")]
+        elif self.command == "fit":
+            kwargs["callbacks"] = [*(trainer.callbacks or []), data_package.FinishEpoch()]
         return super().instantiate_trainer(**kwargs)
+
+
+def ensure_sample_data(root: Path, seed: int = 0) -> None:
+    """Draw the sample data below ``root`` unless it is there."""
+    if not all((root / name).is_dir() for name in ("imagenet", "cityscapes", "coco")):
+        data_package.write_sample_data(root, seed=seed)
 
 
 def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
@@ -148,7 +160,14 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     """
     command_line = TaskCLI(command, read_request(arguments))
     run = getattr(command_line.trainer, command)
-    run(command_line.model, datamodule=command_line.datamodule, ckpt_path=command_line.config.ckpt_path, weights_only=True)
+    extra: dict[str, Any] = {"return_predictions": False} if command == "predict" else {}
+    run(
+        command_line.model,
+        datamodule=command_line.datamodule,
+        ckpt_path=command_line.config.ckpt_path,
+        weights_only=True,
+        **extra,
+    )
     return command_line
 
 
