@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -161,6 +161,16 @@ class DynamicConv2d(nn.Module):
     def pads(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """Padding (top, bottom), (left, right) of ``x``."""
         return pads(x.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DynamicConv2d:
+        # Module.to(memory_format=torch.channels_last) refuses tensors of five dimensions: stacked kernels go as four
+        def apply(tensor: Tensor) -> Tensor:
+            if tensor.ndim != 5:
+                return fn(tensor)
+            converted: Tensor = fn(tensor.flatten(0, 1))
+            return converted.unflatten(0, tensor.shape[:2])
+
+        return super()._apply(apply, recurse)
 
     def extra_repr(self) -> str:
         """Describe the layer as ``nn.Conv2d`` does."""
