@@ -13,9 +13,14 @@ MAPPED = {"dyvision": ROOT / "dyvision", "dyvision/tasks": ROOT / "tasks", "dyvi
 def main(wheel: str) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
-        f"{package}/{path.relative_to(folder).as_posix()}" for package, folder in MAPPED.items() for path in folder.rglob("*.py")
+        f"{package}/{path.relative_to(folder).as_posix()}"
+        for package, folder in MAPPED.items()
+        for path in folder.rglob("*.py")
     }
-    configs = {f"dyvision/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    configs = {
+        f"dyvision/configs/{path.relative_to(ROOT / 'configs').as_posix()}"
+        for path in (ROOT / "configs").rglob("*.yaml")
+    }
     missing = (expected | configs) - names
     top_level = {name.split("/")[0] for name in names}
     stray = {name for name in top_level if name != "dyvision" and not name.endswith(".dist-info")}

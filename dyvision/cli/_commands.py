@@ -116,7 +116,9 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     sample.set_defaults(run=_data_sample)
     show = actions.add_parser("show", help="draw a contact sheet with labels, masks or boxes")
     show.add_argument("root", type=Path, metavar="PATH")
-    show.add_argument("--format", choices=("imagefolder", "cityscapes", "coco"), help="found from the layout if left out")
+    show.add_argument(
+        "--format", choices=("imagefolder", "cityscapes", "coco"), help="found from the layout if left out"
+    )
     show.add_argument("--split", default="train", help="train, val or test")
     show.add_argument("--output", type=Path, default=Path("sheet.png"))
     show.add_argument("--count", type=int, default=16, help="number of images")

@@ -107,7 +107,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}")
+        raise ValueError(
+            f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}"
+        )
     return content
 
 

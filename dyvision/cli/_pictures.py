@@ -76,7 +76,10 @@ def _detection(model: Any, data: Any, batch: dict[str, Any]) -> list[Image.Image
         picture = fit(_image(_RAW, image), _CELL, _CELL)
         scale = picture.width / image.shape[-1]
         kept = prediction["scores"] > 0.3
-        for one, scores in ((truth, None), ({k: v[kept] for k, v in prediction.items()}, prediction["scores"][kept].tolist())):
+        for one, scores in (
+            (truth, None),
+            ({k: v[kept] for k, v in prediction.items()}, prediction["scores"][kept].tolist()),
+        ):
             classes = [label - 1 for label in one["labels"].tolist()]
             names = [data.class_names[index] for index in classes]
             colors = [data.class_colors[index] for index in classes]

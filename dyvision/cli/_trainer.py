@@ -65,7 +65,11 @@ class Request:
     def names_class(self, section: str) -> bool:
         """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
         given = any("class_path" in (content.get(section) or {}) for _, content in self.layers)
-        return given or _option(self.typed, f"--{section}.class_path") is not None or _option(self.typed, f"--{section}") is not None
+        return (
+            given
+            or _option(self.typed, f"--{section}.class_path") is not None
+            or _option(self.typed, f"--{section}") is not None
+        )
 
 
 class TaskCLI(cli.LightningCLI):
@@ -92,9 +96,13 @@ class TaskCLI(cli.LightningCLI):
     def add_arguments_to_parser(self, parser: cli.LightningArgumentParser) -> None:
         """Add the options that belong neither to the model nor to the data nor to the trainer."""
         parser.add_argument("--task", type=str, default=self.request.task, help=f"one of {', '.join(TASKS)}")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
+        )
         parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
-        parser.add_argument("--sample_data", type=str | None, default=None, help="draw the sample data there if missing")
+        parser.add_argument(
+            "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         monitor = getattr(self._model_class, "monitor", None)
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.monitor": monitor, "checkpoint.mode": "max"})
@@ -224,7 +232,9 @@ def _check_keys(request: Request, known: list[str], free: list[str]) -> None:
     """Report every key that does not exist, with the nearest one, in one error."""
     known = [*known, *free]
     wrong = [
-        f"{path.name}: {key!r}{closest(key, known)}" for path, content in request.layers for key in unknown_keys(content, known)
+        f"{path.name}: {key!r}{closest(key, known)}"
+        for path, content in request.layers
+        for key in unknown_keys(content, known)
     ]
     groups = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     for argument in request.typed:
@@ -242,7 +252,9 @@ def _check_keys(request: Request, known: list[str], free: list[str]) -> None:
 def _checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a checkpoint contributes: its data below the configs, its model above them."""
     sections = {
-        section: {name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known}
+        section: {
+            name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known
+        }
         for section in ("data", "model")
     }
     for path, content in request.layers:
@@ -250,5 +262,7 @@ def _checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, 
             kept = sections["model"].get(name, value)
             if kept != value and _option(request.typed, f"--model.{name}") is None:
                 typed = shlex.quote(f"--model.{name}={value}")
-                print(f"model.{name} is {kept!r} as in the checkpoint, not {value!r} as in {path.name} (type {typed} to change it)")
+                print(
+                    f"model.{name} is {kept!r} as in the checkpoint, not {value!r} as in {path.name} (type {typed} to change it)"
+                )
     return {"data": sections["data"]}, {"model": sections["model"]}

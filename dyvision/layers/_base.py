@@ -130,9 +130,7 @@ class DynamicConv2d(nn.Module):
         return layer.train(conv.training)
 
     @classmethod
-    def make_shared_branch(
-        cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any
-    ) -> CoefficientBranch:
+    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any) -> CoefficientBranch:
         """Build the branch of a block.
 
         Args:
@@ -196,5 +194,7 @@ def spread_kernels(weight: Tensor, count: int) -> Tensor:
 
     Equal kernels would get equal gradients for ever; the noise lets them part without changing their mean.
     """
-    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (KERNEL_NOISE * weight.std(correction=0))
+    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (
+        KERNEL_NOISE * weight.std(correction=0)
+    )
     return weight + noise - noise.mean(0)

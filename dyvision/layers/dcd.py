@@ -221,7 +221,10 @@ class DCDConv2d(DynamicConv2d):
             length = (size[axis] - 1) * self.stride[axis] + 1
             edges += [first, length - (x.shape[2 + axis] + first)]
         # what a stride skips at the end needs no crop
-        keeps = [edge == 0 or (index % 2 == 1 and -self.stride[1 - index // 2] < edge < 0) for index, edge in enumerate(edges)]
+        keeps = [
+            edge == 0 or (index % 2 == 1 and -self.stride[1 - index // 2] < edge < 0)
+            for index, edge in enumerate(edges)
+        ]
         if all(keeps):
             return x
         mode = self.padding_mode if max(edges) > 0 and self.padding_mode != "zeros" else "constant"

@@ -36,7 +36,17 @@ class StaticConv2d(nn.Conv2d):
         self.pads_same = padding == "same" and padding_mode == "zeros"
         own: Any = 0 if self.pads_same else padding
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, own, dilation, groups, bias, padding_mode, device, dtype  # type: ignore[arg-type]
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            own,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,  # type: ignore[arg-type]
         )
 
     def coefficients(self, x: Tensor) -> None:
@@ -47,7 +57,11 @@ class StaticConv2d(nn.Conv2d):
         """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``."""
         if self.pads_same:
             (top, bottom), (left, right) = pads(
-                x.shape[-2:], self.kernel_size, self.stride, "same", self.dilation  # type: ignore[arg-type]
+                x.shape[-2:],
+                self.kernel_size,
+                self.stride,
+                "same",
+                self.dilation,  # type: ignore[arg-type]
             )
             x = F.pad(x, (left, right, top, bottom))
         return super().forward(x)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def check_tensors(input: Tensor, weight: Tensor, weight_name: str, groups: int, others: dict[str, Tensor | None]) -> None:
+def check_tensors(
+    input: Tensor, weight: Tensor, weight_name: str, groups: int, others: dict[str, Tensor | None]
+) -> None:
     """Check what ``dynamic_conv2d`` and ``mixture_conv2d`` have in common.
 
     Args:

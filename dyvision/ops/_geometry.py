@@ -53,9 +53,7 @@ def pads(
             return (0, 0), (0, 0)
         if padding != "same":
             raise ValueError(f"padding must be 'same', 'valid', an int or a pair, got {padding!r}")
-        vertical, horizontal = (
-            same_padding(*axis) for axis in zip(size, kernel, stride, dilation, strict=True)
-        )
+        vertical, horizontal = (same_padding(*axis) for axis in zip(size, kernel, stride, dilation, strict=True))
         return vertical, horizontal
     vertical_pad, horizontal_pad = pair("padding", padding, 0)
     return (vertical_pad, vertical_pad), (horizontal_pad, horizontal_pad)
@@ -86,7 +84,9 @@ def resolve(
         index = 0 if axis == "height" else 1
         reach = dilations[index] * (kernel[index] - 1) + 1
         if size + zeros < reach:
-            raise ValueError(f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}")
+            raise ValueError(
+                f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}"
+            )
     if top != bottom or left != right:
         input = F.pad(input, (left, right, top, bottom))
         top = left = 0

@@ -53,9 +53,7 @@ def mixture_conv2d(
     """
     check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias})
     batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
-    check_shape(
-        "coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]"
-    )
+    check_shape("coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]")
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
     input, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
     mixed_bias = None if bias is None else _mix_bias(bias, coefficients, batch)

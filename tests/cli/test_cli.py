@@ -16,7 +16,9 @@ FORMATS = {"classification": "imagenet", "segmentation": "cityscapes", "detectio
 @pytest.mark.parametrize("task", FORMATS)
 def test_fit_validate_predict(task, sample_data, tmp_path, capsys) -> None:
     root = sample_data / FORMATS[task]
-    images = {"imagenet": root / "val", "cityscapes": root / "leftImg8bit" / "val", "coco": root / "val2017"}[FORMATS[task]]
+    images = {"imagenet": root / "val", "cityscapes": root / "leftImg8bit" / "val", "coco": root / "val2017"}[
+        FORMATS[task]
+    ]
     common = [f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false", *SMALL]
     size = {"segmentation": ["--data.crop_size=[64,64]"], "classification": ["--data.image_size=32"]}.get(task, [])
     fit = ["fit", f"--config={task}/quickstart.yaml", "--sample_data=null", f"--data.root={root}", *size, *common]
@@ -34,7 +36,14 @@ def test_typed_options_beat_the_checkpoint(sample_data, tmp_path, capsys) -> Non
     from dyvision.cli._trainer import TaskCLI, read_request
 
     root = [f"--data.root={sample_data / 'imagenet'}", f"--trainer.default_root_dir={tmp_path}", "--sample_data=null"]
-    fit = ["fit", "--config=classification/quickstart.yaml", *root, *SMALL, "--data.image_size=32", "--model.layer=dyconv"]
+    fit = [
+        "fit",
+        "--config=classification/quickstart.yaml",
+        *root,
+        *SMALL,
+        "--data.image_size=32",
+        "--model.layer=dyconv",
+    ]
     assert main([*fit, "--trainer.max_steps=1", "--trainer.enable_progress_bar=false"]) == 0, capsys.readouterr().err
     checkpoint = f"--ckpt_path={tmp_path / 'classification' / 'version_0' / 'checkpoints' / 'last.ckpt'}"
     config = "--config=classification/quickstart.yaml"
@@ -54,8 +63,20 @@ def test_typed_options_beat_the_checkpoint(sample_data, tmp_path, capsys) -> Non
         (["fit", "--config=nowhere.yaml"], "no config 'nowhere.yaml'"),
         (["validate", "--ckpt_path=nowhere.ckpt"], "no such file"),
         (["fit", "--task=segmentation", "--model.layer=dcdd", "--data.root=x"], "did you mean 'dcd'"),
-        (["fit", "--task=segmentation", "--model.num_classes=3", "--model.head=deeplabv4", "--data.root=x"], "deeplabv3"),
-        (["fit", "--task=classification", "--model.backbone=mobilnetv2_100", "--model.num_classes=3", "--data.root=x"], "mobilenetv2_100"),
+        (
+            ["fit", "--task=segmentation", "--model.num_classes=3", "--model.head=deeplabv4", "--data.root=x"],
+            "deeplabv3",
+        ),
+        (
+            [
+                "fit",
+                "--task=classification",
+                "--model.backbone=mobilnetv2_100",
+                "--model.num_classes=3",
+                "--data.root=x",
+            ],
+            "mobilenetv2_100",
+        ),
         (["fit", "--task=detection", "--data.root=nowhere"], "nowhere"),
         (["list", "layers", "xyz*"], "no layers match"),
     ],
@@ -67,7 +88,9 @@ def test_errors_are_one_line_with_the_fix(arguments, text, capsys, tmp_path, mon
     assert len(lines) == 1 and text in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "layers"], ["list", "backbones"], ["list", "configs"], ["list", "heads"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "layers"], ["list", "backbones"], ["list", "configs"], ["list", "heads"]]
+)
 def test_starts_without_lightning(arguments) -> None:
     code = (
         "import sys\nfrom dyvision.cli import main\n"

@@ -22,7 +22,13 @@ def test_there_are_configs_for_every_task_and_layer() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_builds(name, tmp_path) -> None:
     typed = ["--model.pretrained=false", "--model.num_classes=5", f"--trainer.default_root_dir={tmp_path}"]
-    arguments = [f"--config={name}", *typed, "--sample_data=null", "--trainer.precision=32-true", "--trainer.accelerator=cpu"]
+    arguments = [
+        f"--config={name}",
+        *typed,
+        "--sample_data=null",
+        "--trainer.precision=32-true",
+        "--trainer.accelerator=cpu",
+    ]
     run = TaskCLI("fit", read_request(arguments))
     assert sum(parameter.numel() for parameter in run.model.parameters()) > 1e5
     if "_" in name:

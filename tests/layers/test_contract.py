@@ -50,13 +50,13 @@ def reference(name: str, layer: nn.Module, sample: torch.Tensor) -> torch.Tensor
         kernel = sum(c * w for c, w in zip(coefficients[0], weight, strict=True))
         bias = sum(c * b for c, b in zip(coefficients[0], bias, strict=True))
     elif name == "dynet":
-        kernel = torch.stack([sum(coefficients[0, i, t] * weight[i, t] for i in range(len(weight))) for t in range(OUTPUTS)])
+        kernel = torch.stack(
+            [sum(coefficients[0, i, t] * weight[i, t] for i in range(len(weight))) for t in range(OUTPUTS)]
+        )
     else:
         scale, fusion = coefficients
         a1, a2 = (bn.weight / (bn.running_var + bn.eps).sqrt() for bn in (layer.bn1, layer.bn2))
-        c1, c2 = (
-            bn.bias - a * bn.running_mean for bn, a in ((layer.bn1, a1), (layer.bn2, a2))
-        )
+        c1, c2 = (bn.bias - a * bn.running_mean for bn, a in ((layer.bn1, a1), (layer.bn2, a2)))
         core = torch.diag(a2) @ fusion[0] + torch.eye(layer.rank, dtype=fusion.dtype)
         p, q = layer.conv_p.weight[:, :, 0, 0], layer.conv_q.weight[:, :, 0, 0]
         kernel = scale[0][:, None, None, None] * weight
@@ -155,7 +155,9 @@ def test_runs_in_bfloat16_and_channels_last(name) -> None:
     layer = build(name).eval()
     x = torch.randn(2, INPUTS, 8, 7)
     expected = layer(x)
-    torch.testing.assert_close(layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last)), expected)
+    torch.testing.assert_close(
+        layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last)), expected
+    )
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 

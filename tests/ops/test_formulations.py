@@ -52,7 +52,9 @@ def test_mixtures_agree_with_a_loop_over_samples(shape: dict) -> None:
         with formulation(name):
             found = mixture_conv2d(x, kernels, coefficients, bias, **geometry)
         torch.testing.assert_close(found, expected)
-        for a, b in zip(torch.autograd.grad((found * seed).sum(), (x, kernels, coefficients, bias)), wanted, strict=True):
+        for a, b in zip(
+            torch.autograd.grad((found * seed).sum(), (x, kernels, coefficients, bias)), wanted, strict=True
+        ):
             torch.testing.assert_close(a, b)
 
 
