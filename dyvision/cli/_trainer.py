@@ -206,7 +206,7 @@ def read_request(arguments: Sequence[str]) -> Request:
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """Return the last value given for an option as ``--name value`` or ``--name=value``."""
     found = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "", ""], strict=False):
         if argument == name:
             found = following
         elif argument.startswith(f"{name}="):
