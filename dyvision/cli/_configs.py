@@ -66,6 +66,11 @@ def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     return chain[::-1]
 
 
+def option_groups(options: Iterable[str]) -> set[str]:
+    """Return the dotted names above options: ``model`` of ``model.head``."""
+    return {option.rsplit(".", depth)[0] for option in options for depth in range(1, option.count(".") + 1)}
+
+
 def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     """Find the keys of a configuration that no option has.
 
@@ -77,8 +82,7 @@ def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> list[str]:
         Dotted names without an option, in order.
     """
     options = set(known)
-    groups = {option.rsplit(".", depth)[0] for option in options for depth in range(1, option.count(".") + 1)}
-    return [key for key in _leaves(content, options, groups) if key not in options]
+    return [key for key in _leaves(content, options, option_groups(options)) if key not in options]
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:

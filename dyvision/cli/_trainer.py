@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
-from dyvision.cli._configs import closest, load_layers, unknown_keys
+from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -236,7 +236,7 @@ def _check_keys(request: Request, known: list[str], free: list[str]) -> None:
         for path, content in request.layers
         for key in unknown_keys(content, known)
     ]
-    groups = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
+    groups = option_groups(known)
     for argument in request.typed:
         key = argument.partition("=")[0].removeprefix("--").removesuffix("+")
         if not argument.startswith("--") or key in ("help", "print_config") or key.endswith(".help") or key in groups:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
-from dyvision.ops import mixture_conv2d
 
 
 class CondConvRouting(CoefficientBranch):
@@ -57,7 +57,7 @@ class CondConvRouting(CoefficientBranch):
 
 
 @register_layer("condconv")
-class CondConv2d(DynamicConv2d):
+class CondConv2d(MixtureConv2d):
     """Convolution with ``W_b = sum_k r[b, k] W_k`` and ``bias_b = sum_k r[b, k] c_k``.
 
     Args:
@@ -104,12 +104,6 @@ class CondConv2d(DynamicConv2d):
         """Return the routing weights ``[B, K]`` in (0, 1)."""
         return require_branch(self)(x)
 
-    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
-        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]``."""
-        coefficients = self.coefficients(x) if coefficients is None else coefficients
-        x, geometry = self.convolution_arguments(x)
-        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
-
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = 2 W / K`` plus noise that sums to zero, under routing weights of exactly 0.5."""
         self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
@@ -117,10 +111,6 @@ class CondConv2d(DynamicConv2d):
             self.bias.copy_((bias * (2 / self.num_kernels)).expand_as(self.bias))
         if self.branch is not None:
             self.branch.start_constant()
-
-    def extra_repr(self) -> str:
-        """Add the number of kernels."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
 
 
 def require_branch(layer: Any) -> CoefficientBranch:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._base import check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
-from dyvision.ops import mixture_conv2d
 
 
 class DyConvAttention(CoefficientBranch):
@@ -54,7 +54,7 @@ class DyConvAttention(CoefficientBranch):
 
 
 @register_layer("dyconv")
-class DyConv2d(DynamicConv2d):
+class DyConv2d(MixtureConv2d):
     """Convolution with ``W_b = sum_k pi[b, k] W_k``, ``pi = softmax(logits / T)``, biases mixed alike.
 
     Args:
@@ -114,19 +114,9 @@ class DyConv2d(DynamicConv2d):
         logits = self.attention(x)
         return torch.softmax(logits / self.temperature.to(logits.dtype), 1)
 
-    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
-        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]``."""
-        coefficients = self.coefficients(x) if coefficients is None else coefficients
-        x, geometry = self.convolution_arguments(x)
-        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
-
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = W`` plus noise that sums to zero, under equal attention."""
         self.weight.copy_(spread_kernels(weight, self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias.expand_as(self.bias))
         nn.init.zeros_(self.attention.fc2.weight)
-
-    def extra_repr(self) -> str:
-        """Add the number of kernels."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.condconv import require_branch
-from dyvision.ops import mixture_conv2d
 
 
 class DyNetBranch(CoefficientBranch):
@@ -73,7 +73,7 @@ class DyNetBranch(CoefficientBranch):
 
 
 @register_layer("dynet")
-class DyNetConv2d(DynamicConv2d):
+class DyNetConv2d(MixtureConv2d):
     """Convolution with ``w[b, t] = sum_i eta[b, i, t] w[i, t]`` for every output channel t; the bias is static.
 
     Args:
@@ -138,12 +138,6 @@ class DyNetConv2d(DynamicConv2d):
         """Return ``[B, g_t, C_out]`` in (0, 1)."""
         return require_branch(self)(x)
 
-    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
-        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, g_t, C_out]``."""
-        coefficients = self.coefficients(x) if coefficients is None else coefficients
-        x, geometry = self.convolution_arguments(x)
-        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
-
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``2 W / g_t`` plus noise that sums to zero, under coefficients of exactly 0.5."""
         self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
@@ -151,7 +145,3 @@ class DyNetConv2d(DynamicConv2d):
             self.bias.copy_(bias)
         if self.branch is not None:
             self.branch.start_constant()
-
-    def extra_repr(self) -> str:
-        """Add the number of kernels per output channel."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

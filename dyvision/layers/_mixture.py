@@ -1,0 +1,26 @@
+"""What the methods that mix K kernels share: the convolution itself."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dyvision.layers._base import DynamicConv2d
+from dyvision.ops import mixture_conv2d
+
+
+class MixtureConv2d(DynamicConv2d):
+    """Base of the layers with stacked kernels ``weight [K, C_out, C_in/groups, kH, kW]``, mixed by their coefficients."""
+
+    num_kernels: int
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]`` or ``[B, K, C_out]``."""
+        coefficients = self.coefficients(x) if coefficients is None else coefficients
+        x, geometry = self.convolution_arguments(x)
+        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def extra_repr(self) -> str:
+        """Add the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
