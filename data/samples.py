@@ -36,7 +36,7 @@ def write_sample_data(
     root: str | Path,
     train_scenes: int = 400,
     val_scenes: int = 100,
-    train_crops: int = 900,
+    train_crops: int = 1500,
     val_crops: int = 210,
     size: int = 128,
     crop_size: int = 64,

@@ -132,6 +132,8 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None")
         self.network = self.build_network(num_classes)
+        if self.hparams.get("channels_last"):
+            self.network.to(memory_format=torch.channels_last)  # convolutions pass it on from their weights
         self._build_metrics(num_classes)
 
     def _build_metrics(self, num_classes: int) -> None:

@@ -75,6 +75,7 @@ class DetectionTask(BaseTask):
         ema_decay: Evaluate an exponential moving average of the weights, with this decay.
         anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
             arguments.
+        channels_last: Keep maps in ``torch.channels_last`` order: the same results, often faster.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.
@@ -119,6 +120,7 @@ class DetectionTask(BaseTask):
         warmup_steps: int | float = 0.05,
         ema_decay: float | None = None,
         anneal_temperature: bool | dict[str, Any] = True,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

@@ -67,6 +67,8 @@ def create_model(
     _check_count("num_classes", num_classes, 0)
     arguments = {**(model_kwargs or {}), **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {})}
     model = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
+    if not pretrained:
+        _start_classifier(model)
     return _dynamize(model, layer, pretrained, policy, {**(layer_kwargs or {}), **layer_arguments}, preserve_outputs)
 
 
@@ -175,6 +177,18 @@ def _construct(construct: Callable[..., nn.Module], arguments: dict[str, Any]) -
         stages = [(f"blocks.{index}", stage) for index, stage in model.blocks.named_children()]
         dilate_stages(stages, 2, arguments["output_stride"], model.feature_info)
         return model
+
+
+def _start_classifier(model: nn.Module) -> None:
+    """N(0, 0.01) for the last linear layer, as torchvision's MobileNets.
+
+    Some of timm's networks scale it with 1/sqrt(classes): with few classes the first loss is several times that of chance.
+    """
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(classifier, nn.Linear):
+        nn.init.normal_(classifier.weight, std=0.01)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
 
 
 def _dynamize(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.table import Table
 
 from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
+from dyvision.cli._messages import silence_advice
 from dyvision.cli._pictures import draw_predictions
 from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
@@ -51,7 +51,7 @@ class Result:
 
 
 def run_quickstart(
-    layer: str = "dcd", backbone: str = "mobilenetv2_050", output: Path = Path("quickstart"), seed: int = 0
+    layer: str = "dcd", backbone: str = "mobilenetv4_conv_small", output: Path = Path("quickstart"), seed: int = 0
 ) -> list[Result]:
     """Draw the sample data, train three tasks, print a table and write pictures.
 
@@ -72,6 +72,7 @@ def run_quickstart(
     get_layer(layer)
     if backbone not in list_backbones():
         create_backbone(backbone)  # raises with the closest names
+    silence_advice()
     console = Console()
     started = time.perf_counter()
     data = output / "data"
@@ -94,13 +95,10 @@ def run_quickstart(
         ]
         if weights is not None:
             arguments.append(f"--model.backbone_weights={weights}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
-            run = TaskCLI("fit", read_request(arguments))
-            untrained = _evaluate(run.trainer, run.model, run.datamodule, metric)
-            run.trainer.fit(run.model, datamodule=run.datamodule)
-            trained = _evaluate(run.trainer, run.model, run.datamodule, metric)
+        run = TaskCLI("quickstart", read_request(arguments))
+        untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][metric]
+        run.trainer.fit(run.model, datamodule=run.datamodule)
+        trained = float(run.trainer.callback_metrics[metric])  # the last epoch ends with a validation
         weights = weights or Path(run.trainer.checkpoint_callback.last_model_path)
         picture = draw_predictions(run.model, run.datamodule, output / f"{task}.png")
         size = _image_size(run.datamodule)
@@ -109,11 +107,6 @@ def run_quickstart(
     _print_results(console, results, backbone, layer, time.perf_counter() - started)
     _print_next(console, output)
     return results
-
-
-def _evaluate(trainer: Trainer, model: LightningModule, data: LightningDataModule, metric: str) -> float:
-    values = trainer.validate(model, datamodule=data, verbose=False)[0]
-    return float(values[metric])
 
 
 def _image_size(data: LightningDataModule) -> tuple[int, int, int, int]:
@@ -125,8 +118,8 @@ def _image_size(data: LightningDataModule) -> tuple[int, int, int, int]:
 def _print_results(console: Console, results: list[Result], backbone: str, layer: str, seconds: float) -> None:
     table = Table(title=f"{backbone} with {layer} layers, {seconds:.0f} s in all")
     for name in ("task", "metric"):
-        table.add_column(name)
-    for name in ("untrained", "trained", "static MACs", f"{layer} MACs", "seconds"):
+        table.add_column(name, no_wrap=True)
+    for name in ("untrained", "trained", "MACs static", f"MACs {layer}", "s"):
         table.add_column(name, justify="right")
     for result in results:
         table.add_row(

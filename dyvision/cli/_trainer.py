@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli._messages import silence_advice
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -31,6 +33,7 @@ TASKS = {
     "segmentation": ("SegmentationTask", "CityscapesDataModule"),
     "detection": ("DetectionTask", "COCODataModule"),
 }
+_SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
 
 @dataclass
@@ -73,7 +76,12 @@ class Request:
 
 
 class TaskCLI(cli.LightningCLI):
-    """LightningCLI for one task: checks every key at once, and logs to TensorBoard and CSV under ``runs/<task>``."""
+    """LightningCLI for one task: checks every key at once, and logs to TensorBoard and CSV under ``runs/<task>``.
+
+    Args:
+        command: ``fit``, ``validate``, ``test``, ``predict``, or ``quickstart``, which prints its own table.
+        request: The command line.
+    """
 
     def __init__(self, command: str, request: Request) -> None:
         self.command, self.request = command, request
@@ -131,25 +139,35 @@ class TaskCLI(cli.LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
+        from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
+
         trainer = self.config_init.trainer
         if trainer.logger in (None, True) and not trainer.fast_dev_run:
             root = Path(trainer.default_root_dir or "runs")
             board = TensorBoardLogger(root, name=self.config.task, default_hp_metric=False)
             kwargs["logger"] = [board, CSVLogger(root, name=self.config.task, version=board.version)]
+        added: list[Callback] = []
+        if self.command in ("fit", "quickstart"):
+            added.append(data_package.FinishEpoch())
+        if self.command in ("fit", "validate", "test"):
+            added.append(ResultsTable())
         if self.command == "predict":
-            from dyvision.tasks.callbacks import PredictionWriter
-
-            callbacks = trainer.callbacks or []
-            kwargs["callbacks"] = [*callbacks, PredictionWriter(self.config.output or "predictions")]
-        elif self.command == "fit":
-            kwargs["callbacks"] = [*(trainer.callbacks or []), data_package.FinishEpoch()]
+            added.append(PredictionWriter(self.config.output or "predictions"))
+        kwargs["callbacks"] = [*(trainer.callbacks or []), *added]
         return super().instantiate_trainer(**kwargs)
 
 
 def ensure_sample_data(root: Path, seed: int = 0) -> None:
-    """Draw the sample data below ``root`` unless it is there."""
-    if not all((root / name).is_dir() for name in ("imagenet", "cityscapes", "coco")):
-        data_package.write_sample_data(root, seed=seed)
+    """Draw the sample data below ``root`` unless it is there; half of it never is, however the drawing ends."""
+    if all((root / name).is_dir() for name in _SAMPLE_FORMATS):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder:
+        drawn = data_package.write_sample_data(Path(folder), seed=seed)
+        root.mkdir(exist_ok=True)
+        for name in _SAMPLE_FORMATS:
+            with suppress(OSError):  # another process was faster
+                (drawn / name).rename(root / name)
 
 
 def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
@@ -166,9 +184,10 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         ValueError: If the task is unclear or a key does not exist.
         FileNotFoundError: If a config or the checkpoint does not exist.
     """
+    silence_advice()
     command_line = TaskCLI(command, read_request(arguments))
     run = getattr(command_line.trainer, command)
-    extra: dict[str, Any] = {"return_predictions": False} if command == "predict" else {}
+    extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
     run(
         command_line.model,
         datamodule=command_line.datamodule,

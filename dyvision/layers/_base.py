@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -194,7 +195,8 @@ def spread_kernels(weight: Tensor, count: int) -> Tensor:
 
     Equal kernels would get equal gradients for ever; the noise lets them part without changing their mean.
     """
-    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (
-        KERNEL_NOISE * weight.std(correction=0)
-    )
+    spread = weight.std(correction=0)
+    # a kernel of zeros would stay one under noise in proportion to it
+    spread = torch.where(spread > 0, spread, 1 / math.sqrt(weight[0].numel()))
+    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (KERNEL_NOISE * spread)
     return weight + noise - noise.mean(0)

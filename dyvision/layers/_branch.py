@@ -41,7 +41,7 @@ class CoefficientBranch(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.pool_size == 1:
             return x.mean((2, 3), dtype=dtype)
-        return F.adaptive_avg_pool2d(x, self.pool_size).to(dtype).flatten(1)
+        return F.adaptive_avg_pool2d(x.to(dtype), self.pool_size).flatten(1)
 
 
 class PreciseLinear(nn.Linear):

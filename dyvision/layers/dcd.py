@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d, GuardedBatchNorm2d
+from dyvision.layers._norm import GuardedBatchNorm2d
 from dyvision.layers._registry import register_layer
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
@@ -34,10 +34,12 @@ class DCDCoefficients(NamedTuple):
 
 def hard_sigmoid2(z: Tensor) -> Tensor:
     """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
-    return F.relu6(z + 3) / 3
+    return 2 * F.hardsigmoid(z)
 
 
-def dimensions(in_channels: int, out_channels: int, form: str, squeeze: int) -> tuple[int, int, int]:
+def dimensions(
+    in_channels: int, out_channels: int, form: str, squeeze: int, rank: int | None = None
+) -> tuple[int, int, int]:
     """Size p of the pooled map, rank L and width S of the branch, as the official classes compute them.
 
     Args:
@@ -45,24 +47,26 @@ def dimensions(in_channels: int, out_channels: int, form: str, squeeze: int) -> 
         out_channels: Channels O.
         form: ``"pointwise"`` (``DYModule``), ``"basic"`` (``conv_basic_dy``) or ``"bottleneck"`` (``conv_dy``).
         squeeze: Reduction of the branch (the official ResNet forms fix it at 16).
+        rank: Overrides L, on which S depends.
 
     Returns:
         ``(p, L, S)``.
     """
-    if form == "basic":
-        pool, rank = 2, int(math.sqrt(4 * in_channels))
-        return pool, rank, max(4, max(4 * in_channels, rank * rank) // squeeze)
-    if form == "bottleneck":
-        rank = max(int(math.sqrt(in_channels)), 1)
-        # the official formula gives 0 below 16 channels
-        return 1, rank, max(max(in_channels, rank * rank) // squeeze, 1)
-    pool, multiplier, reduction = (2, 4, 8) if in_channels < out_channels else (1, 1, 2)
-    rank = min(multiplier * in_channels // reduction, out_channels // reduction)
-    while rank * rank > 2 * multiplier * in_channels:
-        reduction *= 2
+    pool = 2 if form == "basic" or (form == "pointwise" and in_channels < out_channels) else 1
+    pooled = in_channels * pool**2
+    if rank is None:
+        rank = _pointwise_rank(in_channels, out_channels) if form == "pointwise" else max(int(math.sqrt(pooled)), 1)
+    # without the lower bound the official bottleneck formula gives 0 below 16 channels
+    return pool, rank, max(max(pooled, rank**2) // squeeze, 1 if form == "bottleneck" else 4)
+
+
+def _pointwise_rank(in_channels: int, out_channels: int) -> int:
+    multiplier, reduction = (4, 8) if in_channels < out_channels else (1, 2)
+    while True:
         rank = min(multiplier * in_channels // reduction, out_channels // reduction)
-    rank = max(rank, 4)
-    return pool, rank, max(4, max(multiplier * in_channels, rank * rank) // squeeze)
+        if rank**2 <= 2 * multiplier * in_channels:
+            return max(rank, 4)
+        reduction *= 2
 
 
 class DCDBranch(CoefficientBranch):
@@ -99,10 +103,13 @@ class DCDBranch(CoefficientBranch):
         for name, (inputs, outputs) in sizes.items():
             self.add_module(name, PreciseLinear(inputs, outputs, bias=False, device=device, dtype=dtype))
 
-    def reset_parameters(self) -> None:
-        """N(0, 0.01), as the official MobileNetV2."""
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.01)
+    def reset_parameters(self, form: str) -> None:
+        """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
+        for linear in self.children():
+            if form == "pointwise":
+                nn.init.normal_(linear.weight, std=0.01)
+            else:
+                linear.reset_parameters()
 
     def predict(self, pooled: Tensor) -> DCDCoefficients:
         """Map ``[B, C * p * p]`` to Lambda and Phi."""
@@ -117,7 +124,8 @@ class DCDConv2d(DynamicConv2d):
     """Convolution with ``W(x) = Lambda(x) W0 + P Phi(x) Q^T``; the residual acts at the kernel's centre tap.
 
     With ``groups > 1`` W0 is grouped and the residual stays dense: it fuses channels across groups. For even kernels the
-    centre is the tap at ``(k - 1) // 2``. The bias, which the official layers do not have, is added unscaled.
+    centre is the tap at ``(k - 1) // 2``. The bias is scaled by Lambda, as in the official classifier (the official
+    convolutions have none).
 
     Args:
         *args: As for ``nn.Conv2d``.
@@ -150,24 +158,24 @@ class DCDConv2d(DynamicConv2d):
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
         check_positive("squeeze", squeeze)
-        pool, own_rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze)
         for name, value in (("rank", rank), ("pool_size", pool_size)):
             if value is not None:
                 check_positive(name, value)
-        self.rank = rank or own_rank
+        self.form = form
+        pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank)
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, **dd)
         self.conv_q = nn.Conv2d(self.in_channels, self.rank, 1, self.stride, bias=False, **dd)
         self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
-        self.bn2 = GuardedBatchNorm1d(self.rank, **dd)
+        self.bn2 = GuardedBatchNorm2d(self.rank, **dd)
         self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, bias=False, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Convolutions N(0, sqrt(2 / (k k O))), linear layers N(0, 0.01), as the official MobileNetV2."""
-        self.branch.reset_parameters()
+        """Convolutions N(0, sqrt(2 / (k k O))), the branch as in :meth:`DCDBranch.reset_parameters`."""
+        self.branch.reset_parameters(self.form)
         for weight in (self.weight, self.conv_q.weight, self.conv_p.weight):
             nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
         if self.bias is not None:
@@ -182,8 +190,7 @@ class DCDConv2d(DynamicConv2d):
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         static = self._static(x)
         residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
-        output = scale.to(static.dtype)[:, :, None, None] * static + residual
-        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+        return scale.to(static.dtype)[:, :, None, None] * static + residual
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
@@ -202,14 +209,20 @@ class DCDConv2d(DynamicConv2d):
         if geometry["padding"] == "same":
             (top, bottom), (left, right) = self.pads(x)
             x, geometry["padding"] = F.pad(x, (left, right, top, bottom)), 0
-        return F.conv2d(x, self.weight, **geometry)
+        return F.conv2d(x, self.weight, self.bias, **geometry)
 
     def _residual(self, x: Tensor, fusion: Tensor, size: tuple[int, int]) -> Tensor:
         """``P (BN2(Phi BN1(Q x)) + BN1(Q x))`` at the positions of the centre tap."""
         low = self.bn1(self.conv_q(self._centred(x, size)))
-        flat = low.flatten(2)
-        mixed = self.bn2(torch.bmm(fusion.to(flat.dtype), flat)) + flat
-        return self.conv_p(mixed.view_as(low))
+        batch, rank, height, width = low.shape
+        fusion = fusion.to(low.dtype)
+        if low.is_contiguous(memory_format=torch.channels_last) and not low.is_contiguous():
+            # without a copy to channels first and back
+            rows = low.permute(0, 2, 3, 1).reshape(batch, height * width, rank)
+            mixed = torch.bmm(rows, fusion.transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)
+        else:
+            mixed = torch.bmm(fusion, low.flatten(2)).view_as(low)
+        return self.conv_p(self.bn2(mixed) + low)
 
     def _centred(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""

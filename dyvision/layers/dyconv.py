@@ -83,7 +83,7 @@ class DyConv2d(MixtureConv2d):
             raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels = num_kernels
-        self.attention = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
+        self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
@@ -93,7 +93,7 @@ class DyConv2d(MixtureConv2d):
 
     def reset_parameters(self) -> None:
         """Initialise each kernel kaiming-uniform (a=0), biases 0."""
-        self.attention.reset_parameters()
+        self.branch.reset_parameters()
         for kernel in self.weight:
             nn.init.kaiming_uniform_(kernel)
         if self.bias is not None:
@@ -111,7 +111,7 @@ class DyConv2d(MixtureConv2d):
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Return the attention ``[B, K]``; rows sum to one."""
-        logits = self.attention(x)
+        logits = self.branch(x)
         return torch.softmax(logits / self.temperature.to(logits.dtype), 1)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -119,4 +119,4 @@ class DyConv2d(MixtureConv2d):
         self.weight.copy_(spread_kernels(weight, self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias.expand_as(self.bias))
-        nn.init.zeros_(self.attention.fc2.weight)
+        nn.init.zeros_(self.branch.fc2.weight)

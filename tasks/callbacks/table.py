@@ -1,4 +1,4 @@
-"""The results of ``validate`` and ``test`` as tables in the terminal."""
+"""The results of ``fit``, ``validate`` and ``test`` as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.table import Table
 
 
 class ResultsTable(Callback):
-    """Prints the metrics of ``trainer.validate`` and ``trainer.test``: one table of numbers, one per class.
+    """Prints the metrics of ``trainer.validate``, ``trainer.test`` and of the last validation of ``trainer.fit``.
+
+    One table of numbers, one per class.
 
     Values per class are those logged as ``val/IoU/<class>``, and those a metric has in its attribute ``per_class``.
 
@@ -27,6 +29,11 @@ class ResultsTable(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the validation metrics, except during training."""
         if trainer.state.fn == "validate":
+            self._print(trainer, pl_module, "val")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the metrics of the last validation, if there was one."""
+        if any(name.startswith("val/") for name in trainer.callback_metrics):
             self._print(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -62,7 +62,7 @@ def reference(name: str, layer: nn.Module, sample: torch.Tensor) -> torch.Tensor
         kernel = scale[0][:, None, None, None] * weight
         kernel = kernel.clone()
         kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2] += p @ core @ torch.diag(a1) @ q
-        bias = bias + p @ (core @ c1 + c2)
+        bias = scale[0] * bias + p @ (core @ c1 + c2)
     return F.conv2d(sample, kernel, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
@@ -125,6 +125,16 @@ def test_from_conv_keeps_tensorflow_padding(name) -> None:
     conv = Conv2dSame(INPUTS, OUTPUTS, 3, stride=2).eval()
     x = torch.randn(2, INPUTS, 8, 9)
     torch.testing.assert_close(get_layer(name).from_conv(conv)(x), conv(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["condconv", "dyconv", "dynet"])
+def test_mixed_kernels_part_even_from_a_convolution_of_zeros(name) -> None:
+    conv = nn.Conv2d(INPUTS, OUTPUTS, 3)
+    nn.init.zeros_(conv.weight)
+    layer = get_layer(name).from_conv(conv)
+    assert (layer.weight[0] - layer.weight[1]).abs().max() > 0
+    x = torch.randn(2, INPUTS, 9, 11)
+    torch.testing.assert_close(layer(x), conv(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DYNAMIC)

@@ -1,0 +1,32 @@
+"""Which messages of the libraries below do not reach the terminal: advertisements, and advice that does not apply."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_WARNINGS = (
+    # deprecated in torch, used by Lightning
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # both loggers write to one version folder on purpose
+    r"Experiment logs directory .* exists and is not empty.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+    # small sets load faster in the main process
+    r".*does not have many workers.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+)
+_LOGGED = ("💡 Tip", "Loading `train_dataloader` to estimate")
+
+
+def silence_advice() -> None:
+    """Filter those messages from here on."""
+    for pattern in _WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        if _is_wanted not in logger.filters:
+            logger.addFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LOGGED)
