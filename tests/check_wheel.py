@@ -1,4 +1,4 @@
-"""Check that a built wheel holds the mapped packages and every packaged config: ``python tests/check_wheel.py WHEEL``."""
+"""Check that a wheel holds the mapped packages and every packaged config: ``python tests/check_wheel.py WHEEL``."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _construct(construct: Callable[..., nn.Module], arguments: dict[str, Any]) -
 def _start_classifier(model: nn.Module) -> None:
     """N(0, 0.01) for the last linear layer, as torchvision's MobileNets.
 
-    Some of timm's networks scale it with 1/sqrt(classes): with few classes the first loss is several times that of chance.
+    Some of timm's networks scale it with 1/sqrt(classes): with few classes, the first loss is several times chance.
     """
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(classifier, nn.Linear):

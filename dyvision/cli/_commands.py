@@ -13,7 +13,7 @@ training and evaluation (every option: dyvision fit --help, with --task or --con
   dyvision validate --ckpt_path runs/segmentation/version_0/checkpoints/last.ckpt
   dyvision predict  --ckpt_path last.ckpt --data.predict_root photos/ --output predictions/
 
---config takes a packaged name (dyvision list configs) or a file, several times; later ones win, typed options win over all.
+--config takes a packaged name (dyvision list configs) or a file, several times; later ones win, typed options over all.
 """
 
 

@@ -1,4 +1,4 @@
-"""``dyvision quickstart``: one dynamic backbone learns three tasks on generated scenes, through the packaged configs."""
+"""``dyvision quickstart``: one dynamic backbone learns three tasks on generated scenes, by the packaged configs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``dyvision fit | validate | test | predict``: LightningCLI with flat configs and short names.
 
-``LightningCLI`` runs with ``run=False`` and the trainer is called here. So one flat config serves all four commands, and a
-checkpoint's hyperparameters do not overwrite what was typed: the order is defaults < data of the checkpoint <
+``LightningCLI`` runs with ``run=False`` and the trainer is called here. So one flat config serves all four commands,
+and a checkpoint's hyperparameters do not overwrite what was typed: the order is defaults < data of the checkpoint <
 config files < model of the checkpoint < command line.
 """
 
@@ -281,7 +281,6 @@ def _checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, 
             kept = sections["model"].get(name, value)
             if kept != value and _option(request.typed, f"--model.{name}") is None:
                 typed = shlex.quote(f"--model.{name}={value}")
-                print(
-                    f"model.{name} is {kept!r} as in the checkpoint, not {value!r} as in {path.name} (type {typed} to change it)"
-                )
+                given = f"not {value!r} as in {path.name} (type {typed} to change it)"
+                print(f"model.{name} is {kept!r} as in the checkpoint, {given}")
     return {"data": sections["data"]}, {"model": sections["model"]}

@@ -1,4 +1,4 @@
-"""What all dynamic layers share: the arguments of ``nn.Conv2d``, their checks, and the start from a static convolution."""
+"""What all dynamic layers share: the arguments of ``nn.Conv2d``, their checks, the start from a static convolution."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class DynamicConv2d(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, coefficients: Any = None) -> Tensor:
-        """Convolve ``x [B, C_in, H, W]``; ``coefficients`` are the shared branch's, if the layer has none of its own."""
+        """Convolve ``x [B, C_in, H, W]``; ``coefficients`` are the shared branch's if the layer has none of its own."""
 
     @abstractmethod
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:

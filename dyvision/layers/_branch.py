@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class CoefficientBranch(nn.Module):
     """Base of every module whose parameters predict coefficients.
 
-    ``forward`` pools the map and calls :meth:`predict` outside autocast, in float32 (or float64): a softmax or a sigmoid
-    in half precision is where dynamic networks diverge. Its parameters get no weight decay.
+    ``forward`` pools the map and calls :meth:`predict` outside autocast, in float32 (or float64): a softmax or a
+    sigmoid in half precision is where dynamic networks diverge. Its parameters get no weight decay.
     """
 
     #: side of the pooled map

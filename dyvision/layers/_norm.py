@@ -1,7 +1,7 @@
 """Batch normalisation that survives a single value per channel.
 
-In training, batch statistics of one value are undefined and PyTorch raises; a coefficient branch meets that case at batch
-size 1 on a 1x1 map. The running statistics are used for such a call, and not updated.
+In training, batch statistics of one value are undefined and PyTorch raises; a coefficient branch meets that case at
+batch size 1 on a 1x1 map. The running statistics are used for such a call, and not updated.
 """
 
 from __future__ import annotations

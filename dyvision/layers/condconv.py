@@ -1,8 +1,8 @@
 """CondConv: kernels mixed by sigmoid routing weights, one routing per block.
 
-Yang et al., "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", NeurIPS 2019, arXiv 1904.04971,
-Eq. 1. Official: ``tensorflow/tpu/models/official/efficientnet/condconv``; initialisation of the routing as in
-``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as in timm's ``cond_conv2d.py``.
+Yang et al., "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", NeurIPS 2019, arXiv
+1904.04971, Eq. 1. Official: ``tensorflow/tpu/models/official/efficientnet/condconv``; initialisation of the routing as
+in ``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as in timm's ``cond_conv2d.py``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def require_branch(layer: Any) -> CoefficientBranch:
     """
     if layer.branch is None:
         raise ValueError(
-            f"{type(layer).__name__} was built with branch=False: call it as layer(x, coefficients) with its entry of the "
-            "block's shared branch"
+            f"{type(layer).__name__} was built with branch=False: call it as layer(x, coefficients) with its entry "
+            "of the block's shared branch"
         )
     return layer.branch

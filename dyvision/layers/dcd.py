@@ -1,9 +1,10 @@
 """DCD: a static kernel, scaled per output channel, plus a dynamic low-rank fusion of channels.
 
 Li et al., "Revisiting Dynamic Convolution via Matrix Decomposition", ICLR 2021, arXiv 2103.08756, Eq. 4 and 9:
-``W(x) = Lambda(x) W0 + P Phi(x) Q^T``. Official: ``liyunsheng13/dcd``, ``models/imagenet/mobilenetv2_dcd.py`` (``DYModule``: 1x1)
-and ``resnet_dcd.py`` (``conv_basic_dy``, ``conv_dy``). As in the code, and unlike the formula, two BatchNorms and an identity stand
-in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``, ``y = Lambda * (W0 * x) + P u'``.
+``W(x) = Lambda(x) W0 + P Phi(x) Q^T``. Official: ``liyunsheng13/dcd``, ``models/imagenet/mobilenetv2_dcd.py``
+(``DYModule``: 1x1) and ``resnet_dcd.py`` (``conv_basic_dy``, ``conv_dy``). As in the code, and unlike the formula, two
+BatchNorms and an identity stand in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``, ``y = Lambda * (W0 * x) + P
+u'``.
 """
 
 from __future__ import annotations
@@ -123,14 +124,14 @@ class DCDBranch(CoefficientBranch):
 class DCDConv2d(DynamicConv2d):
     """Convolution with ``W(x) = Lambda(x) W0 + P Phi(x) Q^T``; the residual acts at the kernel's centre tap.
 
-    With ``groups > 1`` W0 is grouped and the residual stays dense: it fuses channels across groups. For even kernels the
-    centre is the tap at ``(k - 1) // 2``. The bias is scaled by Lambda, as in the official classifier (the official
+    With ``groups > 1`` W0 is grouped and the residual stays dense: it fuses channels across groups. For even kernels
+    the centre is the tap at ``(k - 1) // 2``. The bias is scaled by Lambda, as in the official classifier (the official
     convolutions have none).
 
     Args:
         *args: As for ``nn.Conv2d``.
-        form: ``"pointwise"``, ``"basic"`` or ``"bottleneck"`` (see :func:`dimensions`); by default ``"pointwise"`` for 1x1
-            kernels and ``"basic"`` for others.
+        form: ``"pointwise"``, ``"basic"`` or ``"bottleneck"`` (see :func:`dimensions`); by default ``"pointwise"`` for
+            1x1 kernels and ``"basic"`` for others.
         rank: Overrides L.
         squeeze: Reduction of the branch.
         pool_size: Overrides p.

@@ -1,8 +1,8 @@
 """DyConv: kernels mixed by a softmax attention with a temperature.
 
-Chen et al., "Dynamic Convolution: Attention over Convolution Kernels", CVPR 2020, arXiv 1912.03458, Eq. 2 and section 3.
-Reference: ``kaijieshi7/Dynamic-convolution-Pytorch``, ``dynamic_conv.py``. The paper anneals the temperature from 30 to 1 over
-the first ten epochs; ``dyvision.tasks.callbacks.TemperatureAnnealing`` does that.
+Chen et al., "Dynamic Convolution: Attention over Convolution Kernels", CVPR 2020, arXiv 1912.03458, Eq. 2, section 3.
+Reference: ``kaijieshi7/Dynamic-convolution-Pytorch``, ``dynamic_conv.py``. The paper anneals the temperature from 30 to
+1 over the first ten epochs; ``dyvision.tasks.callbacks.TemperatureAnnealing`` does that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DyConvAttention(CoefficientBranch):
     Args:
         in_channels: Channels of the input.
         num_kernels: Kernels K.
-        ratio: Width of the hidden layer over ``in_channels``: ``int(in_channels * ratio) + 1`` (K if ``in_channels`` is 3).
+        ratio: Width of the hidden layer: ``int(in_channels * ratio) + 1`` (K if ``in_channels`` is 3).
         device: Device of the parameters.
         dtype: Type of the parameters.
     """

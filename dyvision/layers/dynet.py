@@ -1,7 +1,7 @@
 """DyNet: one coefficient branch per block, kernels mixed separately for each output channel.
 
-Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural Networks", arXiv 2004.10694, Eq. 1 and 2,
-section 3.2. There is no official code.
+Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural Networks", arXiv 2004.10694, Eq. 1 and
+2, section 3.2. There is no official code.
 """
 
 from __future__ import annotations

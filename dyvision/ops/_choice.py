@@ -22,8 +22,8 @@ def formulation(name: str) -> Iterator[None]:
     """Force one formulation inside the ``with`` block wherever it applies.
 
     Args:
-        name: One of :data:`FORMULATIONS`. Where it does not apply (``matmul`` for a 3x3 kernel, ``mix_outputs`` without a
-            mixture) the choice is the ordinary one.
+        name: One of :data:`FORMULATIONS`. Where it does not apply (``matmul`` for a 3x3 kernel, ``mix_outputs`` without
+            a mixture) the choice is the ordinary one.
 
     Raises:
         ValueError: If there is no such formulation.

@@ -24,7 +24,7 @@ def mixture_conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolve each sample with its own mixture of K kernels: ``output[b] = conv2d(input[b], sum_k c[b, k] kernels[k])``.
+    """Convolve each sample with its mixture of K kernels: ``output[b] = conv2d(input[b], sum_k c[b, k] kernels[k])``.
 
     The kernels are mixed in the precision of the coefficients (float32 under autocast); the convolution runs in the
     input's, or autocast's, precision.
