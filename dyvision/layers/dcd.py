@@ -3,8 +3,8 @@
 Li et al., "Revisiting Dynamic Convolution via Matrix Decomposition", ICLR 2021, arXiv 2103.08756, Eq. 4 and 9:
 ``W(x) = Lambda(x) W0 + P Phi(x) Q^T``. Official: ``liyunsheng13/dcd``, ``models/imagenet/mobilenetv2_dcd.py``
 (``DYModule``: 1x1) and ``resnet_dcd.py`` (``conv_basic_dy``, ``conv_dy``). As in the code, and unlike the formula, two
-BatchNorms and an identity stand in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``, ``y = Lambda * (W0 * x) + P
-u'``.
+BatchNorms and an identity stand in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``,
+``y = Lambda * (W0 * x) + P u'``.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def randomize(model):
 
 @torch.no_grad()
 def settle(model, images):
-    """Give BatchNorm the statistics of these images: without them an untrained network's signal dies out or
-    explodes.""" for module in model.modules():
+    """Give BatchNorm the statistics of these images: an untrained network's signal dies out or explodes otherwise."""
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     model.train()(images)
