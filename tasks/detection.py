@@ -261,7 +261,8 @@ class DetectionTask(BaseTask):
         super()._log_metrics(stage)
         # every process asks for the folder: the trainer's answer is sent from the first one
         folder = self.results_folder()
-        if not self.trainer.sanity_checking and not self.trainer.fast_dev_run:
+        trainer = cast(Any, self.trainer)  # Lightning does not annotate fast_dev_run
+        if not trainer.sanity_checking and not trainer.fast_dev_run:
             self.evaluator(stage).save(folder, stage)
 
     def results_folder(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import timm
 from timm.models.mobilenetv3 import MobileNetV3
@@ -184,7 +184,7 @@ def _start_classifier(model: nn.Module) -> None:
 
     Some of timm's networks scale it with 1/sqrt(classes): with few classes, the first loss is several times chance.
     """
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(classifier, nn.Linear):
         nn.init.normal_(classifier.weight, std=0.01)
         if classifier.bias is not None:

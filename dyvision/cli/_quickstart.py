@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +101,7 @@ def run_quickstart(
         untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][metric]
         run.trainer.fit(run.model, datamodule=run.datamodule)
         trained = float(run.trainer.callback_metrics[metric])  # the last epoch ends with a validation
-        weights = weights or Path(run.trainer.checkpoint_callback.last_model_path)
+        weights = weights or Path(cast(ModelCheckpoint, run.trainer.checkpoint_callback).last_model_path)
         picture = draw_predictions(run.model, run.datamodule, output / f"{task}.png")
         size = _image_size(run.datamodule)
         static, dynamic = (count_macs(create_backbone(backbone, layer=name), size) for name in ("static", layer))

@@ -47,6 +47,8 @@ class DynamicConv2d(nn.Module):
 
     #: Whether one branch per block predicts the coefficients of all its layers.
     shares_coefficients: bool = False
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -131,13 +133,12 @@ class DynamicConv2d(nn.Module):
         return layer.train(conv.training)
 
     @classmethod
-    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any) -> CoefficientBranch:
-        """Build the branch of a block.
+    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CoefficientBranch:
+        """Build the branch of a block; a method may add optional arguments of its own.
 
         Args:
             in_channels: Channels of the block's input.
             layers: The block's layers, built with ``branch=False``.
-            **kwargs: Arguments of the branch.
 
         Returns:
             A module that maps the block's input to a tuple with one entry per layer.

@@ -12,8 +12,6 @@ class MixtureConv2d(DynamicConv2d):
     """Base of layers with stacked kernels ``weight [K, C_out, C_in/groups, kH, kW]``, mixed by their coefficients."""
 
     num_kernels: int
-    weight: Tensor
-    bias: Tensor | None
 
     def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]`` or ``[B, K, C_out]``."""

@@ -79,7 +79,7 @@ class CondConv2d(MixtureConv2d):
     def __init__(self, *args: Any, num_kernels: int = 8, branch: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels = num_kernels
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
@@ -95,7 +95,7 @@ class CondConv2d(MixtureConv2d):
             nn.init.uniform_(self.bias, -bound, bound)
 
     @classmethod
-    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d], **kwargs: Any) -> CondConvRouting:
+    def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CondConvRouting:
         """Build one routing for all layers of a block; see the base class."""
         weight = layers[0].weight
         return CondConvRouting(in_channels, weight.shape[0], len(layers), weight.device, weight.dtype)

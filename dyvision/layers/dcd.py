@@ -95,18 +95,15 @@ class DCDBranch(CoefficientBranch):
     ) -> None:
         super().__init__()
         self.rank, self.pool_size = rank, pool_size
-        sizes = {
-            "squeeze": (in_channels * pool_size**2, width),
-            "gate": (width, width),
-            "fc_scale": (width, out_channels),
-            "fc_phi": (width, rank * rank),
-        }
-        for name, (inputs, outputs) in sizes.items():
-            self.add_module(name, PreciseLinear(inputs, outputs, bias=False, device=device, dtype=dtype))
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.squeeze = PreciseLinear(in_channels * pool_size**2, width, bias=False, **dd)
+        self.gate = PreciseLinear(width, width, bias=False, **dd)
+        self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
+        self.fc_phi = PreciseLinear(width, rank * rank, bias=False, **dd)
 
     def reset_parameters(self, form: str) -> None:
         """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
-        for linear in self.children():
+        for linear in (self.squeeze, self.gate, self.fc_scale, self.fc_phi):
             if form == "pointwise":
                 nn.init.normal_(linear.weight, std=0.01)
             else:
@@ -164,7 +161,7 @@ class DCDConv2d(DynamicConv2d):
                 check_positive(name, value)
         self.form = form
         pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank)
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, **dd)

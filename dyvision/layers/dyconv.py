@@ -81,7 +81,7 @@ class DyConv2d(MixtureConv2d):
         check_positive("num_kernels", num_kernels)
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels = num_kernels
         self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))

@@ -103,7 +103,7 @@ class DyNetConv2d(MixtureConv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels = num_kernels
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
@@ -122,10 +122,7 @@ class DyNetConv2d(MixtureConv2d):
 
     @classmethod
     def make_shared_branch(
-        cls,
-        in_channels: int,
-        layers: Sequence[DynamicConv2d],
-        hidden_reduction: int | None = None,
+        cls, in_channels: int, layers: Sequence[DynamicConv2d], hidden_reduction: int | None = None
     ) -> DyNetBranch:
         """Build one branch for all layers of a block; see the base class."""
         weight = layers[0].weight

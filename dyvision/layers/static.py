@@ -10,7 +10,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from dyvision.layers._registry import register_layer
-from dyvision.ops._geometry import Padding, Size, pads
+from dyvision.ops._geometry import Padding, Size, pads, pair
 
 
 @register_layer("static")
@@ -35,19 +35,10 @@ class StaticConv2d(nn.Conv2d):
     ) -> None:
         self.pads_same = padding == "same" and padding_mode == "zeros"
         own: Any = 0 if self.pads_same else padding
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            own,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,  # type: ignore[arg-type]
-        )
+        mode: Any = padding_mode
+        sizes = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+        kernel, strides, dilations = (pair(name, value, 1) for name, value in sizes.items())
+        super().__init__(in_channels, out_channels, kernel, strides, own, dilations, groups, bias, mode, device, dtype)
 
     def coefficients(self, x: Tensor) -> None:
         """Return None: nothing depends on the input."""
@@ -56,13 +47,7 @@ class StaticConv2d(nn.Conv2d):
     def forward(self, x: Tensor, coefficients: None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``."""
         if self.pads_same:
-            (top, bottom), (left, right) = pads(
-                x.shape[-2:],
-                self.kernel_size,
-                self.stride,
-                "same",
-                self.dilation,  # type: ignore[arg-type]
-            )
+            (top, bottom), (left, right) = pads(x.shape[-2:], self.kernel_size, self.stride, "same", self.dilation)
             x = F.pad(x, (left, right, top, bottom))
         return super().forward(x)
 
@@ -78,10 +63,10 @@ class StaticConv2d(nn.Conv2d):
         layer = cls(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            "same" if isinstance(conv, Conv2dSame) else conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
+            conv.kernel_size,
+            conv.stride,
+            "same" if isinstance(conv, Conv2dSame) else conv.padding,
+            conv.dilation,
             conv.groups,
             conv.bias is not None,
             conv.padding_mode,

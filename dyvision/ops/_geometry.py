@@ -41,7 +41,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
 
 
 def pads(
-    size: Sequence[int], kernel: Sequence[int], stride: tuple[int, int], padding: Padding, dilation: tuple[int, int]
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Padding, dilation: Sequence[int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros (top, bottom), (left, right) for a map of the given height and width.
 
