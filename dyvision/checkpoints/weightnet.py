@@ -1,0 +1,103 @@
+"""Official WeightNet layers and networks (``megvii-model/WeightNet``, MegEngine) as ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dyvision.backbones.weightnet_shufflenetv2 import REPEATS, STAGES, WeightNetShuffleNetV2, WeightNetShuffleUnit
+from dyvision.layers.weightnet import WeightNetConv2d
+
+#: ends of official names and ours
+_RENAMES = (
+    (re.compile(r"\bwnet_proj_(\d)\b"), r"proj_conv\1"),
+    (re.compile(r"\bbn_proj_(\d)\b"), r"proj_bn\1"),
+    (re.compile(r"\bwnet(\d)\b"), r"conv\1"),
+    (re.compile(r"\bwn_fc1\b"), "activation.fc"),
+    (re.compile(r"\bwn_fc2\."), ""),
+    (re.compile(r"\breduce\b"), "coefficient_branch.fc"),
+    (re.compile(r"^first_conv\b"), "conv1"),
+    (re.compile(r"^conv_last\b"), "conv5"),
+    (re.compile(r"^classifier\.0\b"), "fc"),
+)
+_UNIT = re.compile(r"^features\.(\d+)\b")
+
+
+def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
+    """Build our layer, unit or network for an official one.
+
+    Args:
+        official_class: ``"WeightNet"`` and ``"WeightNet_DW"`` (called with the reduced vector), ``"ShuffleV2Block"`` or
+            ``"ShuffleNetV2"``.
+        arguments: Of its constructor.
+        state: Nothing is set after construction.
+
+    Raises:
+        ValueError: If the class is not one of the official ones.
+    """
+    if official_class in ("WeightNet", "WeightNet_DW"):
+        inputs, kernel_size = arguments["inp"], arguments["ksize"]
+        depthwise = official_class == "WeightNet_DW"
+        return WeightNetConv2d(
+            inputs,
+            inputs if depthwise else arguments["oup"],
+            kernel_size,
+            stride=arguments["stride"],
+            padding=kernel_size // 2,
+            groups=inputs if depthwise else 1,
+            bias=False,
+            branch=False,
+        )
+    if official_class == "ShuffleV2Block":
+        return WeightNetShuffleUnit(
+            arguments["inp"],
+            arguments["oup"],
+            arguments["mid_channels"],
+            arguments["ksize"],
+            arguments["stride"],
+            split=arguments["stride"] == 1,
+        )
+    if official_class == "ShuffleNetV2":
+        width = str(arguments.get("model_size", "1.5x")).removesuffix("x")
+        return WeightNetShuffleNetV2(width, arguments.get("num_classes", 1000))
+    raise ValueError(
+        f"official_class must be WeightNet, WeightNet_DW, ShuffleV2Block or ShuffleNetV2, got {official_class!r}"
+    )
+
+
+def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the state dict of a layer, a unit or a network.
+
+    Grouped weights may have MegEngine's five dimensions or four, vectors may be ``[1, C, 1, 1]``.
+    """
+    return {_rename(name): _reshape(name, tensor) for name, tensor in state.items()}
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = pattern.sub(replacement, name)
+    unit = _UNIT.match(name)
+    if unit is None:
+        return name
+    index = int(unit[1])
+    for stage, repeats in zip(STAGES, REPEATS, strict=True):
+        if index < repeats:
+            return f"{stage}.{index}{name[unit.end() :]}"
+        index -= repeats
+    raise ValueError(f"{name}: the network has {sum(REPEATS)} units")
+
+
+def _reshape(name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim < 2 or name.startswith("classifier"):
+        return tensor
+    if name.endswith("wn_fc2.weight"):
+        # [outputs, inputs per group, 1, 1] or [groups, outputs per group, inputs per group, 1, 1]
+        return tensor.reshape(-1, tensor.shape[-3])
+    if name.endswith(("wn_fc1.weight", "reduce.weight")):
+        return tensor.flatten(1)
+    # what remains with more than one dimension: weights of static convolutions, and vectors [1, C, 1, 1]
+    is_vector = tensor.ndim == 4 and tensor.shape[0] == 1 and tensor.shape[2:] == (1, 1)
+    return tensor.flatten() if is_vector else tensor

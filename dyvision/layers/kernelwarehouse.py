@@ -1,0 +1,278 @@
+"""KernelWarehouse: kernels put together from small cells, which the layers of a stage share.
+
+Li and Yao, "KernelWarehouse: Rethinking the Design of Dynamic Convolution", ICML 2024, arXiv 2406.07879: section 3.1
+(kernel partition), 3.2 (warehouse) and 3.3 (attention, Eq. 3). Official: ``OSVAI/KernelWarehouse``,
+``modules/kernel_warehouse.py``. A kernel is cut into m pieces; each is a mixture of the N cells of a warehouse and one
+cell of zeros. Its coefficients are ``alpha = (1 - t) z / sum |z| + t E``: signed, with E one fixed cell per piece and t
+falling from 1 to 0 in the first epochs (:meth:`KernelWarehouseConv2d.set_mixing`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._registry import register_layer
+from dyvision.layers._warehouse import Warehouse, build_warehouse, count_pieces, own_cells
+from dyvision.ops import dynamic_conv2d
+
+#: added to ``sum |z|``
+EPSILON = 1e-3
+#: smallest hidden layer of the attention, and smallest basis of the cells that belong to other layers
+SMALLEST = 16
+NORMS: dict[str, type[nn.Module]] = {"batchnorm": GuardedBatchNorm1d, "layernorm": nn.LayerNorm}
+
+
+class CellAttention(CoefficientBranch):
+    """Coefficients ``z / (sum_j |z_j| + 1e-3)`` with ``z = W2 ReLU(norm(W1 GAP(x))) + b2``, N + 1 for each mixture.
+
+    Args:
+        in_channels: Channels of the layer's input.
+        hidden: Width of the hidden layer.
+        num_mixtures: Pieces m of the layer's kernel.
+        num_cells: Cells N of the warehouse.
+        norm_layer: Name in :data:`NORMS`; with ``"layernorm"`` W1 has a bias.
+        own: First and number of the cells that get a coefficient from W2 each; the others get theirs through a basis.
+            None for all.
+        basis: Size of that basis.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        num_mixtures: int,
+        num_cells: int,
+        norm_layer: str,
+        own: tuple[int, int] | None = None,
+        basis: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_mixtures, self.num_cells, self.basis = num_mixtures, num_cells, basis
+        self.start, self.local = (0, num_cells) if own is None else own
+        self.fc1 = PreciseLinear(in_channels, hidden, bias=norm_layer == "layernorm", **dd)
+        self.norm = NORMS[norm_layer](hidden, **dd)
+        per_mixture = self.local + basis + 1
+        self.fc2 = PreciseLinear(hidden, num_mixtures * per_mixture, bias=own is None, **dd)
+        self.fc3: PreciseLinear | None = None
+        self.basis_bias: nn.Parameter | None = None
+        if own is not None:
+            self.fc3 = PreciseLinear(basis, num_cells - self.local, bias=False, **dd)
+            self.basis_bias = nn.Parameter(torch.empty(num_mixtures * (num_cells + 1), **dd))
+        self.reset_parameters()
+
+    @property
+    def logit_bias(self) -> Tensor:
+        """The bias of all logits, ``[m * (N + 1)]``."""
+        return self.fc2.bias if self.basis_bias is None else self.basis_bias
+
+    def reset_parameters(self) -> None:
+        """Kaiming-normal (fan out), biases 0."""
+        for linear in (self.fc1, self.fc2, self.fc3):
+            if linear is not None and linear.weight.numel():
+                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+        for bias in (self.fc1.bias, self.logit_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def predict(self, pooled: Tensor) -> Tensor:
+        """Map ``[B, C_in]`` to ``[B, m, N + 1]``; the last is the cell of zeros."""
+        hidden = self.fc1(pooled)
+        # normalisation computes in one type: that of its parameters
+        hidden = torch.relu(self.norm(hidden.to(self.fc1.weight.dtype)).to(pooled.dtype))
+        logits = self.fc2(hidden).unflatten(1, (self.num_mixtures, -1))
+        if self.fc3 is not None and self.basis_bias is not None:
+            own, basis, zero = logits.split([self.local, self.basis, 1], 2)
+            others = self.fc3(basis)
+            logits = torch.cat([others[..., : self.start], own, others[..., self.start :], zero], 2)
+            logits = logits + self.basis_bias.to(logits.dtype).view(self.num_mixtures, -1)
+        return logits / (logits.abs().sum(2, keepdim=True) + EPSILON)
+
+
+@register_layer("kernelwarehouse")
+class KernelWarehouseConv2d(DynamicConv2d):
+    """Convolution whose kernel is put together from the cells of a warehouse; the bias is static.
+
+    A layer is built with a warehouse of its own; ``share_warehouses`` gives several layers a common one.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        cell_num_ratio: Cells over mixtures: the budget of parameters, 1/4 to 4 in the paper.
+        cell_inplane_ratio: Input channels of a cell over ``C_in / groups`` (over their greatest common divisor if the
+            warehouse is shared), in (0, 1].
+        cell_outplane_ratio: The same of the output channels.
+        reduction: Width of the attention's hidden layer over ``C_in``; it has at least 16.
+        spatial_partition: Whether a cell covers one tap of the kernel, or all.
+        nonlocal_basis_ratio: Below 1, the coefficients of other layers' cells come from a basis this much smaller.
+        norm_layer: ``"batchnorm"`` or ``"layernorm"``, in the attention.
+        mixing: Initial t; saved with the parameters (see ``set_mixing``). The default, 0, is for trained layers and
+            trains as well; the paper starts from 1.
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; ``coefficients [B, m, N]``, signed.
+
+    Example:
+        >>> KernelWarehouseConv2d(16, 32, 3, padding=1, cell_num_ratio=0.5)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    branch: CellAttention
+    warehouse: Warehouse
+    mixing: Tensor
+    cell_index: Tensor
+
+    def __init__(
+        self,
+        *args: Any,
+        cell_num_ratio: float = 1.0,
+        cell_inplane_ratio: float = 1.0,
+        cell_outplane_ratio: float = 1.0,
+        reduction: float = 0.0625,
+        spatial_partition: bool = True,
+        nonlocal_basis_ratio: float = 1.0,
+        norm_layer: str = "batchnorm",
+        mixing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value, largest in (
+            ("cell_num_ratio", cell_num_ratio, math.inf),
+            ("cell_inplane_ratio", cell_inplane_ratio, 1),
+            ("cell_outplane_ratio", cell_outplane_ratio, 1),
+            ("reduction", reduction, math.inf),
+            ("nonlocal_basis_ratio", nonlocal_basis_ratio, 1),
+        ):
+            if not 0 < value <= largest or math.isinf(value):
+                raise ValueError(f"{name} must be {'positive' if largest > 1 else 'in (0, 1]'}, got {value!r}")
+        if norm_layer not in NORMS:
+            raise ValueError(f"norm_layer must be one of {', '.join(NORMS)}, got {norm_layer!r}")
+        self.cell_num_ratio = cell_num_ratio
+        self.cell_inplane_ratio, self.cell_outplane_ratio = cell_inplane_ratio, cell_outplane_ratio
+        self.reduction, self.spatial_partition = reduction, spatial_partition
+        self.nonlocal_basis_ratio, self.norm_layer = nonlocal_basis_ratio, norm_layer
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.bias = nn.Parameter(torch.zeros(self.out_channels, **dd)) if self.has_bias else None
+        # float32 whatever the parameters' type; a buffer, so that the schedule does not recompile a compiled model
+        self.register_buffer("mixing", torch.zeros((), device=dd["device"]))
+        self.set_mixing(mixing)
+        self.join(build_warehouse([self], **dd))
+
+    def join(self, warehouse: Warehouse, start: int | None = None) -> int:
+        """Take the cells from a warehouse, with a new attention; ``share_warehouses`` calls this.
+
+        Args:
+            warehouse: Its cells have to divide the kernel.
+            start: First of the layer's own cells, to which E points. None if no other layer joins: without cells of
+                others there is no basis for them.
+
+        Returns:
+            One past the last of the layer's own cells, where those of the next layer start.
+        """
+        self.warehouse = warehouse
+        self.num_mixtures = count_pieces(self, warehouse.cell_shape)
+        count, cells = self.num_mixtures, warehouse.num_cells
+        indices, end = own_cells(count, cells, self.cell_num_ratio, start or 0)
+        device, dtype = warehouse.cells.device, warehouse.cells.dtype
+        # E, as the cell of each mixture; not saved, for it follows from the arguments and the order of the layers
+        self.register_buffer("cell_index", torch.tensor(indices, device=device), persistent=False)
+        self.own_range = (start or 0, end)
+        own, basis = None, 0
+        if start is not None and self.nonlocal_basis_ratio < 1:
+            local = min(int(self.cell_num_ratio * count), cells - start)
+            own, basis = (start, local), max(int((cells - local) * self.nonlocal_basis_ratio), SMALLEST)
+        hidden = max(int(self.in_channels * self.reduction), SMALLEST)
+        self.branch = CellAttention(
+            self.in_channels, hidden, count, cells, self.norm_layer, own, basis, device=device, dtype=dtype
+        ).train(self.training)
+        self.reset_parameters()
+        return end
+
+    def reset_parameters(self) -> None:
+        """The layer's own cells together kaiming-normal (fan out), the bias 0, the attention likewise."""
+        out_channels, _, height, width = self.warehouse.cell_shape
+        start, end = self.own_range
+        fan_out = (end - start) * out_channels * height * width
+        with torch.no_grad():
+            self.warehouse.cells[start:end].normal_(std=math.sqrt(2 / max(fan_out, 1)))
+        self.branch.reset_parameters()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def set_mixing(self, value: float) -> None:
+        """Set t: 1 is an ordinary convolution with the layer's own cells, 0 leaves all to the attention.
+
+        Raises:
+            ValueError: If it is not in [0, 1].
+        """
+        if not 0 <= value <= 1:
+            raise ValueError(f"mixing must be in [0, 1], got {value!r}")
+        self.mixing.fill_(value)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Return ``(1 - t) z + t E``, ``[B, m, N]``."""
+        attention = self.branch(x)[..., :-1]
+        cells = torch.arange(self.warehouse.num_cells, device=attention.device)
+        fixed = (self.cell_index[:, None] == cells).to(attention.dtype)
+        mixing = self.mixing.to(attention.dtype)
+        return (1 - mixing) * attention + mixing * fixed
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]``."""
+        kernel = self._assemble(self.warehouse(self.coefficients(x) if coefficients is None else coefficients))
+        bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
+        x, geometry = self.convolution_arguments(x)
+        return dynamic_conv2d(x, kernel.to(x.dtype), bias, **geometry)
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from the layer's own cells cut from W and logits E, for the present t.
+
+        Other t change the kernel by a thousandth at most. As E is a learned bias here, training can leave it at t = 0.
+
+        Raises:
+            ValueError: If there are fewer cells than mixtures.
+        """
+        if self.cell_num_ratio < 1:
+            raise ValueError(
+                f"cell_num_ratio={self.cell_num_ratio!r}: fewer cells than pieces of the kernel cannot hold a given "
+                "weight; choose a ratio of at least 1, or the method's own start (preserve_outputs=False)"
+            )
+        share = self.mixing + (1 - self.mixing) / (1 + EPSILON)
+        pieces = self._cut(weight) / share.to(weight.dtype)
+        self.warehouse.cells[self.cell_index] = pieces.to(self.warehouse.cells.dtype)
+        nn.init.zeros_(self.branch.fc2.weight)
+        nn.init.zeros_(self.branch.logit_bias)
+        self.branch.logit_bias.view(self.num_mixtures, -1).scatter_(1, self.cell_index[:, None], 1.0)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+
+    def extra_repr(self) -> str:
+        """Add the ratio."""
+        return f"{super().extra_repr()}, cell_num_ratio={self.cell_num_ratio}"
+
+    def _assemble(self, pieces: Tensor) -> Tensor:
+        """``[B, m, cell]`` to ``[B, C_out, C_in/groups, kH, kW]``; m runs over taps, output blocks, input blocks."""
+        out_size, in_size, *taps = self.warehouse.cell_shape
+        out_channels, in_channels, height, width = self.kernel_shape
+        blocks = (out_channels // out_size, in_channels // in_size)
+        pieces = pieces.reshape(pieces.shape[0], -1, *blocks, out_size, in_size, math.prod(taps))
+        return pieces.permute(0, 2, 4, 3, 5, 1, 6).reshape(-1, out_channels, in_channels, height, width)
+
+    def _cut(self, weight: Tensor) -> Tensor:
+        """The reverse of ``_assemble`` for one kernel: ``[m, cell]``."""
+        out_size, in_size, *taps = self.warehouse.cell_shape
+        weight = weight.reshape(-1, out_size, weight.shape[1] // in_size, in_size, weight[0, 0].numel(), 1)
+        if taps != [1, 1]:  # a cell covers all taps
+            weight = weight.transpose(4, 5)
+        return weight.permute(4, 0, 2, 1, 3, 5).reshape(self.num_mixtures, -1)

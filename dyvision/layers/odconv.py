@@ -1,0 +1,219 @@
+"""ODConv: kernels weighted along all four of their dimensions.
+
+Li et al., "Omni-Dimensional Dynamic Convolution", ICLR 2022, arXiv 2209.07947, Eq. 2 and section 3.2. Official:
+``OSVAI/ODConv``, ``modules/odconv.py``. The formula has one set of spatial, input and output attentions per kernel; the
+code, and the published numbers of parameters, have one set that all kernels share, and so does this file:
+``y = a_f * ((a_c * x) * sum_n a_w[n] a_s W_n)``. The official training anneals the temperature from 30 to 1 over the
+first ten epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._registry import register_layer
+from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.ops.mixture import mix_kernels
+
+
+class ODConvCoefficients(NamedTuple):
+    """Attentions over the four dimensions of the kernels; None where the layer has none.
+
+    Attributes:
+        channel: a_c ``[B, C_in]`` in (0, 1), scales the input.
+        filter: a_f ``[B, C_out]`` in (0, 1), scales the output; None for a depthwise convolution.
+        spatial: a_s ``[B, kH, kW]`` in (0, 1), scales the kernels' taps; None for a 1x1 kernel.
+        kernel: a_w ``[B, K]``, rows sum to one; None for a single kernel.
+    """
+
+    channel: Tensor
+    filter: Tensor | None
+    spatial: Tensor | None
+    kernel: Tensor | None
+
+
+class ODConvAttention(CoefficientBranch):
+    """Logits of the attentions: linear layers on ``h = ReLU(BN(Wh GAP(x)))``.
+
+    Args:
+        in_channels: Channels of the input.
+        hidden: Width A of h.
+        out_channels: Outputs of the filter attention; 0 for none.
+        taps: Outputs of the spatial attention; 0 for none.
+        num_kernels: Outputs of the kernel attention; 0 for none.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        taps: int,
+        num_kernels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.fc = PreciseLinear(in_channels, hidden, bias=False, **dd)
+        self.bn = GuardedBatchNorm1d(hidden, **dd)
+        self.channel_fc = PreciseLinear(hidden, in_channels, **dd)
+        self.filter_fc: PreciseLinear | None = PreciseLinear(hidden, out_channels, **dd) if out_channels else None
+        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **dd) if taps else None
+        self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **dd) if num_kernels else None
+
+    @property
+    def heads(self) -> tuple[PreciseLinear | None, ...]:
+        """The layers that predict the logits, in the order of :class:`ODConvCoefficients`."""
+        return self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
+
+    def reset_parameters(self) -> None:
+        """Kaiming-normal (fan out), bias 0."""
+        self.bn.reset_parameters()
+        for linear in (self.fc, *self.heads):
+            if linear is not None:
+                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor | None, ...]:
+        """Map ``[B, C_in]`` to four logits ``[B, .]``; the layer divides them by its temperature."""
+        hidden = self.fc(pooled)
+        # the parameters of a model in half precision: the norm computes in their type, which its statistics have
+        hidden = torch.relu(self.bn(hidden.to(self.bn.weight.dtype))).to(pooled.dtype)
+        return tuple(None if head is None else head(hidden) for head in self.heads)
+
+
+@register_layer("odconv")
+class ODConv2d(DynamicConv2d):
+    """Convolution with ``y = a_f * ((a_c * x) * sum_n a_w[n] a_s W_n) + bias``.
+
+    The official layer has no bias; ours is static and added at the end. The filter attention is left out for depthwise
+    convolutions, the spatial one for 1x1 kernels and the kernel attention for ``num_kernels=1``.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        num_kernels: Kernels K; the paper uses 1 and 4.
+        reduction: Width of the attention's hidden layer over ``in_channels``.
+        min_width: Lower bound of that width.
+        temperature: Initial T, divides all four logits; saved with the parameters (see ``set_temperature``).
+        **kwargs: As for ``nn.Conv2d``.
+
+    Shape:
+        As ``nn.Conv2d``; for the coefficients see :class:`ODConvCoefficients`.
+
+    Example:
+        >>> ODConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
+        torch.Size([2, 32, 9, 9])
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        *args: Any,
+        num_kernels: int = 4,
+        reduction: float = 1 / 16,
+        min_width: int = 16,
+        temperature: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_positive("num_kernels", num_kernels)
+        check_positive("min_width", min_width)
+        if not 0 < reduction <= 1:
+            raise ValueError(f"reduction must be in (0, 1], got {reduction!r}")
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.num_kernels = num_kernels
+        height, width = self.kernel_size
+        depthwise = self.groups == self.in_channels == self.out_channels
+        self.branch = ODConvAttention(
+            self.in_channels,
+            max(int(self.in_channels * reduction), min_width),
+            out_channels=0 if depthwise else self.out_channels,
+            taps=0 if height * width == 1 else height * width,
+            num_kernels=0 if num_kernels == 1 else num_kernels,
+            **dd,
+        )
+        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
+        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
+        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.set_temperature(temperature)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise each kernel kaiming-normal (fan out), the bias 0.
+
+        Gates start near 0.5 each, which nothing compensates: the layer expects a normalisation behind it.
+        """
+        self.branch.reset_parameters()
+        for kernel in self.weight:
+            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def set_temperature(self, value: float) -> None:
+        """Set T.
+
+        Raises:
+            ValueError: If it is not positive.
+        """
+        if not value > 0:
+            raise ValueError(f"temperature must be positive, got {value!r}")
+        self.temperature.fill_(value)
+
+    def coefficients(self, x: Tensor) -> ODConvCoefficients:
+        """Return the attentions over input channels, output channels, taps and kernels."""
+        channel, filters, spatial, kernel = self.branch(x)
+        temperature = self.temperature.to(channel.dtype)
+        return ODConvCoefficients(
+            torch.sigmoid(channel / temperature),
+            None if filters is None else torch.sigmoid(filters / temperature),
+            None if spatial is None else torch.sigmoid(spatial / temperature).unflatten(1, self.kernel_size),
+            None if kernel is None else torch.softmax(kernel / temperature, 1),
+        )
+
+    def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
+        """Convolve ``[B, C_in, H, W]``."""
+        attention = self.coefficients(x) if coefficients is None else coefficients
+        x, geometry = self.convolution_arguments(x * attention.channel.to(x.dtype)[:, :, None, None])
+        if attention.spatial is not None:
+            kernels = self.weight if attention.kernel is None else mix_kernels(self.weight, attention.kernel)
+            output = dynamic_conv2d(x, (kernels * attention.spatial[:, None, None]).to(x.dtype), **geometry)
+        elif attention.kernel is not None:
+            output = mixture_conv2d(x, self.weight, attention.kernel, **geometry)
+        else:
+            # the kernel is 1x1 and static; torch knows no "same" with a stride, and here it pads nothing
+            geometry["padding"] = 0 if geometry["padding"] == "same" else geometry["padding"]
+            output = F.conv2d(x, self.weight[0], **geometry)
+        if attention.filter is not None:
+            output = output * attention.filter.to(output.dtype)[:, :, None, None]
+        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+
+    def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from ``W_n = 2^gates W`` plus noise that sums to zero, under gates of exactly 0.5 and equal attention.
+
+        At the first step the heads learn, but not the hidden layer before them, whose gradient is zero.
+        """
+        for head in self.branch.heads:
+            if head is not None:
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+        gates = sum(head is not None for head in self.branch.heads[:3])
+        self.weight.copy_(spread_kernels(weight * 2**gates, self.num_kernels))
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+
+    def extra_repr(self) -> str:
+        """Add the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
