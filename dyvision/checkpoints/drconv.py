@@ -1,4 +1,4 @@
-"""Layers of the unofficial DRConv port (``drconv.py``; the authors published no code) as ours."""
+"""Layers of the unofficial DRConv port (``shallowtoil/DRConv-PyTorch``, ``drconv.py``) as ours."""
 
 from __future__ import annotations
 

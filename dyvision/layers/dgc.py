@@ -1,13 +1,12 @@
 """Dynamic group convolution: heads of the output, each of which sees its own choice of input channels.
 
-Su et al., "Dynamic Group Convolution for Accelerating Convolutional Neural Networks", ECCV 2020, arXiv 2007.04242, Eq.
-1 to 4. Official: ``zhuogege1943/dgc``, ``layers.py``. The code convolves head by head and shuffles the channels
+Su et al., "Dynamic Group Convolution for Accelerating Convolutional Neural Networks", ECCV 2020, arXiv 2007.04242,
+section 3. Official: ``zhuogege1943/dgc``, ``layers.py``. The code convolves head by head and shuffles the channels
 afterwards; here output channel o belongs to head ``o % heads`` from the start, which is the same, and each sample's
 kernel is the static one times its head's gates.
 
-Differences: exactly c channels are dropped, the official code also drops those that tie with the c-th (after
-``load_static``, where all gates are one, that would be all of them). The number c belongs to the layer, the official
-progress to the class. Like the official code this computes dense convolutions: the published savings need a kernel that
+As in the code, gates that tie with the c-th smallest are dropped too. Unlike there, the number c belongs to the layer,
+not to the class. Like the official code this computes dense convolutions: the published savings need a kernel that
 skips the dropped channels.
 """
 
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._norm import GuardedBatchNorm2d
 from dyvision.layers._registry import register_layer
@@ -162,22 +161,20 @@ class DGConv2d(DynamicConv2d):
         """Convolve ``[B, C_in, H, W]``."""
         x = self._activate(x)
         gates = self._drop(self.branch(x)) if coefficients is None else coefficients
-        channel = torch.arange(self.out_channels, device=x.device)
-        place = channel % self.heads * self.groups + channel // (self.out_channels // self.groups)
-        own = gates.reshape(len(gates), self.heads * self.groups, -1).index_select(1, place)
         x, geometry = self.convolution_arguments(x)
-        output = dynamic_conv2d(x, (self.weight * own[..., None, None]).to(x.dtype), **geometry)
+        output = dynamic_conv2d(x, (self.weight * self._per_output(gates)[..., None, None]).to(x.dtype), **geometry)
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Start with gates of one, none of them dropped: W2 = 0, b2 = 1; with ``pre_activation`` on the activated input.
+        """Start with W2 = 0, gates b2 around one and W divided by them, none dropped; the norm is not compensated.
 
-        At the first step W2 and b2 learn, but not W1, whose gradient is zero.
+        Gates of exactly one would tie and be dropped all at once. At the first step W1 has no gradient.
         """
         nn.init.zeros_(self.branch.weight)
-        nn.init.ones_(self.branch.bias)
+        bias_of_gates = self.branch.bias
+        bias_of_gates.copy_((1 + KERNEL_NOISE * torch.randn_like(bias_of_gates)).clamp(0.5, 1.5))
         self.inactive_channels.zero_()
-        self.weight.copy_(weight)
+        self.weight.copy_(weight / self._per_output(bias_of_gates)[..., None, None])
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
@@ -189,10 +186,16 @@ class DGConv2d(DynamicConv2d):
         return x if self.norm is None else torch.relu(self.norm(x))
 
     def _drop(self, gates: Tensor) -> Tensor:
-        """Zero the smallest gates of each head and sample."""
-        order = torch.argsort(gates, dim=-1, stable=True)
-        kept = (torch.arange(self.in_channels, device=gates.device) >= self.inactive_channels).to(gates.dtype)
-        return gates * torch.zeros_like(gates).scatter(-1, order, kept.expand_as(gates))
+        """Zero the smallest gates of each head and sample, and those that tie with the largest of them."""
+        count = self.inactive_channels
+        largest = gates.detach().sort(-1).values.index_select(-1, (count - 1).clamp_min(0).view(1))
+        return gates * ((gates > largest) | (count == 0)).to(gates.dtype)
+
+    def _per_output(self, gates: Tensor) -> Tensor:
+        """Spread ``[.., heads, C_in]`` over the kernel: ``[.., C_out, C_in/groups]``."""
+        channel = torch.arange(self.out_channels, device=gates.device)
+        place = channel % self.heads * self.groups + channel // (self.out_channels // self.groups)
+        return gates.unflatten(-1, (self.groups, -1)).flatten(-3, -2).index_select(-2, place)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """DRConv: every position chooses one of R kernels, and the kernels are generated from the input.
 
-Chen et al., "Dynamic Region-Aware Convolution", CVPR 2021, arXiv 2003.12243, Eq. 2 to 4. The authors published no code;
-reference: the unofficial port ``drconv.py``. The choice is the argmax of a guide map. Backwards it counts as a
-softmax: the guide receives the gradient of ``sum_r softmax(G)_r <dy, Y_r>``, the kernels that of the hard choice.
+Chen et al., "Dynamic Region-Aware Convolution", CVPR 2021, arXiv 2003.12243, section 3. The authors published no code;
+reference: the unofficial ``shallowtoil/DRConv-PyTorch``, ``drconv.py``. The choice is the argmax of a guide map.
+Backwards it counts as a softmax: the guide receives the gradient of ``sum_r softmax(G)_r <dy, Y_r>``, the kernels that
+of the hard choice.
 
 One kernel, shared by all regions, is added to the generated ones if they are larger than 1x1. It is zero at the start
 and not in the reference, whose generator has one bias for all taps of a kernel, so that no parameters make it compute a
