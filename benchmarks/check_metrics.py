@@ -48,14 +48,14 @@ def main(checkpoint: str, options: list[str]) -> int:
 
 def _mean_iou(run: Any, labels: Path) -> dict[str, float]:
     ids = np.array(run.model.hparams.class_ids)
-    root = Path(run.datamodule.hparams.root)
+    truth_root = Path(run.datamodule.hparams.root, "gtFine", run.datamodule.hparams.val_split)
     index = np.zeros(256, dtype=np.int64)
     index[ids] = np.arange(len(ids))
     confusion = np.zeros((len(ids), len(ids)), dtype=np.int64)
     files = sorted(labels.rglob("*.png"))
     for file in files:
         stem = file.name.removesuffix(".png").removesuffix("_leftImg8bit")
-        (truth_file,) = root.rglob(f"{stem}_gtFine_labelIds.png")
+        (truth_file,) = truth_root.rglob(f"{stem}_gtFine_labelIds.png")
         truth, found = np.asarray(Image.open(truth_file)), np.asarray(Image.open(file))
         known = np.isin(truth, ids)
         np.add.at(confusion, (index[truth[known]], index[found[known]]), 1)

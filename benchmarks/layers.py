@@ -45,7 +45,7 @@ def main() -> None:
     for name, model in models.items():
         cells = [ratios[column][name] for column in columns]
         table.add_row(name, f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M", *cells)
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     console.print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
 

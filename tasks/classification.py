@@ -49,7 +49,8 @@ class ClassificationTask(BaseTask):
         weight_decay: Of everything but norms, biases and coefficient branches.
         backbone_lr_scale: Factor on ``lr`` for everything but the classifier.
         head_lr_scale: Factor on ``lr`` for the classifier.
-        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments.
+        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments;
+            its ``total_steps`` fixes the length for a run that stops earlier and goes on later.
         warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
         ema_decay: Evaluate an exponential moving average of the weights, with this decay.
         anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's

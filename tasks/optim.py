@@ -164,7 +164,8 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
     it. The milestones of ``multistep`` count from the start of training.
 
     Args:
-        hparams: With ``lr_schedule`` (a name or a dict with arguments) and ``warmup_steps``.
+        hparams: With ``lr_schedule`` (a name or a dict with arguments) and ``warmup_steps``. ``total_steps`` among the
+            arguments fixes the length whatever the trainer is told, so that a run may stop earlier and go on later.
         optimizer: What to schedule; None only checks the arguments.
         total_steps: Optimiser steps in the whole training.
 
@@ -175,6 +176,10 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
         ValueError: For an unknown name or argument, or a schedule that needs an end and training has none.
     """
     component = parse_component(hparams["lr_schedule"], "lr_schedule")
+    if component.kind == "name" and "total_steps" in component.arguments:
+        total_steps = component.arguments.pop("total_steps")
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise ValueError(f"lr_schedule: total_steps must be a positive int, got {total_steps!r}")
     warmup = warmup_length(hparams["warmup_steps"], total_steps)
     if component.kind == "class_path":
         scheduler_class: Any = import_object(component.name, "lr_schedule")

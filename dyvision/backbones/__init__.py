@@ -1,6 +1,6 @@
 """Networks by name, their convolutions static or dynamic, as classifiers or as feature pyramids."""
 
-from dyvision.backbones import shufflenetv2  # registers its names
+from dyvision.backbones import mobilenetv4, shufflenetv2  # register their names
 from dyvision.backbones._features import Backbone
 from dyvision.backbones._registration import list_backbones, register_backbone
 from dyvision.backbones._registry import create_backbone, create_model
@@ -17,6 +17,7 @@ __all__ = (
     "list_backbones",
     "list_policies",
     "load_backbone_weights",
+    "mobilenetv4",
     "read_state_dict",
     "register_backbone",
     "shufflenetv2",

@@ -51,7 +51,7 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
         description="Draw sample data, train one dynamic backbone in three tasks, and show a table and pictures.",
     )
     parser.add_argument("--layer", default="dcd", help="dynamic layer of the backbone (dyvision list layers)")
-    parser.add_argument("--backbone", default="mobilenetv4_conv_small", help="backbone (dyvision list backbones)")
+    parser.add_argument("--backbone", default="mobilenetv4_conv_small_relu6", help="backbone (dyvision list backbones)")
     parser.add_argument("--output", type=Path, default=Path("quickstart"), help="folder for data, runs and pictures")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
     parser.set_defaults(run=_quickstart)

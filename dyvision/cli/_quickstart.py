@@ -53,7 +53,7 @@ class Result:
 
 
 def run_quickstart(
-    layer: str = "dcd", backbone: str = "mobilenetv4_conv_small", output: Path = Path("quickstart"), seed: int = 0
+    layer: str = "dcd", backbone: str = "mobilenetv4_conv_small_relu6", output: Path = Path("quickstart"), seed: int = 0
 ) -> list[Result]:
     """Draw the sample data, train three tasks, print a table and write pictures.
 

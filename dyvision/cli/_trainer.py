@@ -63,6 +63,9 @@ class Request:
             )
         if named not in TASKS:
             raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
+        made = self.checkpoint.get("task")
+        if made not in (None, named):
+            raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)
 
     def names_class(self, section: str) -> bool:

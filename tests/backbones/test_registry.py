@@ -13,6 +13,7 @@ SMALL = [
     "mobilenetv3_small_050",
     "tf_mobilenetv3_small_100",
     "mobilenetv4_conv_small",
+    "mobilenetv4_conv_small_relu6",
     "tf_efficientnet_lite0",
     "resnet18",
     "regnetx_002",

@@ -53,6 +53,8 @@ def test_typed_options_beat_the_checkpoint(sample_data, tmp_path, capsys) -> Non
     assert run.model.hparams.lr == 0.5
     assert main(["validate", config, checkpoint, *root, "--model.layer=static"]) == 2
     assert "dyconv" in capsys.readouterr().err
+    assert main(["validate", "--config=segmentation/quickstart.yaml", checkpoint, *root]) == 2
+    assert "the checkpoint is one of task 'classification'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ def test_schedule_values(schedule, warmup, expected):
 
 
 def test_schedule_by_class():
+    early = {"name": "poly", "power": 1.0, "total_steps": 4}
+    assert learning_rates({"lr_schedule": early}, 2) == pytest.approx([1, 0.75])
     schedule = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.5}}
     assert learning_rates({"lr_schedule": schedule}, 4) == pytest.approx([1, 1, 0.5, 0.5])
 
@@ -137,6 +139,7 @@ def test_schedule_by_class():
     [
         ({"lr_schedule": {"name": "cosine", "powr": 2}}, "has no argument 'powr'"),
         ({"lr_schedule": {"nam": "cosine"}}, "exactly one of"),
+        ({"lr_schedule": {"name": "cosine", "total_steps": 0}}, "total_steps must be a positive int"),
         ({"optimizer": {"class_path": "torch.optim.Adamm"}}, "did you mean.*Adam"),
         ({"optimizer": {"class_path": "torchh.optim.Adam"}}, "cannot import 'torchh.optim'"),
         ({"optimizer": {"class_path": "torch.optim.Adam", "betas": [0, 0]}}, "init_args"),
