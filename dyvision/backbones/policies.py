@@ -3,7 +3,7 @@
 A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
 function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
 to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like) and classifiers
-are never made dynamic, whatever the policy; the dynamic classifiers of CondConv and DCD are not part of this version.
+are never made dynamic, whatever the policy; the dynamic classifiers of CondConv and DCD are an option of ``create_model``.
 """
 
 from __future__ import annotations
@@ -94,14 +94,31 @@ def _dcd(sites: Sequence[ConvSite]) -> list[ConvSite]:
     return chosen or [site for site in in_blocks if site.dense and site.pointwise] or in_blocks
 
 
+def _odconv(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    """Li et al. 2022, official models: every convolution but the stem of MobileNetV2; of ResNets, those in blocks."""
+    in_blocks = _blocks(sites)
+    return _dyconv(sites) if any(site.depthwise for site in in_blocks) else in_blocks
+
+
+def _block_ends(sites: Sequence[ConvSite]) -> list[ConvSite]:
+    """The last convolution of each block, whose output is added to the shortcut (Hu et al. 2018, figure 3)."""
+    last = {site.block: site for site in _blocks(sites)}
+    return list(last.values())
+
+
 _POLICIES: dict[str, Callable[[Sequence[ConvSite]], list[ConvSite]]] = {
     "all": _all,
+    "block_ends": _block_ends,
     "blocks": _blocks,
     "condconv": _condconv,
     "dcd": _dcd,
     "dyconv": _dyconv,
     "dynet": _blocks,  # Zhang et al. 2020: every convolution of the residual blocks; shortcuts static
+    "eca": _block_ends,
+    "odconv": _odconv,
     "pointwise": _pointwise,
+    "se": _block_ends,
+    "sk": _spatial,  # Li et al. 2019: the 3x3 of a bottleneck
     "spatial": _spatial,
 }
 
@@ -111,8 +128,8 @@ def list_policies() -> list[str]:
 
     * ``all``: every convolution, the stem included.
     * ``blocks``: every convolution on the main path of a block; ``pointwise``: of these the 1x1; ``spatial``: the
-      others.
-    * ``condconv``, ``dcd``, ``dyconv``, ``dynet``: what the method's paper replaced, the default of the layer of that
+      others; ``block_ends``: the last of each block.
+    * ``condconv``, ``dcd``, ``dyconv``, ``dynet``, ``eca``, ``odconv``, ``se``, ``sk``: what the method's paper replaced, the default of the layer of that
       name. Layers without a policy of their own use ``blocks``.
     """
     return sorted(_POLICIES)
