@@ -1,6 +1,6 @@
 """Networks by name, their convolutions static or dynamic, as classifiers or as feature pyramids."""
 
-from dyvision.backbones import mobilenetv4, shufflenetv2  # register their names
+from dyvision.backbones import kernelwarehouse, mobilenetv4, shufflenetv2, weightnet_shufflenetv2  # register names
 from dyvision.backbones._features import Backbone
 from dyvision.backbones._registration import list_backbones, register_backbone
 from dyvision.backbones._registry import create_backbone, create_model
@@ -14,6 +14,7 @@ __all__ = (
     "create_backbone",
     "create_model",
     "dynamize",
+    "kernelwarehouse",
     "list_backbones",
     "list_policies",
     "load_backbone_weights",
@@ -21,4 +22,5 @@ __all__ = (
     "read_state_dict",
     "register_backbone",
     "shufflenetv2",
+    "weightnet_shufflenetv2",
 )

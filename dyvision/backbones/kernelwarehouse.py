@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from dyvision.backbones._registration import register_backbone
 from dyvision.layers._warehouse import share_warehouses, warehouse_of
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 
@@ -193,6 +195,14 @@ def create_kernelwarehouse(
             for layer, weight, bias in built:
                 layer.load_static(weight.view(layer.kernel_shape), bias)
     return model
+
+
+def _build(name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
+    return create_kernelwarehouse(name, preserve_outputs=pretrained, pretrained=pretrained, **arguments)
+
+
+for _name in VARIANTS:
+    register_backbone(_name)(partial(_build, _name))
 
 
 def _replace(
