@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyvision.analysis import profile
     from dyvision.backbones import (
         Backbone,
         create_backbone,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         list_policies,
         load_backbone_weights,
     )
+    from dyvision.checkpoints import load_official
     from dyvision.layers import get_layer, list_layers, register_layer
 
 try:
@@ -26,7 +28,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_SUBPACKAGES = ("analysis", "backbones", "configs", "data", "layers", "ops", "tasks", "visualize")
+_SUBPACKAGES = ("analysis", "backbones", "checkpoints", "configs", "data", "layers", "ops", "tasks", "visualize")
 _ORIGIN = {
     "Backbone": "backbones",
     "create_backbone": "backbones",
@@ -37,6 +39,8 @@ _ORIGIN = {
     "list_layers": "layers",
     "list_policies": "backbones",
     "load_backbone_weights": "backbones",
+    "load_official": "checkpoints",
+    "profile": "analysis",
     "register_layer": "layers",
 }
 
@@ -51,6 +55,8 @@ __all__ = (
     "list_layers",
     "list_policies",
     "load_backbone_weights",
+    "load_official",
+    "profile",
     "register_layer",
 )
 

@@ -162,7 +162,7 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Temperature annealing and EMA, unless the trainer has its own."""
+        """Schedules of layers and EMA, unless the trainer has its own."""
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [
             callback
@@ -171,9 +171,9 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         ]
 
     def _wanted_callbacks(self) -> list[Callback]:
-        from dyvision.tasks.callbacks import EMA, TemperatureAnnealing
+        from dyvision.tasks.callbacks import EMA, TemperatureAnnealing, TrainingProgress
 
-        wanted: list[Callback] = []
+        wanted: list[Callback] = [TrainingProgress()]
         annealing = self.hparams.anneal_temperature
         arguments = annealing if isinstance(annealing, Mapping) else {}
         check_arguments(TemperatureAnnealing, arguments, "anneal_temperature")

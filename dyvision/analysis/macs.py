@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -27,19 +28,10 @@ def count_macs(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -
     Raises:
         ValueError: If ``input_size`` is not four positive integers.
     """
-    if len(input_size) != 4 or any(not isinstance(size, int) or size < 1 for size in input_size):
-        raise ValueError(f"input_size must be four positive integers [B, C, H, W], not {tuple(input_size)!r}")
-    reference = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
-    x = torch.zeros(*input_size, device=reference.device, dtype=reference.dtype)
-    modes = [(module, module.training) for module in model.modules()]
+    x = make_input(model, input_size)
     counter = FlopCounterMode(display=False)
-    model.eval()
-    try:
-        with torch.no_grad(), counter:
-            model(x)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), every_operation(), torch.no_grad(), counter:
+        model(x)
     return counter.get_total_flops() // 2
 
 
@@ -51,3 +43,38 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
         trainable_only: Leave out frozen parameters.
     """
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def make_input(model: nn.Module, input_size: Sequence[int]) -> torch.Tensor:
+    """Return an image of zeros on the model's device, in its type.
+
+    Raises:
+        ValueError: If ``input_size`` is not four positive integers.
+    """
+    if len(input_size) != 4 or any(not isinstance(size, int) or size < 1 for size in input_size):
+        raise ValueError(f"input_size must be four positive integers [B, C, H, W], not {tuple(input_size)!r}")
+    reference = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
+    return torch.zeros(*input_size, device=reference.device, dtype=reference.dtype)
+
+
+@contextmanager
+def every_operation() -> Iterator[None]:
+    """Keep PyTorch's transformer layers from running as one operation, whose inside no counter sees."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, restored module by module: parts may be frozen on their own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,6 +1,16 @@
 """Networks by name, their convolutions static or dynamic, as classifiers or as feature pyramids."""
 
-from dyvision.backbones import kernelwarehouse, mobilenetv4, shufflenetv2, weightnet_shufflenetv2  # register names
+from dyvision.backbones import (  # register their names
+    dynet_mobilenetv2,
+    dynet_mobilenetv3,
+    dynet_resnet,
+    dynet_shufflenetv2,
+    kernelwarehouse,
+    mobilenetv4,
+    resnet10,
+    shufflenetv2,
+    weightnet_shufflenetv2,
+)
 from dyvision.backbones._features import Backbone
 from dyvision.backbones._registration import list_backbones, register_backbone
 from dyvision.backbones._registry import create_backbone, create_model
@@ -14,6 +24,10 @@ __all__ = (
     "create_backbone",
     "create_model",
     "dynamize",
+    "dynet_mobilenetv2",
+    "dynet_mobilenetv3",
+    "dynet_resnet",
+    "dynet_shufflenetv2",
     "kernelwarehouse",
     "list_backbones",
     "list_policies",
@@ -21,6 +35,7 @@ __all__ = (
     "mobilenetv4",
     "read_state_dict",
     "register_backbone",
+    "resnet10",
     "shufflenetv2",
     "weightnet_shufflenetv2",
 )

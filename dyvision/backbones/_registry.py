@@ -11,6 +11,7 @@ import timm
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
+from dyvision.backbones._classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones._dilation import dilate_stages
 from dyvision.backbones._features import Backbone
 from dyvision.backbones._registration import find_builder
@@ -34,6 +35,7 @@ def create_model(
     policy: Policy | None = None,
     layer_kwargs: Mapping[str, Any] | None = None,
     preserve_outputs: bool | None = None,
+    dynamic_classifier: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
     **layer_arguments: Any,
 ) -> nn.Module:
@@ -52,6 +54,7 @@ def create_model(
         layer_kwargs: The layer's own arguments.
         preserve_outputs: Whether the dynamic network starts out computing what the static one does. By default it does
             when the weights are pretrained; from scratch the layers have their method's own initialisation.
+        dynamic_classifier: Whether the classifier is dynamic too, as in the networks published with DCD and CondConv.
         model_kwargs: Further arguments for timm's (or the registered network's) constructor.
         **layer_arguments: The same as ``layer_kwargs``: ``create_model("resnet18", "dyconv", num_kernels=4)``.
 
@@ -65,11 +68,16 @@ def create_model(
     """
     get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
     _check_count("num_classes", num_classes, 0)
+    if dynamic_classifier:
+        check_dynamic_classifier(layer, num_classes)
     arguments = {**(model_kwargs or {}), **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {})}
     model = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
     if not pretrained:
         _start_classifier(model)
-    return _dynamize(model, layer, pretrained, policy, {**(layer_kwargs or {}), **layer_arguments}, preserve_outputs)
+    layer_kwargs = {**(layer_kwargs or {}), **layer_arguments}
+    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
+    model = dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
+    return replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
 
 
 def create_backbone(
@@ -123,7 +131,10 @@ def create_backbone(
         raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
     arguments = {**(model_kwargs or {}), **({"output_stride": output_stride} if output_stride != 32 else {})}
     body = _build(name, 0, in_chans, drop_path_rate, pretrained, arguments)
-    body = _dynamize(body, layer, pretrained, policy, {**(layer_kwargs or {}), **layer_arguments}, preserve_outputs)
+    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
+    body = dynamize(
+        body, layer, policy=policy, preserve_outputs=preserve, **{**(layer_kwargs or {}), **layer_arguments}
+    )
     backbone = Backbone(body, out_indices, name)
     if max(level["reduction"] for level in backbone.feature_info.info) > output_stride != 32:
         raise ValueError(f"{name} cannot be dilated: output_stride={output_stride} is not possible, use 32")
@@ -189,18 +200,6 @@ def _start_classifier(model: nn.Module) -> None:
         nn.init.normal_(classifier.weight, std=0.01)
         if classifier.bias is not None:
             nn.init.zeros_(classifier.bias)
-
-
-def _dynamize(
-    model: nn.Module,
-    layer: str,
-    pretrained: bool | str | PathLike[str],
-    policy: Policy | None,
-    layer_kwargs: dict[str, Any],
-    preserve_outputs: bool | None,
-) -> nn.Module:
-    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
-    return dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
 
 
 def _check_count(argument: str, value: int, lowest: int) -> None:

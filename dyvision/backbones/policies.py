@@ -3,7 +3,7 @@
 A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
 function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
 to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like) and classifiers
-are never made dynamic, whatever the policy; the dynamic classifiers of CondConv and DCD are an option of ``create_model``.
+are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers are an option of ``create_model``.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def list_policies() -> list[str]:
     * ``all``: every convolution, the stem included.
     * ``blocks``: every convolution on the main path of a block; ``pointwise``: of these the 1x1; ``spatial``: the
       others; ``block_ends``: the last of each block.
-    * ``condconv``, ``dcd``, ``dyconv``, ``dynet``, ``eca``, ``odconv``, ``se``, ``sk``: what the method's paper replaced, the default of the layer of that
-      name. Layers without a policy of their own use ``blocks``.
+    * ``condconv``, ``dcd``, ``dyconv``, ``dynet``, ``eca``, ``odconv``, ``se``, ``sk``: what the
+      method's paper replaced, the default of the layer of that name. Layers without a policy of their own use
+      ``blocks``.
     """
     return sorted(_POLICIES)
 

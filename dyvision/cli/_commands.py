@@ -1,10 +1,13 @@
-"""The top-level parser and the commands that do not train: ``list``, ``config``, ``data``, ``quickstart``."""
+"""The top-level parser and the commands that do not train: ``list``, ``quickstart`` and the like."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 from pathlib import Path
+
+from dyvision.cli._profile import add_profile
+from dyvision.cli._reproduce import add_reproduce
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
 _EPILOG = """\
@@ -35,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_config(commands)
     _add_data(commands)
+    add_profile(commands)
+    add_reproduce(commands)
     return parser
 
 

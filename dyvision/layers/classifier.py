@@ -1,8 +1,8 @@
 """Dynamic classifiers: the last linear layer of DCD's and CondConv's networks as a dynamic 1x1 convolution.
 
-Official: ``DYCls`` of ``liyunsheng13/dcd`` (``models/imagenet/mobilenetv2_dcd.py``), and the ``classifier`` with its own
-``classifier_route`` of ``d-li14/condconv.pytorch`` (``cond_mobilenetv2.py``). Pooled features are a map of one pixel, so
-the convolutions of this package compute both.
+Official: ``DYCls`` of ``liyunsheng13/dcd`` (``models/imagenet/mobilenetv2_dcd.py``); ``classifier`` with its own
+``classifier_route`` in ``d-li14/condconv.pytorch`` (``cond_mobilenetv2.py``). Pooled features are a map of one pixel:
+convolutions compute both.
 """
 
 from __future__ import annotations

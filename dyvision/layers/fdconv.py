@@ -148,7 +148,7 @@ class FDConv2d(DynamicConv2d):
         *args: As for ``nn.Conv2d``.
         num_kernels: Groups n of frequencies; 64 in the paper, must divide their number.
         reduction: Width of the gates' hidden layer over ``in_channels``, at least 16.
-        temperature: Initial T, divides the logits of the kernel modulation; saved (see ``set_temperature``).
+        temperature: T, divides the logits of the kernel modulation; saved with the parameters.
         **kwargs: As for ``nn.Conv2d``.
 
     Shape:
@@ -175,8 +175,10 @@ class FDConv2d(DynamicConv2d):
         self.is_dynamic = min(inputs, out_channels) > FEW_CHANNELS and self.kernel_size in KERNEL_SIZES
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
-        self.set_temperature(temperature)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature!r}")
+        # fixed, unlike the temperatures that are annealed
+        self.register_buffer("temperature", torch.full((), float(temperature), device=dd["device"]))
         if not self.is_dynamic:
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         else:
@@ -204,16 +206,6 @@ class FDConv2d(DynamicConv2d):
             self.branch.reset_parameters()
             if self.bands is not None:
                 self.bands.reset_parameters()
-
-    def set_temperature(self, value: float) -> None:
-        """Set T.
-
-        Raises:
-            ValueError: If it is not positive.
-        """
-        if not value > 0:
-            raise ValueError(f"temperature must be positive, got {value!r}")
-        self.temperature.fill_(value)
 
     def coefficients(self, x: Tensor) -> FDConvCoefficients | None:
         """Return the gates of the kernel; None if the layer is an ordinary convolution."""

@@ -38,6 +38,14 @@ def test_dynamic_layers_cost_more_than_static_ones():
         assert static < count_macs(create_model("mobilenetv2_050", layer=layer), (1, 3, 64, 64)) < 3 * static
 
 
+def test_transformers_are_not_one_operation():
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    layer.requires_grad_(False)
+    model = nn.Sequential(nn.Flatten(2), layer)
+    tokens = 5
+    assert count_macs(model, (1, tokens, 2, 4)) == tokens * (4 * 8 * 8 + 2 * 8 * 16) + 2 * tokens * tokens * 8
+
+
 def test_frozen_parameters():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from dyvision.tasks import ClassificationTask, SegmentationTask
-from dyvision.tasks.callbacks import EMA, ResultsTable, TemperatureAnnealing
+from dyvision.tasks.callbacks import EMA, ResultsTable, TemperatureAnnealing, TrainingProgress
 
 BACKBONE = "mobilenetv2_035"
 
@@ -99,6 +99,30 @@ def test_task_anneals_its_layers_by_itself(make_trainer, make_data):
         trainer = make_trainer(max_steps=1)
         trainer.fit(task, datamodule=make_data())
         assert not any(isinstance(callback, TemperatureAnnealing) for callback in trainer.callbacks)
+
+
+def test_layers_are_told_how_far_training_is(make_trainer, make_data):
+    """Two steps an epoch, four epochs: mixing ends at half of the training, the layer's progress at its end."""
+
+    class Learner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: list[tuple[str, float]] = []
+
+        def set_mixing(self, value: float) -> None:
+            self.told.append(("mixing", value))
+
+        def set_progress(self, value: float) -> None:
+            self.told.append(("progress", value))
+
+    task = ClassificationTask(backbone=BACKBONE)
+    task.learner = Learner()
+    make_trainer(max_epochs=4, limit_val_batches=0).fit(task, datamodule=make_data())
+    told = {kind: [value for name, value in task.learner.told if name == kind] for kind in ("mixing", "progress")}
+    assert told["mixing"] == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0, 0, 0])
+    assert told["progress"] == pytest.approx([step / 8 for step in range(8)])
+    with pytest.raises(ValueError, match="mixing_epochs must be positive"):
+        TrainingProgress(mixing_epochs=0)
 
 
 class Recorder(Callback):

@@ -1,0 +1,23 @@
+"""ResNet-10: ResNet-18 with one block per stage, a row of DyConv's table (Chen et al. 2020, arXiv 1912.03458)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from dyvision.backbones._registration import register_backbone
+
+
+@register_backbone("resnet10")
+def resnet10(pretrained: bool = False, **arguments: Any) -> nn.Module:
+    """Basic blocks (1, 1, 1, 1), the stem and the widths of ResNet-18.
+
+    Raises:
+        NotImplementedError: If weights are asked for; none are published.
+    """
+    if pretrained:
+        raise NotImplementedError("no pretrained weights of resnet10 are published")
+    block: Any = BasicBlock  # timm annotates an instance
+    return ResNet(block, (1, 1, 1, 1), **arguments)

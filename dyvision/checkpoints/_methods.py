@@ -1,0 +1,64 @@
+"""The modules that know one method's official code each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+
+class Method(Protocol):
+    """What such a module offers; some also have ``apply_auxiliary(layer, auxiliary)``."""
+
+    def build_layer(self, official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
+        """Build our layer for an official class and the arguments of its constructor."""
+
+    def layer_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate the state dict of one official layer."""
+
+
+def list_methods() -> list[str]:
+    """Names of the methods whose official layers can be translated, sorted."""
+    package = import_module("dyvision.checkpoints")
+    return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def get_method(name: str) -> Method:
+    """Return the module of a method.
+
+    Raises:
+        ValueError: If there is none; the message gives the closest names.
+    """
+    known = list_methods()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ValueError(f"unknown method {name!r}{hint}; methods are {', '.join(known)}")
+    return cast(Method, import_module(f"dyvision.checkpoints.{name}"))
+
+
+def fit(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give a tensor a shape that differs from its own in axes of size one, or that unfolds its last axis.
+
+    Args:
+        tensor: ``[O, I, 1, 1]`` for a linear layer's ``[O, I]``, timm's ``[K, O * I * kH * kW]``.
+        shape: The shape wanted.
+
+    Returns:
+        A view, or the tensor itself where its shape is another one: whoever compares shapes will see it.
+    """
+    own = tuple(tensor.shape)
+    singletons = [size for size in own if size != 1] == [size for size in shape if size != 1]
+    unfolds = tensor.ndim == 2 < len(shape) and own[0] == shape[0] and tensor.numel() == _product(shape)
+    return tensor.reshape(shape) if singletons or unfolds else tensor
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product

@@ -1,0 +1,57 @@
+"""timm's CondConv layers (``timm/layers/cond_conv2d.py``) as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dyvision.layers.condconv import CondConv2d
+from dyvision.ops._geometry import pair
+
+CLASS = "CondConv2d"
+
+
+def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
+    """Build our layer for timm's, without a branch: it is called with the input and the routing weights.
+
+    Args:
+        official_class: ``"CondConv2d"``.
+        arguments: Of its constructor; ``padding`` may be ``""`` (symmetric), ``"same"``, ``"valid"`` or numbers.
+        state: Nothing is set after construction.
+
+    Raises:
+        ValueError: If the class is another one.
+    """
+    if official_class != CLASS:
+        raise ValueError(f"official_class must be {CLASS}, got {official_class!r}")
+    stride, dilation = arguments.get("stride", 1), arguments.get("dilation", 1)
+    padding = arguments.get("padding", "")
+    if isinstance(padding, str) and padding.lower() in ("same", "valid"):
+        padding = padding.lower()
+    elif isinstance(padding, str):
+        sizes = zip(
+            pair("kernel_size", arguments["kernel_size"], 1),
+            pair("stride", stride, 1),
+            pair("dilation", dilation, 1),
+            strict=True,
+        )
+        padding = tuple(((step - 1) + spacing * (size - 1)) // 2 for size, step, spacing in sizes)
+    return CondConv2d(
+        arguments["in_channels"],
+        arguments["out_channels"],
+        arguments["kernel_size"],
+        stride,
+        padding,
+        dilation,
+        arguments.get("groups", 1),
+        bias=arguments.get("bias", False),
+        num_kernels=arguments.get("num_experts", 4),
+        branch=False,
+    )
+
+
+def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate one layer's state dict: the names are ours, kernels stay flat, ``[K, numbers of one kernel]``."""
+    return dict(state)

@@ -1,0 +1,85 @@
+"""``dyvision reproduce``: published parameters and multiply-adds beside ours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="compare parameters and multiply-adds with the publications",
+        description="Build every published network and print published against ours; rows that differ carry a reason.",
+    )
+    parser.add_argument("--table", help="one publication's table: condconv, dcd, dyconv, dynet, ... (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
+    from dyvision.analysis.reproduce import MACS_TOLERANCE, PARAMS_TOLERANCE, Comparison, read_published, reproduce
+
+    rows = read_published(options.table)
+    console = Console()
+    console = console if console.is_terminal else Console(width=180)
+    found: list[Comparison] = list(
+        track(reproduce(rows), total=len(rows), description="counting", console=console, transient=True)
+    )
+    table = Table("table", "network", "method, setting", "top-1", title="published against ours, 224 x 224 pixels")
+    for name in ("params, M", "ours", "diff.", "MACs, M", "ours", "executed", "diff."):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("source")
+    reasons: list[str] = []
+    for one in found:
+        row = one.published
+        number = ""
+        if not one.agrees:
+            if row.reason not in reasons:
+                reasons.append(row.reason)
+            number = f"[{reasons.index(row.reason) + 1}]"
+        table.add_row(
+            row.table,
+            row.network,
+            ", ".join(part for part in (row.method, row.setting) if part),
+            row.top1,
+            row.params_m,
+            f"{one.params / 1e6:.2f}",
+            _percent(one.params_difference),
+            row.macs_m,
+            f"{one.macs / 1e6:.1f}",
+            f"{one.executed / 1e6:.1f}",
+            _percent(one.macs_difference),
+            f"{row.source} {number}".rstrip(),
+            style=None if one.agrees else "yellow",
+        )
+    console.print(table)
+    for index, reason in enumerate(reasons, 1):
+        console.print(f"[{index}] {reason or 'no reason known'}", markup=False, soft_wrap=True, highlight=False)
+    agreeing = sum(one.agrees for one in found)
+    agreeing_text = f"{PARAMS_TOLERANCE:.0%} of the parameters and {MACS_TOLERANCE:.0%} of the multiply-adds"
+    console.print(
+        f"{len(found)} rows: {agreeing} within {agreeing_text} (or equal to all published digits), "
+        f"{len(found) - agreeing} explained by a note.",
+        highlight=False,
+    )
+    console.print("MACs: each layer in its cheapest exact formulation, branch and mixing included; executed: what runs")
+    if options.json is not None:
+        entries = [
+            asdict(one.published) | {"our_params": one.params, "our_macs": one.macs, "our_macs_executed": one.executed}
+            for one in found
+        ]
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _percent(difference: float | None) -> str:
+    return "" if difference is None else f"{100 * difference:+.1f} %"
