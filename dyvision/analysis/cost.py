@@ -142,10 +142,11 @@ def _dcd(layer: DCDConv2d, call: Call) -> Cost:
 
     Lambda scales W0 or its output. BatchNorm is folded, as everywhere.
     """
-    rank, inputs, outputs = layer.rank, layer.in_channels, layer.out_channels
-    kernel = rank * rank * outputs + rank * outputs * inputs
-    maps = rank * (inputs + rank + outputs) * call.outputs
-    scale = min(math.prod(layer.kernel_shape), outputs * call.outputs)
+    # each block on its own share of the channels
+    rank, inputs, outputs = (number // layer.blocks for number in (layer.rank, layer.in_channels, layer.out_channels))
+    kernel = layer.blocks * (rank * rank * outputs + rank * outputs * inputs)
+    maps = layer.blocks * rank * (inputs + rank + outputs) * call.outputs
+    scale = min(math.prod(layer.kernel_shape), layer.out_channels * call.outputs)
     return _dynamic(layer, call, min(kernel, maps) + scale)
 
 

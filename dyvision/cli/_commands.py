@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from dyvision.cli._profile import add_profile
+from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(commands)
     _add_data(commands)
     add_profile(commands)
+    add_report(commands)
     add_reproduce(commands)
     return parser
 

@@ -4,7 +4,8 @@ Li et al., "Revisiting Dynamic Convolution via Matrix Decomposition", ICLR 2021,
 ``W(x) = Lambda(x) W0 + P Phi(x) Q^T``. Official: ``liyunsheng13/dcd``, ``models/imagenet/mobilenetv2_dcd.py``
 (``DYModule``: 1x1) and ``resnet_dcd.py`` (``conv_basic_dy``, ``conv_dy``). As in the code, and unlike the formula, two
 BatchNorms and an identity stand in the residual: ``u = BN1(Q x)``, ``u' = BN2(Phi u) + u``,
-``y = Lambda * (W0 * x) + P u'``.
+``y = Lambda * (W0 * x) + P u'``. The paper's sparse form (not in the official code) makes the residual block-diagonal:
+B blocks ``P_b Phi_b Q_b^T``, each between its own part of the input and of the output channels.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ FORMS = ("pointwise", "basic", "bottleneck")
 
 
 class DCDCoefficients(NamedTuple):
-    """``scale`` is Lambda ``[B, C_out]``, ``fusion`` is Phi ``[B, L, L]`` (row = output)."""
+    """Lambda and Phi.
+
+    Attributes:
+        scale: Lambda ``[B, C_out]`` in [0, 2].
+        fusion: The blocks of Phi ``[B, blocks, L/blocks, L/blocks]``; the row is the output.
+    """
 
     scale: Tensor
     fusion: Tensor
@@ -39,7 +45,7 @@ def hard_sigmoid2(z: Tensor) -> Tensor:
 
 
 def dimensions(
-    in_channels: int, out_channels: int, form: str, squeeze: int, rank: int | None = None
+    in_channels: int, out_channels: int, form: str, squeeze: int, rank: int | None = None, blocks: int = 1
 ) -> tuple[int, int, int]:
     """Size p of the pooled map, rank L and width S of the branch, as the official classes compute them.
 
@@ -49,6 +55,7 @@ def dimensions(
         form: ``"pointwise"`` (``DYModule``), ``"basic"`` (``conv_basic_dy``) or ``"bottleneck"`` (``conv_dy``).
         squeeze: Reduction of the branch (the official ResNet forms fix it at 16).
         rank: Overrides L, on which S depends.
+        blocks: Number of blocks of Phi; the automatic L is rounded up to a multiple.
 
     Returns:
         ``(p, L, S)``.
@@ -57,8 +64,9 @@ def dimensions(
     pooled = in_channels * pool**2
     if rank is None:
         rank = _pointwise_rank(in_channels, out_channels) if form == "pointwise" else max(int(math.sqrt(pooled)), 1)
+        rank += -rank % blocks
     # without the lower bound the official bottleneck formula gives 0 below 16 channels
-    return pool, rank, max(max(pooled, rank**2) // squeeze, 1 if form == "bottleneck" else 4)
+    return pool, rank, max(max(pooled, rank**2 // blocks) // squeeze, 1 if form == "bottleneck" else 4)
 
 
 def _pointwise_rank(in_channels: int, out_channels: int) -> int:
@@ -79,6 +87,7 @@ class DCDBranch(CoefficientBranch):
         rank: Side L of Phi.
         width: Width S of e.
         pool_size: Side p of the pooled map.
+        blocks: Number of blocks of Phi.
         device: Device of the parameters.
         dtype: Type of the parameters.
     """
@@ -90,16 +99,17 @@ class DCDBranch(CoefficientBranch):
         rank: int,
         width: int,
         pool_size: int,
+        blocks: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.rank, self.pool_size = rank, pool_size
+        self.rank, self.pool_size, self.blocks = rank, pool_size, blocks
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.squeeze = PreciseLinear(in_channels * pool_size**2, width, bias=False, **dd)
         self.gate = PreciseLinear(width, width, bias=False, **dd)
         self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
-        self.fc_phi = PreciseLinear(width, rank * rank, bias=False, **dd)
+        self.fc_phi = PreciseLinear(width, rank * rank // blocks, bias=False, **dd)
 
     def reset_parameters(self, form: str) -> None:
         """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
@@ -113,7 +123,8 @@ class DCDBranch(CoefficientBranch):
         """Map ``[B, C * p * p]`` to Lambda and Phi."""
         squeezed = self.squeeze(pooled)
         embedding = squeezed * hard_sigmoid2(self.gate(squeezed))
-        fusion = self.fc_phi(embedding).unflatten(1, (self.rank, self.rank))
+        side = self.rank // self.blocks
+        fusion = self.fc_phi(embedding).unflatten(1, (self.blocks, side, side))
         return DCDCoefficients(hard_sigmoid2(self.fc_scale(embedding)), fusion)
 
 
@@ -129,9 +140,10 @@ class DCDConv2d(DynamicConv2d):
         *args: As for ``nn.Conv2d``.
         form: ``"pointwise"``, ``"basic"`` or ``"bottleneck"`` (see :func:`dimensions`); by default ``"pointwise"`` for
             1x1 kernels and ``"basic"`` for others.
-        rank: Overrides L.
+        rank: Overrides L, the sum over the blocks.
         squeeze: Reduction of the branch.
         pool_size: Overrides p.
+        blocks: Blocks of the residual; they divide both channels and L. More blocks make it sparser.
         **kwargs: As for ``nn.Conv2d``.
 
     Shape:
@@ -149,6 +161,7 @@ class DCDConv2d(DynamicConv2d):
         rank: int | None = None,
         squeeze: int = SQUEEZE,
         pool_size: int | None = None,
+        blocks: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -159,16 +172,20 @@ class DCDConv2d(DynamicConv2d):
         for name, value in (("rank", rank), ("pool_size", pool_size)):
             if value is not None:
                 check_positive(name, value)
-        self.form = form
-        pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank)
+        check_positive("blocks", blocks)
+        for name, value in (("in_channels", self.in_channels), ("out_channels", self.out_channels), ("rank", rank)):
+            if value is not None and value % blocks:
+                raise ValueError(f"blocks must divide {name}, got blocks={blocks}, {name}={value}")
+        self.form, self.blocks = form, blocks
+        pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank, blocks)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
-        self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, **dd)
-        self.conv_q = nn.Conv2d(self.in_channels, self.rank, 1, self.stride, bias=False, **dd)
+        self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, blocks, **dd)
+        self.conv_q = nn.Conv2d(self.in_channels, self.rank, 1, self.stride, groups=blocks, bias=False, **dd)
         self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
         self.bn2 = GuardedBatchNorm2d(self.rank, **dd)
-        self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, bias=False, **dd)
+        self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, groups=blocks, bias=False, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -180,7 +197,7 @@ class DCDConv2d(DynamicConv2d):
             nn.init.zeros_(self.bias)
 
     def coefficients(self, x: Tensor) -> DCDCoefficients:
-        """Return Lambda ``[B, C_out]`` in [0, 2] and Phi ``[B, L, L]``."""
+        """Return Lambda ``[B, C_out]`` in [0, 2] and Phi ``[B, blocks, L/blocks, L/blocks]``."""
         return self.branch(x)
 
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
@@ -199,8 +216,9 @@ class DCDConv2d(DynamicConv2d):
         nn.init.zeros_(self.branch.fc_scale.weight)
 
     def extra_repr(self) -> str:
-        """Add the rank."""
-        return f"{super().extra_repr()}, rank={self.rank}"
+        """Add the rank, and the blocks if there are several."""
+        blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
+        return f"{super().extra_repr()}, rank={self.rank}{blocks}"
 
     def _static(self, x: Tensor) -> Tensor:
         x, geometry = self.convolution_arguments(x)
@@ -214,12 +232,13 @@ class DCDConv2d(DynamicConv2d):
         low = self.bn1(self.conv_q(self._centred(x, size)))
         batch, rank, height, width = low.shape
         fusion = fusion.to(low.dtype)
-        if low.is_contiguous(memory_format=torch.channels_last) and not low.is_contiguous():
+        if self.blocks == 1 and low.is_contiguous(memory_format=torch.channels_last) and not low.is_contiguous():
             # without a copy to channels first and back
             rows = low.permute(0, 2, 3, 1).reshape(batch, height * width, rank)
-            mixed = torch.bmm(rows, fusion.transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)
+            mixed = torch.bmm(rows, fusion[:, 0].transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)
         else:
-            mixed = torch.bmm(fusion, low.flatten(2)).view_as(low)
+            parts = low.reshape(batch * self.blocks, rank // self.blocks, height * width)
+            mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
         return self.conv_p(self.bn2(mixed) + low)
 
     def _centred(self, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -175,7 +175,8 @@ class WeightNetConv2d(DynamicConv2d):
         check_positive("reduced_channels", width)
         for layer in layers:
             if isinstance(layer, WeightNetConv2d) and layer.activation.fc.in_features != width:
-                layer.activation = layer._make_activation(width, layer.weight.device, layer.weight.dtype)
+                activation = layer._make_activation(width, layer.weight.device, layer.weight.dtype)
+                layer.activation = activation.train(layer.training)
         weight = layers[0].weight
         return WeightNetReduction(in_channels, width, len(layers), weight.device, weight.dtype)
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.tasks.components import Component, ComponentSpec, choose, closest, import_object, parse_component
+from dyvision.tasks.heads.detection_condinst import build_condinst
 from dyvision.tasks.heads.detection_config import DetectorConfig
 from dyvision.tasks.heads.detection_dense import build_fcos, build_retinanet
 from dyvision.tasks.heads.detection_rcnn import build_faster_rcnn, build_mask_rcnn
 from dyvision.tasks.heads.detection_ssd import build_ssdlite
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "condinst": build_condinst,
     "faster_rcnn": build_faster_rcnn,
     "fcos": build_fcos,
     "mask_rcnn": build_mask_rcnn,
@@ -27,7 +29,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "ssdlite": build_ssdlite,
 }
 #: heads with sigmoid scores: label 1 is their class 0
-_SIGMOID = ("fcos", "retinanet")
+_SIGMOID = ("condinst", "fcos", "retinanet")
 
 
 class Detector(nn.Module):
@@ -66,10 +68,10 @@ class Detector(nn.Module):
         Args:
             images: Images ``[3, H_i, W_i]`` in 0..1, of any sizes.
             targets: In training, dictionaries with ``boxes`` ``[N, 4]`` (xyxy, pixels), ``labels`` ``[N]`` in
-                1..num_classes and for Mask R-CNN ``masks`` ``[N, H_i, W_i]``.
+                1..num_classes and for Mask R-CNN and CondInst ``masks`` ``[N, H_i, W_i]``.
 
         Returns:
-            Losses by name, or per image ``boxes``, ``labels``, ``scores`` and for Mask R-CNN ``masks``
+            Losses by name, or per image ``boxes``, ``labels``, ``scores`` and for Mask R-CNN and CondInst ``masks``
             ``[N, 1, H_i, W_i]`` in 0..1, best first, in pixels of the given image.
         """
         if self.training:
@@ -121,7 +123,7 @@ def create_detector(
         model,
         backbone,
         first_label=int(component.kind == "name" and component.name in _SIGMOID),
-        predicts_masks=bool(has_mask and has_mask()),
+        predicts_masks=getattr(model, "predicts_masks", False) or bool(has_mask and has_mask()),
     )
 
 

@@ -158,7 +158,7 @@ def test_coefficients_come_from_the_input_of_the_block(name):
 def test_a_training_step(name):
     torch.manual_seed(0)
     model = create_model(name, num_classes=5).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     x, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
     losses = []
     for _ in range(3):

@@ -14,8 +14,12 @@ LAYERS = [name for name in packaged_configs() if name.startswith("layers/")]
 def test_there_are_configs_for_every_task_and_layer() -> None:
     from dyvision.layers import list_layers
 
-    assert len(RECIPES) >= 15
-    assert {name.split("/")[0] for name in RECIPES} == {"classification", "segmentation", "detection"}
+    datasets = {"classification": "imagenet", "segmentation": "cityscapes", "detection": "coco"}
+    expected = {f"{task}/quickstart.yaml" for task in datasets}
+    for task, dataset in datasets.items():
+        names = [dataset, *(f"{dataset}_{layer}" for layer in list_layers() if layer != "static")]
+        expected |= {f"{task}/{name}.yaml" for name in names}
+    assert set(RECIPES) == expected
     assert [name.removeprefix("layers/").removesuffix(".yaml") for name in LAYERS] == list_layers()
 
 
@@ -36,8 +40,11 @@ def test_recipe_builds(name, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer_config_stacks(name) -> None:
-    assert load_layers(name)[0][1]["model"]["layer"] == name.removeprefix("layers/").removesuffix(".yaml")
+def test_layer_config_stacks(name, tmp_path) -> None:
+    typed = ["--model.backbone=mobilenetv2_035", "--model.num_classes=5", f"--trainer.default_root_dir={tmp_path}"]
+    recipe = ["--config=classification/quickstart.yaml", "--sample_data=null", f"--config={name}", *typed]
+    run = TaskCLI("fit", read_request(recipe))
+    assert run.model.hparams.layer == name.removeprefix("layers/").removesuffix(".yaml")
 
 
 def test_unknown_keys_are_found_with_their_nearest() -> None:

@@ -28,8 +28,8 @@ def _dcd(layer: nn.Module, sample: Tensor) -> Tensor:
     scale, fusion = layer.coefficients(sample)
     a1, a2 = (bn.weight / (bn.running_var + bn.eps).sqrt() for bn in (layer.bn1, layer.bn2))
     c1, c2 = (bn.bias - a * bn.running_mean for bn, a in ((layer.bn1, a1), (layer.bn2, a2)))
-    core = torch.diag(a2) @ fusion[0] + torch.eye(layer.rank, dtype=fusion.dtype)
-    p, q = layer.conv_p.weight[:, :, 0, 0], layer.conv_q.weight[:, :, 0, 0]
+    core = torch.diag(a2) @ torch.block_diag(*fusion[0]) + torch.eye(layer.rank, dtype=fusion.dtype)
+    p, q = (torch.block_diag(*conv.weight[:, :, 0, 0].chunk(layer.blocks)) for conv in (layer.conv_p, layer.conv_q))
     kernel = scale[0][:, None, None, None] * layer.weight
     kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2] += p @ core @ torch.diag(a1) @ q
     return _conv(layer, sample, kernel, scale[0] * layer.bias + p @ (core @ c1 + c2))
