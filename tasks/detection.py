@@ -4,8 +4,8 @@ A batch has ``image``, a list of float ``[3, H_i, W_i]`` in 0..1 (the detector n
 dictionaries with ``boxes`` ``[N, 4]`` (xyxy, pixels of the given image), ``labels`` ``[N]`` in 1..num_classes, for Mask
 R-CNN ``masks`` ``[N, H_i, W_i]``, ``image_id`` and ``original_size``; in evaluation also ``annotations``, COCO's own
 dictionaries. Logged: ``train/loss`` and its parts (lower is better); COCO's twelve numbers as ``val/box_AP``,
-``val/box_AP50``, ..., for Mask R-CNN also ``val/mask_AP``, ... (higher is better). Images without objects are fine, and
-every parameter gets a gradient in every step, so DDP needs no ``find_unused_parameters``.
+``val/box_AP50``, ..., for heads with masks also ``val/mask_AP``, ... (higher is better). Images without objects are
+fine, and every parameter gets a gradient in every step, so DDP needs no ``find_unused_parameters``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class DetectionTask(BaseTask):
     Args:
         backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
         layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
-        head: ``"retinanet"``, ``"fcos"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"ssdlite"``, or a dict with ``name``
-            and arguments of the head (``dyvision.tasks.heads.detection_*``): ``{"name": "fcos", "num_convs": 2}``.
+        head: ``"retinanet"``, ``"fcos"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"condinst"``, ``"ssdlite"``, or a dict
+            with ``name`` and arguments of the head (``dyvision.tasks.heads.detection_*``):
+            ``{"name": "fcos", "num_convs": 2}``.
         num_classes: Number of classes without background; None takes it from the data.
         min_size: The shorter side of an image is resized to this many pixels (COCO: 800); a list draws one in training;
             None keeps the size the data module gives. SSDLite stretches to ``min_size`` x ``min_size``.
@@ -193,7 +194,7 @@ class DetectionTask(BaseTask):
             images: ``[3, H_i, W_i]`` each, in 0..1.
 
         Returns:
-            Per image ``boxes`` ``[N, 4]``, ``labels`` in 1..num_classes, ``scores``, for Mask R-CNN ``masks``
+            Per image ``boxes`` ``[N, 4]``, ``labels`` in 1..num_classes, ``scores``, for heads with masks ``masks``
             ``[N, 1, H_i, W_i]``.
         """
         return self._detector(images)
@@ -217,7 +218,7 @@ class DetectionTask(BaseTask):
 
         Returns:
             ``path``, ``image_id``, ``original_size`` and ``predictions``: per image ``boxes`` (pixels of the original
-            image), ``labels``, ``category_ids``, ``scores`` and for Mask R-CNN ``masks`` ``[N, H, W]`` (bool).
+            image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks`` ``[N, H, W]`` (bool).
         """
         self.require(batch, ("image", "path", "image_id", "original_size"))
         found = self._detect(batch["image"], batch["original_size"])

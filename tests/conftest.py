@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core (pytest -n auto) leaves each one thread
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_networks() -> Iterator[None]:
+    """Free a file's networks, which are in reference cycles; the collector counts objects, not bytes."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,11 @@ class ConvSite:
     block_class: str = ""
 
     @property
+    def stage(self) -> str:
+        """Name of the module that holds the block, as a rule a stage; empty without a block."""
+        return (self.block or "").rpartition(".")[0]
+
+    @property
     def depthwise(self) -> bool:
         """Whether each output channel sees a single input channel."""
         return self.conv.groups > 1 and self.conv.groups == self.conv.in_channels

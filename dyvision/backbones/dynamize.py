@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from dyvision.backbones._blocks import ConvSite
@@ -36,7 +37,8 @@ def dynamize(
 
     Returns:
         The model. Its modules keep their names, device, dtype and training mode; the branch that the layers of a block
-        share (CondConv, DyNet) is the block's child ``coefficient_branch``.
+        share (CondConv, DyNet, WeightNet) is the block's child ``coefficient_branch``. Layers of a stage whose kernels
+        have the same sizes share a warehouse (KernelWarehouse).
 
     Raises:
         ValueError: For an unknown layer or policy (with the closest names), or if nothing would be replaced.
@@ -57,6 +59,9 @@ def dynamize(
     if not issubclass(layer_class, DynamicConv2d):
         raise ValueError(f"layer {layer!r} is not a DynamicConv2d, so dynamize cannot use it")
     sites = select_convs(model, default_policy(layer) if policy is None else policy)
+    if layer_class.shares_kernels:
+        _replace_sharing_kernels(model, sites, layer_class, preserve_outputs, layer_kwargs)
+        return model
     if not layer_class.shares_coefficients:
         for site in sites:
             _replace(model, site, _convert(layer_class, site.conv, preserve_outputs, layer_kwargs))
@@ -80,6 +85,29 @@ def dynamize(
             stacklevel=2,
         )
     return model
+
+
+def _replace_sharing_kernels(
+    model: nn.Module,
+    sites: Sequence[ConvSite],
+    layer_class: type[DynamicConv2d],
+    preserve_outputs: bool,
+    layer_kwargs: dict[str, Any],
+) -> None:
+    layers = {site.name: _convert(layer_class, site.conv, False, layer_kwargs) for site in sites}
+    groups: dict[tuple[Any, ...], list[DynamicConv2d]] = {}
+    for site in sites:
+        # an expansion and the projection back have the same sizes, which divide into the same cells
+        sizes = (site.conv.kernel_size, site.conv.groups, frozenset(site.conv.weight.shape[:2]))
+        groups.setdefault((site.stage, *sizes) if site.block else (site.name,), []).append(layers[site.name])
+    for group in groups.values():
+        if len(group) > 1:
+            layer_class.share_kernels(group)
+    for site in sites:
+        if preserve_outputs:  # not before: sharing initialises anew
+            with torch.no_grad():
+                layers[site.name].load_static(site.conv.weight, site.conv.bias)
+        _replace(model, site, layers[site.name])
 
 
 def _try_trace(

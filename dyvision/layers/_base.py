@@ -47,6 +47,8 @@ class DynamicConv2d(nn.Module):
 
     #: Whether one branch per block predicts the coefficients of all its layers.
     shares_coefficients: bool = False
+    #: Whether layers of one stage, with kernels of the same sizes, keep these in common storage.
+    shares_kernels: bool = False
     weight: Tensor
     bias: Tensor | None
 
@@ -147,6 +149,18 @@ class DynamicConv2d(nn.Module):
             ValueError: If the method has one branch per layer.
         """
         raise ValueError(f"{cls.__name__} predicts coefficients per layer, not per block")
+
+    @classmethod
+    def share_kernels(cls, layers: Sequence[DynamicConv2d]) -> None:
+        """Give layers common storage for their kernels, initialised anew.
+
+        Args:
+            layers: Of this class, in the order in which the network calls them.
+
+        Raises:
+            ValueError: If the method keeps kernels per layer.
+        """
+        raise ValueError(f"{cls.__name__} keeps kernels per layer")
 
     def convolution_arguments(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Return the input, padded if ``padding_mode`` is not zeros, and the geometry for ``dyvision.ops``."""

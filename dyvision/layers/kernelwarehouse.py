@@ -10,6 +10,7 @@ falling from 1 to 0 in the first epochs (:meth:`KernelWarehouseConv2d.set_mixing
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._norm import GuardedBatchNorm1d
 from dyvision.layers._registry import register_layer
-from dyvision.layers._warehouse import Warehouse, build_warehouse, count_pieces, own_cells
+from dyvision.layers._warehouse import Warehouse, build_warehouse, count_pieces, own_cells, share_warehouses
 from dyvision.ops import dynamic_conv2d
 
 #: added to ``sum |z|``
@@ -104,7 +105,8 @@ class CellAttention(CoefficientBranch):
 class KernelWarehouseConv2d(DynamicConv2d):
     """Convolution whose kernel is put together from the cells of a warehouse; the bias is static.
 
-    A layer is built with a warehouse of its own; ``share_warehouses`` gives several layers a common one.
+    A layer is built with a warehouse of its own; ``share_warehouses`` gives several layers a common one, and
+    ``dynamize`` calls it for the layers of a stage whose kernels have the same sizes.
 
     Args:
         *args: As for ``nn.Conv2d``.
@@ -127,6 +129,8 @@ class KernelWarehouseConv2d(DynamicConv2d):
         >>> KernelWarehouseConv2d(16, 32, 3, padding=1, cell_num_ratio=0.5)(torch.randn(2, 16, 9, 9)).shape
         torch.Size([2, 32, 9, 9])
     """
+
+    shares_kernels = True
 
     branch: CellAttention
     warehouse: Warehouse
@@ -169,6 +173,11 @@ class KernelWarehouseConv2d(DynamicConv2d):
         self.set_mixing(mixing)
         self.join(build_warehouse([self], **dd))
 
+    @classmethod
+    def share_kernels(cls, layers: Sequence[DynamicConv2d]) -> None:
+        """Give layers a common warehouse; see the base class and :func:`share_warehouses`."""
+        share_warehouses({"": [layer for layer in layers if isinstance(layer, cls)]})
+
     def join(self, warehouse: Warehouse, start: int | None = None) -> int:
         """Take the cells from a warehouse, with a new attention; ``share_warehouses`` calls this.
 
@@ -180,7 +189,7 @@ class KernelWarehouseConv2d(DynamicConv2d):
         Returns:
             One past the last of the layer's own cells, where those of the next layer start.
         """
-        self.warehouse = warehouse
+        self.warehouse = warehouse.train(self.training)
         self.num_mixtures = count_pieces(self, warehouse.cell_shape)
         count, cells = self.num_mixtures, warehouse.num_cells
         indices, end = own_cells(count, cells, self.cell_num_ratio, start or 0)

@@ -85,6 +85,20 @@ def test_preserved_outputs(layer, network, policy):
     assert error < 1e-4
 
 
+@pytest.mark.parametrize("preserve_outputs", [True, False])
+def test_layers_of_a_stage_share_a_warehouse(preserve_outputs):
+    model = create_model("resnet18", layer="kernelwarehouse", preserve_outputs=preserve_outputs)
+    stage = [model.layer3[block].get_submodule(name) for block in (0, 1) for name in ("conv1", "conv2")]
+    # the first leads from 128 to 256 channels: its kernel has other sizes
+    assert len({id(layer.warehouse) for layer in stage[1:]}) == 1
+    assert stage[0].warehouse is not stage[1].warehouse
+    assert stage[1].warehouse.num_cells == 3 * 9
+    assert stage[1].warehouse is not model.layer4[1].conv1.warehouse
+    inverted = create_model("mobilenetv2_035", layer="kernelwarehouse").blocks[2]
+    assert inverted[1].conv_pw.warehouse is inverted[2].conv_pwl.warehouse
+    assert inverted[1].conv_dw.warehouse is not inverted[1].conv_pw.warehouse
+
+
 def test_from_scratch_starts_from_the_methods_own_initialisation():
     torch.manual_seed(3)
     static = create_model("test_resnet").eval()

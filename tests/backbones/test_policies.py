@@ -56,6 +56,12 @@ def test_resnet():
         select_convs(model, "pointwise")
 
 
+def test_drconv_is_the_1x1_of_separable_blocks_and_the_3x3_of_others(mobilenetv2):
+    assert names(mobilenetv2, "drconv") == names(mobilenetv2, "pointwise")
+    resnet = create_model("resnet50")
+    assert names(resnet, "drconv") == [f"layer{s + 1}.{b}.conv2" for s, n in enumerate((3, 4, 6, 3)) for b in range(n)]
+
+
 def test_shufflenet():
     model = create_model("shufflenetv2_050")
     # a strided unit has three 1x1 and two depthwise convolutions, the other 13 have two and one

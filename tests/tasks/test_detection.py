@@ -18,7 +18,9 @@ from dyvision.tasks.metrics.coco import COCO_NUMBERS
 
 BACKBONE = "mobilenetv2_035"
 SMALL_RCNN = {"representation_size": 32, "box_batch_size_per_image": 32, "rpn_proposals_train": 50}
+MASKS = ("condinst", "mask_rcnn")
 HEADS = {
+    "condinst": {"num_convs": 1, "mask_convs": 1, "mask_channels": 8},
     "faster_rcnn": SMALL_RCNN,
     "fcos": {"num_convs": 1},
     "mask_rcnn": {**SMALL_RCNN, "mask_convs": 1, "mask_channels": 8},
@@ -116,7 +118,7 @@ def test_every_head_trains_evaluates_and_predicts(head, tmp_path):
     trainer.fit(task, datamodule=data)
     logged = trainer.callback_metrics
     assert torch.isfinite(logged["train/loss"])
-    kinds = ("box", "mask") if head == "mask_rcnn" else ("box",)
+    kinds = ("box", "mask") if head in MASKS else ("box",)
     assert {f"val/{kind}_{name}" for kind in kinds for name in COCO_NUMBERS} <= set(logged)
     assert gradients.bad == []
 
@@ -126,7 +128,7 @@ def test_every_head_trains_evaluates_and_predicts(head, tmp_path):
         count = len(prediction["boxes"])
         assert prediction["boxes"].shape == (count, 4) and prediction["scores"].shape == (count,)
         assert set(prediction["category_ids"].tolist()) <= {5, 44, 90}
-        assert ("masks" in prediction) == (head == "mask_rcnn")
+        assert ("masks" in prediction) == (head in MASKS)
         if "masks" in prediction:
             assert prediction["masks"].shape == (count, *size) and prediction["masks"].dtype == torch.bool
 

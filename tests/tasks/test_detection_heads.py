@@ -18,6 +18,7 @@ from dyvision.tasks.heads.detection_transform import DetectionTransform, drop_de
 SMALL_RCNN = {"fpn_channels": 16, "representation_size": 32, "box_batch_size_per_image": 32, "rpn_proposals_train": 50}
 #: small enough for a test, and every argument is one a user may need
 HEADS = {
+    "condinst": {"fpn_channels": 16, "num_convs": 1, "mask_convs": 1, "mask_channels": 8},
     "faster_rcnn": SMALL_RCNN,
     "fcos": {"fpn_channels": 20, "num_convs": 1},
     "mask_rcnn": {**SMALL_RCNN, "mask_convs": 1, "mask_channels": 8},
