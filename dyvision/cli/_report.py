@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,19 +147,28 @@ def _table(results: Sequence[LayerRouting]) -> Table:
     )
     if first.chance_share is not None:
         caption += f"; classes that mean nothing would give {first.chance_share:.3f}"
-    table = Table(title="routing", caption=f"{caption}.", caption_justify="left")
+    names, prefix = _short(results)
+    table = Table(title=f"routing of {prefix}*" if prefix else "routing", caption=f"{caption}.", caption_justify="left")
     table.add_column("layer", overflow="fold")
     for name in ("kind", "coefficients", "|r| static", "|r| dynamic", "share"):
         table.add_column(name, justify="left" if name == "kind" else "right", no_wrap=True)
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
         shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
-        table.add_row(result.name, result.kind, str(result.coefficients.shape[1]), *shown)
+        table.add_row(names[result.name], result.kind, str(result.coefficients.shape[1]), *shown)
     return table
 
 
 def _sources(results: Sequence[LayerRouting]) -> str:
     return ", ".join(dict.fromkeys(result.static_source for result in results))
+
+
+def _short(results: Sequence[LayerRouting]) -> tuple[dict[str, str], str]:
+    """Names without the modules that all layers are in, and these."""
+    names = [result.name for result in results]
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    prefix = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, parents))
+    return {name: name.removeprefix(prefix) for name in names}, prefix
 
 
 def _spread(results: Sequence[LayerRouting]) -> tuple[list[LayerRouting], str]:
@@ -181,6 +191,7 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows, which = _spread(results)
+    names, _ = _short(results)
     figure = Figure(figsize=(11, 1 + 2.8 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"|correlation| of output kernels, {which}; static: {_sources(results)}")
@@ -193,7 +204,7 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
             mean = "none" if math.isnan(part.mean) else f"{part.mean:.3f}"
             axes.set_title(f"{name}: {source}\nmean {mean}", fontsize="small")
         figure.colorbar(image, ax=middle)
-        left.set_ylabel(result.name, fontsize="small")
+        left.set_ylabel(names[result.name], fontsize="small")
         bins = len(result.static.histogram)
         edges = torch.linspace(0, 1, bins + 1).tolist()
         right.stairs(result.static.histogram.numpy(), edges, color=_STATIC, fill=True, label="static")
@@ -216,6 +227,7 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
     from matplotlib.figure import Figure
 
     rows, which = _spread(results)
+    names, _ = _short(results)
     height = min(max(2.4, 0.22 * len(classes) + 1.2), 8) if rows[0].labels is not None else 2.4
     figure = Figure(figsize=(11, 1 + height * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -223,7 +235,7 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
     figure.suptitle(f"coefficients: {what}, {which}")
     for axes, result in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         count = result.coefficients.shape[1]
-        title = f"{result.name}: {result.meaning}"
+        title = f"{names[result.name]}: {result.meaning}"
         if result.labels is None:
             columns = result.coefficients.std(0, correction=0).topk(min(count, _COLUMNS)).indices.sort().values
             axes.boxplot(result.coefficients[:, columns].numpy(), showfliers=False)
