@@ -12,6 +12,7 @@ from dyvision.backbones import (  # register their names
     weightnet_shufflenetv2,
 )
 from dyvision.backbones._features import Backbone
+from dyvision.backbones._fuse import fuse
 from dyvision.backbones._registration import list_backbones, register_backbone
 from dyvision.backbones._registry import create_backbone, create_model
 from dyvision.backbones._weights import LoadReport, load_backbone_weights, read_state_dict
@@ -28,6 +29,7 @@ __all__ = (
     "dynet_mobilenetv3",
     "dynet_resnet",
     "dynet_shufflenetv2",
+    "fuse",
     "kernelwarehouse",
     "list_backbones",
     "list_policies",

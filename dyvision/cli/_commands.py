@@ -6,6 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from dyvision.cli._benchmark import add_benchmark
 from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_profile(commands)
     add_report(commands)
     add_reproduce(commands)
+    add_benchmark(commands)
     return parser
 
 

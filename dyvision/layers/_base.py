@@ -150,6 +150,14 @@ class DynamicConv2d(nn.Module):
         """
         raise ValueError(f"{cls.__name__} predicts coefficients per layer, not per block")
 
+    def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
+        """Multiply the output channels by ``factor [C_out]`` and add ``shift [C_out]``, in the layer's parameters.
+
+        Returns:
+            Whether it was done; False, with nothing changed, if the layer's parameters cannot express it.
+        """
+        return False
+
     @classmethod
     def share_kernels(cls, layers: Sequence[DynamicConv2d]) -> None:
         """Give layers common storage for their kernels, initialised anew.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.ops import mixture_conv2d
@@ -12,12 +12,22 @@ class MixtureConv2d(DynamicConv2d):
     """Base of layers with stacked kernels ``weight [K, C_out, C_in/groups, kH, kW]``, mixed by their coefficients."""
 
     num_kernels: int
+    #: Whether the coefficients of a sample sum to one, so that what is the same in all kernels can be among them.
+    sums_to_one: bool = False
 
     def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]`` or ``[B, K, C_out]``."""
         coefficients = self.coefficients(x) if coefficients is None else coefficients
         x, geometry = self.convolution_arguments(x)
         return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
+        """Scale the kernels; the shift becomes a static bias, or part of each kernel's."""
+        if self.bias is not None and self.bias.ndim == 2 and not self.sums_to_one:
+            return False
+        self.weight.mul_(factor[:, None, None, None])
+        self.bias = nn.Parameter(shift if self.bias is None else self.bias * factor + shift)
+        return True
 
     def extra_repr(self) -> str:
         """Add the number of kernels."""

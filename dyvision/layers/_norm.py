@@ -6,6 +6,7 @@ batch size 1 on a 1x1 map. The running statistics are used for such a call, and 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,13 @@ def _running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, input: Tensor) ->
     if not norm.training or norm.running_mean is None or input.numel() > input.shape[1]:
         return None
     return F.batch_norm(input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factor and shift ``[C]`` of a normalisation with its running statistics."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight.to(dtype) / (norm.running_var.to(dtype) + norm.eps).sqrt()
+    return factor, norm.bias.to(dtype) - factor * norm.running_mean.to(dtype)
 
 
 class GuardedBatchNorm1d(nn.BatchNorm1d):

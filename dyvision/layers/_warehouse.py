@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dyvision.ops.mixture import mix_kernels
+from dyvision.ops.mixing import mix_kernels
 
 if TYPE_CHECKING:
     from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm2d
+from dyvision.layers._norm import GuardedBatchNorm2d, affine
 from dyvision.layers._registry import register_layer
+from dyvision.ops import dynamic_conv2d
+from dyvision.ops.mixing import without_autocast
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
@@ -203,9 +205,44 @@ class DCDConv2d(DynamicConv2d):
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
-        static = self._static(x)
+        if not (self.bn1.training or self.bn2.training) and self.blocks == 1:
+            return self._evaluate(x, scale, fusion[:, 0])
+        static = self._static(x, self.bias)
         residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
         return scale.to(static.dtype)[:, :, None, None] * static + residual
+
+    def _evaluate(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
+        """Convolve with the BatchNorms' running statistics, by which the residual is one linear map per sample.
+
+        That map ``P A diag(a1) Q`` with ``A = diag(a2) Phi + 1`` becomes part of the kernel, or is applied to the
+        feature maps, whichever needs fewer multiply-adds.
+        """
+        with without_autocast(x.device):
+            (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
+            mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
+            expand = self.conv_p.weight.flatten(1).to(scale.dtype)
+            up = expand @ mixed
+            shift = up @ c1 + expand @ c2
+            if self.bias is not None:
+                shift = shift + scale * self.bias
+            if self.conv_p.bias is not None:
+                shift = shift + self.conv_p.bias
+            down = a1[:, None] * self.conv_q.weight.flatten(1).to(scale.dtype)
+            in_channels, out_channels = self.in_channels, self.out_channels
+            pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
+            folds = out_channels * (in_channels + self.rank) < pixels * (in_channels + out_channels)
+            plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
+            if plain and folds:
+                scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
+                kernel = torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)
+        if plain and folds:
+            return dynamic_conv2d(x, kernel.to(x.dtype)[..., None, None], shift, stride=self.stride)
+        static = self._static(x, None)
+        size = (static.shape[-2], static.shape[-1])
+        low = F.conv2d(self._centred(x, size), down.to(x.dtype)[..., None, None], stride=self.stride)
+        dtype = static.dtype
+        base = torch.addcmul(shift.to(dtype)[:, :, None], scale.to(dtype)[:, :, None], static.flatten(2))
+        return torch.baddbmm(base, up.to(dtype), low.flatten(2)).view(static.shape)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
@@ -215,17 +252,27 @@ class DCDConv2d(DynamicConv2d):
         nn.init.zeros_(self.conv_p.weight)
         nn.init.zeros_(self.branch.fc_scale.weight)
 
+    def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
+        """Scale W0, its bias and P; the shift becomes P's bias, which Lambda does not scale."""
+        for tensor in (self.weight, self.conv_p.weight):
+            tensor.mul_(factor[:, None, None, None])
+        if self.bias is not None:
+            self.bias.mul_(factor)
+        old = 0 if self.conv_p.bias is None else self.conv_p.bias * factor
+        self.conv_p.bias = nn.Parameter(shift + old)
+        return True
+
     def extra_repr(self) -> str:
         """Add the rank, and the blocks if there are several."""
         blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
         return f"{super().extra_repr()}, rank={self.rank}{blocks}"
 
-    def _static(self, x: Tensor) -> Tensor:
+    def _static(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x, geometry = self.convolution_arguments(x)
         if geometry["padding"] == "same":
             (top, bottom), (left, right) = self.pads(x)
             x, geometry["padding"] = F.pad(x, (left, right, top, bottom)), 0
-        return F.conv2d(x, self.weight, self.bias, **geometry)
+        return F.conv2d(x, self.weight, bias, **geometry)
 
     def _residual(self, x: Tensor, fusion: Tensor, size: tuple[int, int]) -> Tensor:
         """``P (BN2(Phi BN1(Q x)) + BN1(Q x))`` at the positions of the centre tap."""

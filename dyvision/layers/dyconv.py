@@ -72,6 +72,8 @@ class DyConv2d(MixtureConv2d):
         torch.Size([2, 32, 9, 9])
     """
 
+    sums_to_one = True
+
     temperature: Tensor
 
     def __init__(

@@ -9,6 +9,7 @@ first ten epochs.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._norm import GuardedBatchNorm1d
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
-from dyvision.ops.mixture import mix_kernels
+from dyvision.ops.mixing import mix_kernels
 
 
 class ODConvCoefficients(NamedTuple):
@@ -184,21 +185,44 @@ class ODConv2d(DynamicConv2d):
         )
 
     def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
-        """Convolve ``[B, C_in, H, W]``."""
+        """Convolve ``[B, C_in, H, W]``.
+
+        The gates of channels act on the kernels or on the maps, whichever has fewer numbers.
+        """
         attention = self.coefficients(x) if coefficients is None else coefficients
-        x, geometry = self.convolution_arguments(x * attention.channel.to(x.dtype)[:, :, None, None])
-        if attention.spatial is not None:
-            kernels = self.weight if attention.kernel is None else mix_kernels(self.weight, attention.kernel)
-            output = dynamic_conv2d(x, (kernels * attention.spatial[:, None, None]).to(x.dtype), **geometry)
-        elif attention.kernel is not None:
-            output = mixture_conv2d(x, self.weight, attention.kernel, **geometry)
+        padded, geometry = self.convolution_arguments(x)
+        numbers = math.prod(self.kernel_shape)
+        strides = self.stride[0] * self.stride[1]
+        if 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[-2] * x.shape[-1]:
+            output = dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), **geometry)
         else:
-            # the kernel is 1x1 and static; torch knows no "same" with a stride, and here it pads nothing
-            geometry["padding"] = 0 if geometry["padding"] == "same" else geometry["padding"]
-            output = F.conv2d(x, self.weight[0], **geometry)
-        if attention.filter is not None:
-            output = output * attention.filter.to(output.dtype)[:, :, None, None]
+            gated = padded * attention.channel.to(x.dtype)[:, :, None, None]
+            output = self._convolve(gated, attention, geometry)
+            if attention.filter is not None:
+                output = output * attention.filter.to(output.dtype)[:, :, None, None]
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+
+    def _gated_kernels(self, attention: ODConvCoefficients) -> Tensor:
+        """Kernels ``[B, C_out, C_in/groups, kH, kW]`` with all attentions, at least float32."""
+        kernels = self.weight if attention.kernel is None else mix_kernels(self.weight, attention.kernel)
+        inputs = attention.channel.unflatten(1, (self.groups, 1, -1))
+        gates = inputs.expand(-1, -1, self.out_channels // self.groups, -1).flatten(1, 2)
+        if attention.filter is not None:
+            gates = gates * attention.filter[:, :, None]
+        if attention.spatial is None:
+            return kernels * gates[..., None, None]
+        return kernels * (gates[..., None, None] * attention.spatial[:, None, None])
+
+    def _convolve(self, x: Tensor, attention: ODConvCoefficients, geometry: dict[str, Any]) -> Tensor:
+        """Convolve with the mixture of kernels and its taps; the gates of channels are not applied."""
+        kernel, taps = attention.kernel, attention.spatial
+        if kernel is None and taps is None:
+            # the kernel is 1x1 and static; torch knows no "same" with a stride, and here it pads nothing
+            plain = {**geometry, "padding": 0 if geometry["padding"] == "same" else geometry["padding"]}
+            return F.conv2d(x, self.weight[0], **plain)
+        if kernel is None:
+            kernel = attention.channel.new_ones(x.shape[0], 1)
+        return mixture_conv2d(x, self.weight, kernel, **geometry, taps=taps)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_n = 2^gates W`` plus noise that sums to zero, under gates of exactly 0.5 and equal attention.
@@ -213,6 +237,12 @@ class ODConv2d(DynamicConv2d):
         self.weight.copy_(spread_kernels(weight * 2**gates, self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+    def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
+        """Scale the kernels and the bias, which no attention scales."""
+        self.weight.mul_(factor[:, None, None, None])
+        self.bias = nn.Parameter(shift if self.bias is None else self.bias * factor + shift)
+        return True
 
     def extra_repr(self) -> str:
         """Add the number of kernels."""

@@ -1,7 +1,10 @@
 """Per-sample convolution as pure functions: several formulations of the same mathematics behind two names."""
 
-from dyvision.ops._choice import FORMULATIONS, formulation
 from dyvision.ops.dynamic import dynamic_conv2d
 from dyvision.ops.mixture import mixture_conv2d
+from dyvision.ops.planner import FORMULATIONS, formulation
 
 __all__ = ("FORMULATIONS", "dynamic_conv2d", "formulation", "mixture_conv2d")
+
+#: Measure every formulation once per shape and keep the fastest, as ``torch.backends.cudnn.benchmark`` does.
+benchmark = False

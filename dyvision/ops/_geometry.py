@@ -21,6 +21,16 @@ class Geometry:
     dilation: tuple[int, int]
     groups: int
 
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the output for those of the input and of the kernel."""
+        height, width = (
+            (length + 2 * padding - dilation * (side - 1) - 1) // stride + 1
+            for length, side, stride, padding, dilation in zip(
+                size, kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        return height, width
+
 
 def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
     """Turn an int or a pair into a pair.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dyvision.ops._autograd import PerSampleConvolution
 from dyvision.ops._checks import check_shape, check_tensors
-from dyvision.ops._choice import choose_dynamic
+from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops.planner import plan_dynamic
 
 
 def dynamic_conv2d(
@@ -51,51 +52,33 @@ def dynamic_conv2d(
         )
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
     input, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
-    return convolve(input, weight, bias, geometry)
+    return add_bias(convolve(input, weight.to(input.dtype), geometry), bias)
 
 
-def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """Compute :func:`dynamic_conv2d` for checked arguments by the formulation chosen for them."""
-    name = choose_dynamic(weight, geometry)
-    if name == "matmul":
-        output = _matmul(input, weight, geometry)
-    elif name == "loop":
-        output = _loop(input, weight, geometry)
-    else:
-        output = _grouped(input, weight, geometry)
+def convolve(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Compute :func:`dynamic_conv2d` without bias for checked arguments, as planned for them."""
+    input, weight = autocast_together(input, weight)
+    plan = plan_dynamic(input, weight, geometry)
+    if keeps_for_backward(input, weight):
+        return PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)  # type: ignore[no-any-return]
+    return FORWARD[plan.forward](input, weight, geometry)
+
+
+def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    """Add ``[B, C_out]`` to ``[B, C_out, H', W']``."""
     return output if bias is None else output + bias.to(output.dtype)[:, :, None, None]
 
 
-def _grouped(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Fold the batch into groups: one library convolution with B times as many."""
-    batch, out_channels = weight.shape[:2]
-    folded = F.conv2d(
-        input.reshape(1, -1, *input.shape[-2:]),
-        weight.reshape(batch * out_channels, *weight.shape[2:]),
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        batch * geometry.groups,
-    )
-    return folded.view(batch, out_channels, *folded.shape[-2:])
+def autocast_together(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast tensors to autocast's type, as autocast does for a convolution; elsewhere to the first one's."""
+    device = tensors[0].device.type
+    dtype = tensors[0].dtype
+    if device != "meta" and torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def _matmul(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """A 1x1 convolution is a matrix product per sample: ``[C_out, C_in] x [C_in, H'W']``."""
-    vertical, horizontal = geometry.padding
-    if vertical or horizontal:
-        input = F.pad(input, (horizontal, horizontal, vertical, vertical))
-    input = input[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-    batch, channels, height, width = input.shape
-    output = torch.bmm(weight.flatten(2).view(batch, -1, channels), input.reshape(batch, channels, height * width))
-    return output.view(batch, -1, height, width)
-
-
-def _loop(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """One library convolution per sample."""
-    outputs = [
-        F.conv2d(sample[None], kernel, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-        for sample, kernel in zip(input, weight, strict=True)
-    ]
-    return torch.cat(outputs)
+def keeps_for_backward(*tensors: Tensor | None) -> bool:
+    """Whether autograd will need something; compilers see the plain operations and plan for themselves."""
+    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return wanted and not torch.compiler.is_compiling()

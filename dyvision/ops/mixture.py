@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dyvision.ops._autograd import MixtureConvolution
 from dyvision.ops._checks import check_shape, check_tensors
-from dyvision.ops._choice import forced
+from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
-from dyvision.ops.dynamic import convolve
+from dyvision.ops._tiled import convolve_mixture
+from dyvision.ops.dynamic import add_bias, autocast_together, keeps_for_backward
+from dyvision.ops.mixing import Mixture, without_autocast
+from dyvision.ops.planner import plan_mixture
 
 
 def mixture_conv2d(
@@ -23,6 +25,8 @@ def mixture_conv2d(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    taps: Tensor | None = None,
 ) -> Tensor:
     """Convolve each sample with its mixture of K kernels: ``output[b] = conv2d(input[b], sum_k c[b, k] kernels[k])``.
 
@@ -38,6 +42,7 @@ def mixture_conv2d(
         padding: Int, pair, ``"valid"``, or ``"same"`` (TensorFlow's rule, any stride).
         dilation: Int or pair.
         groups: Number of groups.
+        taps: ``[B, kH, kW]``, factors of the taps of each sample's kernel (ODConv's spatial attention), or None.
 
     Returns:
         ``[B, C_out, H', W']``.
@@ -51,50 +56,37 @@ def mixture_conv2d(
         >>> mixture_conv2d(x, kernels, torch.full((2, 4), 0.25), padding=1).shape
         torch.Size([2, 5, 8, 8])
     """
-    check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias})
+    check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias, "taps": taps})
     batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
     check_shape("coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]")
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
+    check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
     input, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
     mixed_bias = None if bias is None else _mix_bias(bias, coefficients, batch)
-    if forced() == "mix_outputs":
-        return _mix_outputs(input, kernels, coefficients, mixed_bias, geometry)
-    weight = mix_kernels(kernels, coefficients)
-    return convolve(input, weight.to(input.dtype), mixed_bias, geometry)
-
-
-def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
-    """Mix kernels per sample.
-
-    Args:
-        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
-        coefficients: ``[B, K]`` or ``[B, K, C_out]``.
-
-    Returns:
-        ``[B, C_out, C_in/groups, kH, kW]`` in the wider of both types.
-    """
-    dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
-    with _without_autocast(kernels.device):
-        kernels, coefficients = kernels.to(dtype), coefficients.to(dtype)
-        if coefficients.ndim == 2:
-            mixed = coefficients @ kernels.flatten(1)
-        else:
-            mixed = torch.einsum("bko,kof->bof", coefficients, kernels.flatten(2))
-        return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
+    (input,) = autocast_together(input)
+    mixture = Mixture(kernels, coefficients, taps)
+    plan = plan_mixture(input, mixture, geometry)
+    if plan.forward == "mix_outputs":
+        output = _mix_outputs(input, kernels, coefficients, geometry)
+    elif keeps_for_backward(input, *mixture):
+        output = MixtureConvolution.apply(input, *mixture, geometry, plan.forward, plan.backward)
+    elif torch.compiler.is_compiling():
+        output = FORWARD[plan.forward](input, mixture.mix().to(input.dtype), geometry)
+    else:
+        output = convolve_mixture(input, mixture, geometry, plan.forward)
+    return add_bias(output, mixed_bias)
 
 
 def _mix_bias(bias: Tensor, coefficients: Tensor, batch: int) -> Tensor:
     if bias.ndim == 1:
         return bias.expand(batch, -1)
     dtype = torch.promote_types(bias.dtype, coefficients.dtype)
-    with _without_autocast(bias.device):
+    with without_autocast(bias.device):
         equation = "bk,ko->bo" if coefficients.ndim == 2 else "bko,ko->bo"
         return torch.einsum(equation, coefficients.to(dtype), bias.to(dtype))
 
 
-def _mix_outputs(
-    input: Tensor, kernels: Tensor, coefficients: Tensor, bias: Tensor | None, geometry: Geometry
-) -> Tensor:
+def _mix_outputs(input: Tensor, kernels: Tensor, coefficients: Tensor, geometry: Geometry) -> Tensor:
     """Convolve with all K kernels at once and mix the results (DyNet's training form, its Eq. 2)."""
     count, out_channels = kernels.shape[:2]
     groups = geometry.groups
@@ -113,10 +105,4 @@ def _mix_outputs(
     outputs = outputs.view(input.shape[0], groups, count, out_channels // groups, *size)
     per_channel = coefficients[:, :, None].expand(-1, -1, out_channels) if coefficients.ndim == 2 else coefficients
     weights = per_channel.reshape(-1, count, groups, out_channels // groups).transpose(1, 2)
-    mixed = (outputs * weights.to(outputs.dtype)[..., None, None]).sum(2).flatten(1, 2)
-    return mixed if bias is None else mixed + bias.to(mixed.dtype)[:, :, None, None]
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    # autocast knows no "meta" device
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    return (outputs * weights.to(outputs.dtype)[..., None, None]).sum(2).flatten(1, 2)

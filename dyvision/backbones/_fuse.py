@@ -1,0 +1,110 @@
+"""BatchNorm folded into the convolutions before it, static and dynamic, for inference."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.layers import DynamicConv2d
+from dyvision.layers._norm import affine
+
+#: largest relative difference of the outputs that folding may make
+_TOLERANCE = 1e-3
+
+
+def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Module:
+    """Fold every BatchNorm into the convolution whose output it normalises.
+
+    Which one that is, is seen in a forward pass. Static convolutions, CondConv (without bias), DyConv, DyNet, ODConv
+    and DCD layers take it in; where a BatchNorm cannot be folded, it stays.
+
+    Args:
+        model: A network in evaluation mode; it is not changed.
+        input_size: Shape of a batch that the network accepts.
+
+    Returns:
+        A copy for inference, whose outputs are those of ``model`` up to rounding.
+
+    Raises:
+        ValueError: If the network is in training mode, or its outputs would change.
+
+    Example:
+        >>> import dyvision
+        >>> model = dyvision.fuse(dyvision.create_model("mobilenetv2_035", layer="dyconv").eval())
+    """
+    if model.training:
+        raise ValueError("fuse folds the running statistics of BatchNorm: call model.eval() first")
+    fused = copy.deepcopy(model)
+    example = next(fused.parameters()).new_zeros(tuple(input_size)).normal_()
+    with torch.no_grad():
+        expected = model(example)
+        for conv, norm in _pairs(fused, example):
+            if _fold(conv, norm):
+                fused.set_submodule(_name(fused, norm), _activation(norm))
+        found = fused(example)
+    for one, other in zip(_tensors(expected), _tensors(found), strict=True):
+        if (one - other).abs().max() > _TOLERANCE * one.abs().max():
+            raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
+    return fused
+
+
+def _pairs(model: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.BatchNorm2d]]:
+    """Convolutions and the BatchNorms that receive their output and nothing else, both called once."""
+    made: dict[int, nn.Module] = {}
+    kept: list[Tensor] = []  # so that no other tensor takes the place of one that is gone
+    found: list[tuple[nn.Module, nn.BatchNorm2d]] = []
+    calls: Counter[nn.Module] = Counter()
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] += 1
+        if isinstance(module, nn.BatchNorm2d):
+            if id(inputs[0]) in made:
+                found.append((made[id(inputs[0])], module))
+        else:
+            made[id(output)] = module
+            kept.append(output)
+
+    inside = {child for layer in model.modules() if isinstance(layer, DynamicConv2d) for child in layer.modules()}
+    inside -= {layer for layer in model.modules() if isinstance(layer, DynamicConv2d)}
+    kinds = (nn.Conv2d, DynamicConv2d, nn.BatchNorm2d)
+    hooks = [m.register_forward_hook(after) for m in model.modules() if isinstance(m, kinds) and m not in inside]
+    try:
+        model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(conv, norm) for conv, norm in found if calls[conv] == calls[norm] == 1]
+
+
+def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
+    if not norm.track_running_stats or norm.weight is None or norm.training:
+        return False
+    factor, shift = affine(norm, norm.weight.dtype)
+    if isinstance(conv, DynamicConv2d):
+        return conv.fold_affine(factor, shift)
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight.mul_(factor[:, None, None, None])
+    conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * factor + shift)
+    return True
+
+
+def _activation(norm: nn.BatchNorm2d) -> nn.Module:
+    """What remains of timm's BatchNorm with an activation."""
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
+
+
+def _name(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, child in model.named_modules() if child is module)
+
+
+def _tensors(output: object) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    assert isinstance(parts, Sequence) or hasattr(parts, "__iter__")
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,0 +1,89 @@
+"""Times of the formulations of one problem, measured on random tensors."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dyvision.ops._formulations import BACKWARD, FORWARD
+from dyvision.ops._tiled import convolve_mixture, convolve_mixture_backward
+from dyvision.ops.mixing import Mixture
+from dyvision.ops.planner import Problem
+
+_ROUNDS = 3
+#: seconds after which a formulation gets no further round
+_ENOUGH = 0.2
+
+
+def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, float]]:
+    """Time every applicable formulation, in turns.
+
+    Args:
+        problem: What to compute; its backward pass too if it is for training.
+        rounds: Times each one runs after a warm-up, fewer if it is slow.
+
+    Returns:
+        Median seconds by ``"forward"`` and ``"backward"`` and by formulation.
+    """
+    from dyvision.ops import formulation, mixture_conv2d
+
+    geometry = problem.geometry
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast(problem.device, enabled=False):
+        input = torch.randn(
+            problem.batch, problem.in_channels, *problem.size, device=problem.device, dtype=problem.dtype
+        )
+        if problem.channels_last:
+            input = input.contiguous(memory_format=torch.channels_last)
+        shape = (problem.out_channels, problem.in_channels // geometry.groups, *problem.kernel)
+        count = max(problem.mixed, 1)
+        coefficients = torch.full((problem.batch, count), 1 / count, device=problem.device)
+        mixture = Mixture(torch.randn(count, *shape, device=problem.device), coefficients)
+        weight = mixture.mix().to(problem.dtype)
+        output = FORWARD["grouped"](input, weight, geometry)
+
+        def forward(name: str) -> Callable[[], Tensor]:
+            if not problem.mixed:
+                return lambda: FORWARD[name](input, weight, geometry)
+            if name != "mix_outputs":
+                return lambda: convolve_mixture(input, mixture, geometry, name)
+
+            def mix_outputs() -> Tensor:
+                with formulation(name):
+                    arguments = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+                    return mixture_conv2d(input, *mixture[:2], None, *arguments)
+
+            return mix_outputs
+
+        def backward(name: str) -> Callable[[], object]:
+            if not problem.mixed:
+                return lambda: BACKWARD[name](output, input, weight, geometry, [True, True])
+            mask = [True, True, True, False]
+            return lambda: convolve_mixture_backward(output, input, mixture, geometry, name, mask)
+
+        names = problem.applicable
+        times = {"forward": _time({name: forward(name) for name in names}, problem.device, rounds)}
+        if problem.training:
+            names = problem.with_backward
+            times["backward"] = _time({name: backward(name) for name in names}, problem.device, rounds)
+    return times
+
+
+def _time(functions: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            if turn and sum(seconds[name]) > _ENOUGH:
+                continue
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first is the warm-up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

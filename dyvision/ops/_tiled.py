@@ -1,0 +1,157 @@
+"""Mixtures whose kernels exist only in parts: as many at a time as stay in a processor's cache.
+
+The kernels of a batch are larger than anything else in the deep layers of a network (ResNet-18's last ones: 9 MB per
+sample). Written to and read from memory they cost more than the convolution. So matrix products go through a few output
+channels at a time, whose kernels are mixed for all samples; library convolutions through a few samples at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dyvision.ops._formulations import BACKWARD, FORWARD, columns_of, fold_columns
+from dyvision.ops._geometry import Geometry
+from dyvision.ops.mixing import Mixture
+
+#: bytes of mixed kernels at a time, on a CPU; caches of other devices are too small for it to pay
+TILE_BYTES = 16 * 2**20
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def convolve_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, name: str) -> Tensor:
+    """Convolve each sample with its mixture by the formulation ``name``; nothing is kept for a backward pass."""
+    by_rows = _by_rows(name, input, mixture, geometry)
+    step = _step(input, mixture, by_rows)
+    if step is None:
+        return FORWARD[name](input, mixture.mix().to(input.dtype), geometry)
+    size = geometry.output_size(input.shape[-2:], mixture.kernels.shape[-2:])
+    batch, out_channels = input.shape[0], mixture.kernels.shape[1]
+    if by_rows:
+        columns = columns_of(input, mixture.kernels.shape[-2:], geometry)
+        output = input.new_empty(batch, out_channels, math.prod(size))
+        buffer = _Buffer(mixture, step)
+        for start in range(0, out_channels, step):
+            part = slice(start, start + step)
+            output[:, part] = torch.bmm(buffer.mix(mixture.rows(part)), columns)
+        return output.view(batch, out_channels, *size)
+    output = input.new_empty(batch, out_channels, *size)
+    for start in range(0, batch, step):
+        part = slice(start, start + step)
+        output[part] = FORWARD[name](input[part], mixture.samples(part).mix().to(input.dtype), geometry)
+    return output
+
+
+def convolve_mixture_backward(
+    grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, name: str, mask: list[bool]
+) -> Gradients:
+    """Gradients for input, kernels, coefficients and taps; ``mask`` says for which."""
+    by_rows = _by_rows(name, input, mixture, geometry)
+    step = _step(input, mixture, by_rows)
+    if step is not None and by_rows:
+        return _rows_backward(grad, input, mixture, geometry, step, mask)
+    if step is None:
+        weight = mixture.mix().to(input.dtype)
+        grad_input, grad_weight = BACKWARD[name](grad, input, weight, geometry, [mask[0], any(mask[1:])])
+        return grad_input, *((None,) * 3 if grad_weight is None else mixture.backward(grad_weight, mask[1:]))
+    grad_input = torch.empty_like(input) if mask[0] else None
+    kernels = torch.zeros_like(mixture.kernels) if mask[1] else None
+    coefficients, taps = [], []
+    for start in range(0, input.shape[0], step):
+        part = slice(start, start + step)
+        some = mixture.samples(part)
+        weight = some.mix().to(input.dtype)
+        grads = BACKWARD[name](grad[part], input[part], weight, geometry, [mask[0], any(mask[1:])])
+        if grad_input is not None:
+            grad_input[part] = grads[0]
+        if grads[1] is not None:
+            found = some.backward(grads[1], mask[1:])
+            if kernels is not None:
+                kernels += found[0]
+            coefficients.append(found[1])
+            taps.append(found[2])
+    return grad_input, kernels, _join(coefficients), _join(taps)
+
+
+def _join(parts: list[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
+
+
+def _rows_backward(
+    grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, step: int, mask: list[bool]
+) -> Gradients:
+    kernel = mixture.kernels.shape[-2:]
+    columns = columns_of(input, kernel, geometry)
+    flat = grad.reshape(grad.shape[0], grad.shape[1], -1)
+    grad_columns = torch.zeros_like(columns) if mask[0] else None
+    grad_kernels = torch.empty_like(mixture.kernels) if mask[1] else None
+    grad_coefficients = torch.zeros_like(mixture.coefficients) if mask[2] else None
+    grad_taps = torch.zeros_like(mixture.taps) if mask[3] and mixture.taps is not None else None
+    buffer, grad_buffer = _Buffer(mixture, step), _Buffer(mixture, step)
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, start + step)
+        some = mixture.rows(part)
+        if grad_columns is not None:
+            grad_columns.baddbmm_(buffer.mix(some).transpose(1, 2), flat[:, part])
+        if not any(mask[1:]):
+            continue
+        rows = torch.bmm(flat[:, part], columns.transpose(1, 2), out=grad_buffer.rows(some.kernels.shape[1]))
+        if some.taps is not None:
+            by_tap = rows.unflatten(2, (-1, math.prod(kernel)))
+            if grad_taps is not None:
+                mixed = buffer.mix(some._replace(taps=None)).view_as(by_tap)
+                grad_taps += (by_tap * mixed).sum((1, 2)).view_as(grad_taps)
+            by_tap.mul_(some.taps.flatten(1)[:, None, None])
+        numbers = rows.flatten(1)
+        if grad_kernels is not None:
+            written = grad_kernels.flatten(1)[:, start * buffer.numbers :][:, : numbers.shape[1]]
+            torch.mm(mixture.coefficients.t(), numbers, out=written)
+        if grad_coefficients is not None:
+            grad_coefficients += numbers @ some.kernels.flatten(1).t()
+    grad_input = None if grad_columns is None else fold_columns(grad_columns, input.shape, kernel, geometry)
+    return grad_input, grad_kernels, grad_coefficients, grad_taps
+
+
+class _Buffer:
+    """Room for the mixed kernels of some output channels: fresh memory for each would cost more than the mixing."""
+
+    def __init__(self, mixture: Mixture, step: int) -> None:
+        kernels, batch = mixture.kernels, mixture.coefficients.shape[0]
+        self.batch, self.numbers = batch, math.prod(kernels.shape[2:])
+        self.memory = kernels.new_empty(batch * step * self.numbers)
+
+    def rows(self, count: int) -> Tensor:
+        """``[B, count, C_in * kH * kW]``."""
+        return self.memory[: self.batch * count * self.numbers].view(self.batch, count, self.numbers)
+
+    def mix(self, mixture: Mixture) -> Tensor:
+        """The kernels of a mixture as matrices ``[B, rows, C_in * kH * kW]``."""
+        rows = self.rows(mixture.kernels.shape[1])
+        torch.mm(mixture.coefficients, mixture.kernels.flatten(1), out=rows.flatten(1))
+        if mixture.taps is not None:
+            taps = mixture.taps.flatten(1)
+            rows.unflatten(2, (-1, taps.shape[1])).mul_(taps[:, None, None])
+        return rows
+
+
+def _by_rows(name: str, input: Tensor, mixture: Mixture, geometry: Geometry) -> bool:
+    """Whether to go through output channels: where kernels are matrices and mixed as they are."""
+    plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {
+        input.dtype
+    }
+    return plain and name in ("matmul", "unfold") and geometry.groups == 1
+
+
+def _step(input: Tensor, mixture: Mixture, by_rows: bool) -> int | None:
+    """Output channels or samples at a time; None for all at once."""
+    if input.device.type != "cpu":
+        return None
+    batch, out_channels = input.shape[0], mixture.kernels.shape[1]
+    row = math.prod(mixture.kernels.shape[2:]) * mixture.kernels.element_size()
+    whole, one = (out_channels, batch * row) if by_rows else (batch, out_channels * row)
+    step = max(TILE_BYTES // one, 8 if by_rows else 1)
+    return None if step >= whole else step

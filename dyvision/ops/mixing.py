@@ -1,0 +1,97 @@
+"""Mixtures of kernels, one per sample, and their gradients."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Mixture(NamedTuple):
+    """What the kernels of a batch are mixed from.
+
+    Attributes:
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]`` or ``[B, K, C_out]``.
+        taps: ``[B, kH, kW]``, factors of the kernel's taps, or None.
+    """
+
+    kernels: Tensor
+    coefficients: Tensor
+    taps: Tensor | None = None
+
+    def mix(self) -> Tensor:
+        """Kernels ``[B, C_out, C_in/groups, kH, kW]``."""
+        mixed = mix_kernels(self.kernels, self.coefficients)
+        return mixed if self.taps is None else mixed * self.taps.to(mixed.dtype)[:, None, None]
+
+    def samples(self, part: slice) -> Mixture:
+        """The mixture of some samples."""
+        taps = None if self.taps is None else self.taps[part]
+        return Mixture(self.kernels, self.coefficients[part], taps)
+
+    def rows(self, part: slice) -> Mixture:
+        """The mixture of some output channels, for one coefficient per kernel."""
+        return Mixture(self.kernels[:, part], self.coefficients, self.taps)
+
+    def backward(self, grad: Tensor, mask: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of :meth:`mix`; ``mask`` says for which of kernels, coefficients and taps."""
+        grad_taps = None
+        if self.taps is not None:
+            if mask[2]:
+                mixed = mix_kernels(self.kernels, self.coefficients)
+                grad_taps = (grad.to(mixed.dtype) * mixed).sum((1, 2)).to(self.taps.dtype)
+            grad = grad * self.taps.to(grad.dtype)[:, None, None]
+        return *mix_kernels_backward(grad, self.kernels, self.coefficients, mask[:2]), grad_taps
+
+
+def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
+    """Mix kernels per sample.
+
+    Args:
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]`` or ``[B, K, C_out]``.
+
+    Returns:
+        ``[B, C_out, C_in/groups, kH, kW]`` in the wider of both types.
+    """
+    dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
+    with without_autocast(kernels.device):
+        kernels, coefficients = kernels.to(dtype), coefficients.to(dtype)
+        if coefficients.ndim == 2:
+            mixed = coefficients @ kernels.flatten(1)
+        else:
+            mixed = torch.einsum("bko,kof->bof", coefficients, kernels.flatten(2))
+        return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
+
+
+def mix_kernels_backward(
+    grad: Tensor, kernels: Tensor, coefficients: Tensor, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of :func:`mix_kernels`; ``mask`` says for which of kernels and coefficients."""
+    dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
+    wide, narrow = kernels.to(dtype), coefficients.to(dtype)
+    grad_kernels = grad_coefficients = None
+    if coefficients.ndim == 2:
+        flat = grad.to(dtype).flatten(1)
+        if mask[0]:
+            grad_kernels = (narrow.t() @ flat).view(kernels.shape)
+        if mask[1]:
+            grad_coefficients = flat @ wide.flatten(1).t()
+    else:
+        flat = grad.to(dtype).flatten(2)
+        if mask[0]:
+            grad_kernels = torch.einsum("bko,bof->kof", narrow, flat).view(kernels.shape)
+        if mask[1]:
+            grad_coefficients = torch.einsum("bof,kof->bko", flat, wide.flatten(2))
+    return (
+        None if grad_kernels is None else grad_kernels.to(kernels.dtype),
+        None if grad_coefficients is None else grad_coefficients.to(coefficients.dtype),
+    )
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off; it knows no "meta" device."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,0 +1,227 @@
+"""Which formulation computes a per-sample convolution: forced, measured, or estimated from shipped measurements.
+
+:func:`formulation` forces one, ``dyvision.ops.benchmark = True`` measures each shape once and remembers the fastest,
+and otherwise a cost model (``planner_<device>.json``, fitted by ``benchmarks/fit_planner.py``) estimates. What a
+compiler or exporter traces gets a formulation that works with a dynamic batch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import torch
+from torch import Tensor
+
+from dyvision.ops._geometry import Geometry
+from dyvision.ops.mixing import Mixture
+
+#: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
+#: unfolded input; ``shifted``: a sum over the taps of a depthwise kernel; ``loop``: one library convolution per sample;
+#: ``mix_outputs``: convolve with all kernels, mix the results (mixtures only).
+FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The formulations of the two passes."""
+
+    forward: str
+    backward: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the choice depends on.
+
+    Attributes:
+        batch: Samples B.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        groups: Groups.
+        kernel: Height and width of the kernel.
+        size: Height and width of the input.
+        geometry: Stride, padding, dilation, groups.
+        mixed: Number of kernels K that are mixed, 0 if the kernels are given.
+        device: Type of the device.
+        dtype: Type of the convolution.
+        channels_last: Whether the input is in channels-last memory.
+        training: Whether there will be a backward pass.
+        linear: Whether outputs can be mixed instead of kernels.
+    """
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    size: tuple[int, int]
+    geometry: Geometry
+    mixed: int
+    device: str
+    dtype: torch.dtype
+    channels_last: bool
+    training: bool
+    linear: bool
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel sees one input channel."""
+        return self.geometry.groups == self.in_channels
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The formulations that can compute it."""
+        names = ["grouped", "matmul" if self.kernel == (1, 1) else "unfold", "loop"]
+        names += ["shifted"] if self.depthwise else []
+        return tuple(names + (["mix_outputs"] if self.mixed and self.linear else []))
+
+    @property
+    def with_backward(self) -> tuple[str, ...]:
+        """Of these, the ones with a backward pass of their own."""
+        return tuple(name for name in self.applicable if name not in ("mix_outputs", "shifted"))
+
+    @property
+    def kind(self) -> str:
+        """``"pointwise"``, ``"depthwise"`` or ``"dense"``: the formulations rank differently in each."""
+        if self.depthwise and self.geometry.groups > 1:
+            return "depthwise"
+        return "pointwise" if self.kernel == (1, 1) else "dense"
+
+    @property
+    def output_pixels(self) -> int:
+        """Height times width of the output."""
+        height, width = self.geometry.output_size(self.size, self.kernel)
+        return height * width
+
+
+_forced: list[str] = []
+
+
+@contextmanager
+def formulation(name: str) -> Iterator[None]:
+    """Force one formulation inside the ``with`` block wherever it applies.
+
+    Args:
+        name: One of :data:`FORMULATIONS`. Where it does not apply (``matmul`` for a 3x3 kernel, ``mix_outputs`` without
+            a mixture) the choice is the ordinary one.
+
+    Raises:
+        ValueError: If there is no such formulation.
+    """
+    if name not in FORMULATIONS:
+        near = difflib.get_close_matches(name, FORMULATIONS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown formulation {name!r}{hint}; choose from {', '.join(FORMULATIONS)}")
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def plan_dynamic(input: Tensor, weight: Tensor, geometry: Geometry) -> Plan:
+    """Choose for kernels that are given, ``weight [B, C_out, C_in/groups, kH, kW]``."""
+    return _plan(_problem(input, weight, geometry, 0, input.requires_grad or weight.requires_grad))
+
+
+def plan_mixture(input: Tensor, mixture: Mixture, geometry: Geometry) -> Plan:
+    """Choose for a mixture of K kernels."""
+    wanted = input.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in mixture)
+    return _plan(_problem(input, mixture.kernels, geometry, mixture.kernels.shape[0], wanted, mixture.taps is None))
+
+
+def _problem(
+    input: Tensor, weight: Tensor, geometry: Geometry, mixed: int, wanted: bool, linear: bool = True
+) -> Problem:
+    return Problem(
+        batch=input.shape[0],
+        in_channels=input.shape[1],
+        out_channels=weight.shape[1],
+        kernel=(weight.shape[3], weight.shape[4]),
+        size=(input.shape[2], input.shape[3]),
+        geometry=geometry,
+        mixed=mixed,
+        device=input.device.type,
+        dtype=input.dtype,
+        channels_last=input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous(),
+        training=wanted and torch.is_grad_enabled(),
+        linear=linear,
+    )
+
+
+def _plan(problem: Problem) -> Plan:
+    names = problem.applicable
+    if _forced and _forced[-1] in names:
+        return Plan(_forced[-1], _forced[-1])
+    if torch.compiler.is_compiling():
+        # groups cannot depend on a dynamic batch, nor can the length of a loop
+        name = next(name for name in ("matmul", "shifted", "unfold") if name in names)
+        return Plan(name, name)
+    return _measured(problem) if _wants_measurement() else estimate(problem)
+
+
+@cache
+def estimate(problem: Problem) -> Plan:
+    """Choose by the cost model of the device; without one, matrix products for 1x1 kernels and groups for others."""
+    costs = cost_model(problem.device)
+    if costs is None or problem.dtype not in (torch.float32, torch.float64):
+        name = "matmul" if problem.kernel == (1, 1) and problem.geometry.groups == 1 else "grouped"
+        return Plan(name, name)
+    terms = monomials(problem)
+
+    def expected(direction: str, name: str) -> float:
+        weights = costs[direction][problem.kind].get(name)
+        return math.inf if weights is None else sum(w * t for w, t in zip(weights, terms, strict=True))
+
+    names = problem.with_backward if problem.training else problem.applicable
+    forward = min(names, key=lambda name: expected("forward", name))
+    return Plan(forward, min(names, key=lambda name: expected("backward", name)) if problem.training else forward)
+
+
+def monomials(problem: Problem) -> list[float]:
+    """What the logarithm of the time is linear in: products of up to two logarithms of the sizes."""
+    groups = problem.geometry.groups
+    sizes = (
+        problem.batch,
+        problem.in_channels if problem.kind == "depthwise" else problem.in_channels // groups,
+        problem.out_channels,
+        problem.output_pixels,
+        problem.kernel[0] * problem.kernel[1],
+        problem.geometry.stride[0] * problem.geometry.stride[1],
+    )
+    logs = [math.log(size) for size in sizes]
+    return [1.0, *logs, *(a * b for a, b in itertools.combinations_with_replacement(logs, 2))]
+
+
+@cache
+def cost_model(device: str) -> dict[str, dict[str, dict[str, list[float]]]] | None:
+    """Weights of :func:`monomials` by pass, kind and formulation; None if nothing was measured on such a device."""
+    path = resources.files("dyvision.ops").joinpath(f"planner_{device}.json")
+    return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else None
+
+
+def _wants_measurement() -> bool:
+    """``dyvision.ops.benchmark``; not with several processes, which have to agree."""
+    import dyvision.ops
+
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return dyvision.ops.benchmark and not (several and torch.distributed.get_world_size() > 1)
+
+
+@cache
+def _measured(problem: Problem) -> Plan:
+    from dyvision.ops._measure import measure
+
+    times = measure(problem)
+    forward = min(times["forward"], key=times["forward"].__getitem__)
+    if not problem.training:
+        return Plan(forward, forward)
+    forward = min(problem.with_backward, key=times["forward"].__getitem__)
+    return Plan(forward, min(problem.with_backward, key=times["backward"].__getitem__))

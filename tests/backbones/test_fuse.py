@@ -1,0 +1,70 @@
+"""If these fail, a network for inference computes something else, or keeps normalisations it could lose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import dyvision
+from dyvision.layers import get_layer
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Running statistics, scales and shifts that folding could get wrong."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("layer", ["static", "condconv", "dcd", "dyconv", "dynet", "odconv", "kernelwarehouse", "se"])
+@pytest.mark.parametrize("network", ["mobilenetv2_035", "test_resnet", "shufflenetv2_050"])
+def test_outputs_stay_and_the_network_is_not_touched(layer, network):
+    model = settle(dyvision.create_model(network, layer=layer, num_classes=5))
+    x = torch.randn(3, 3, 64, 48)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = model(x)
+    fused = dyvision.fuse(model)
+    torch.testing.assert_close(fused(x), expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert norms(fused) < norms(model)
+    if layer in ("static", "condconv", "dyconv", "dynet", "odconv"):
+        assert norms(fused) == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layer", ["condconv", "dcd", "dyconv", "dynet", "odconv"])
+def test_each_layer_with_and_without_bias(layer, bias):
+    net = nn.Sequential(get_layer(layer)(3, 8, 3, padding=1, bias=bias), nn.BatchNorm2d(8), nn.ReLU())
+    net = settle(net)
+    x = torch.randn(2, 3, 9, 7)
+    fused = dyvision.fuse(net, (1, 3, 9, 7))
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
+    # CondConv's coefficients do not sum to one: with a bias per kernel there is no room for the shift
+    assert isinstance(fused[1], nn.BatchNorm2d if (layer, bias) == ("condconv", True) else nn.Identity)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_what_is_used_twice_is_refused():
+    with pytest.raises(ValueError, match="more than one place"):
+        dyvision.fuse(settle(Twice()))
+    with pytest.raises(ValueError, match=r"model\.eval"):
+        dyvision.fuse(nn.Sequential(nn.Conv2d(3, 4, 1)))
