@@ -11,14 +11,14 @@ B blocks ``P_b Phi_b Q_b^T``, each between its own part of the input and of the 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers._norm import GuardedBatchNorm2d, affine
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
@@ -27,107 +27,6 @@ from dyvision.ops.mixing import without_autocast
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
 FORMS = ("pointwise", "basic", "bottleneck")
-
-
-class DCDCoefficients(NamedTuple):
-    """Lambda and Phi.
-
-    Attributes:
-        scale: Lambda ``[B, C_out]`` in [0, 2].
-        fusion: The blocks of Phi ``[B, blocks, L/blocks, L/blocks]``; the row is the output.
-    """
-
-    scale: Tensor
-    fusion: Tensor
-
-
-def hard_sigmoid2(z: Tensor) -> Tensor:
-    """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
-    return 2 * F.hardsigmoid(z)
-
-
-def dimensions(
-    in_channels: int, out_channels: int, form: str, squeeze: int, rank: int | None = None, blocks: int = 1
-) -> tuple[int, int, int]:
-    """Size p of the pooled map, rank L and width S of the branch, as the official classes compute them.
-
-    Args:
-        in_channels: Channels I.
-        out_channels: Channels O.
-        form: ``"pointwise"`` (``DYModule``), ``"basic"`` (``conv_basic_dy``) or ``"bottleneck"`` (``conv_dy``).
-        squeeze: Reduction of the branch (the official ResNet forms fix it at 16).
-        rank: Overrides L, on which S depends.
-        blocks: Number of blocks of Phi; the automatic L is rounded up to a multiple.
-
-    Returns:
-        ``(p, L, S)``.
-    """
-    pool = 2 if form == "basic" or (form == "pointwise" and in_channels < out_channels) else 1
-    pooled = in_channels * pool**2
-    if rank is None:
-        rank = _pointwise_rank(in_channels, out_channels) if form == "pointwise" else max(int(math.sqrt(pooled)), 1)
-        rank += -rank % blocks
-    # without the lower bound the official bottleneck formula gives 0 below 16 channels
-    return pool, rank, max(max(pooled, rank**2 // blocks) // squeeze, 1 if form == "bottleneck" else 4)
-
-
-def _pointwise_rank(in_channels: int, out_channels: int) -> int:
-    multiplier, reduction = (4, 8) if in_channels < out_channels else (1, 2)
-    while True:
-        rank = min(multiplier * in_channels // reduction, out_channels // reduction)
-        if rank**2 <= 2 * multiplier * in_channels:
-            return max(rank, 4)
-        reduction *= 2
-
-
-class DCDBranch(CoefficientBranch):
-    """Predicts Lambda and Phi: ``z = F1 v``, ``e = z * hs2(F2 z)``, ``Lambda = hs2(Fs e)``, ``Phi = Fphi e``.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Length of Lambda.
-        rank: Side L of Phi.
-        width: Width S of e.
-        pool_size: Side p of the pooled map.
-        blocks: Number of blocks of Phi.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        rank: int,
-        width: int,
-        pool_size: int,
-        blocks: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.rank, self.pool_size, self.blocks = rank, pool_size, blocks
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.squeeze = PreciseLinear(in_channels * pool_size**2, width, bias=False, **dd)
-        self.gate = PreciseLinear(width, width, bias=False, **dd)
-        self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
-        self.fc_phi = PreciseLinear(width, rank * rank // blocks, bias=False, **dd)
-
-    def reset_parameters(self, form: str) -> None:
-        """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
-        for linear in (self.squeeze, self.gate, self.fc_scale, self.fc_phi):
-            if form == "pointwise":
-                nn.init.normal_(linear.weight, std=0.01)
-            else:
-                linear.reset_parameters()
-
-    def predict(self, pooled: Tensor) -> DCDCoefficients:
-        """Map ``[B, C * p * p]`` to Lambda and Phi."""
-        squeezed = self.squeeze(pooled)
-        embedding = squeezed * hard_sigmoid2(self.gate(squeezed))
-        side = self.rank // self.blocks
-        fusion = self.fc_phi(embedding).unflatten(1, (self.blocks, side, side))
-        return DCDCoefficients(hard_sigmoid2(self.fc_scale(embedding)), fusion)
 
 
 @register_layer("dcd")
@@ -215,34 +114,36 @@ class DCDConv2d(DynamicConv2d):
         """Convolve with the BatchNorms' running statistics, by which the residual is one linear map per sample.
 
         That map ``P A diag(a1) Q`` with ``A = diag(a2) Phi + 1`` becomes part of the kernel, or is applied to the
-        feature maps, whichever needs fewer multiply-adds.
+        feature maps, from whichever side needs fewer multiply-adds.
         """
+        inputs, outputs = self.in_channels, self.out_channels
+        pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
         with without_autocast(x.device):
             (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
             mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
-            up = expand @ mixed
-            shift = up @ c1 + expand @ c2
+            shift = F.linear(mixed @ c1 + c2, expand, self.conv_p.bias)
             if self.bias is not None:
                 shift = shift + scale * self.bias
-            if self.conv_p.bias is not None:
-                shift = shift + self.conv_p.bias
             down = a1[:, None] * self.conv_q.weight.flatten(1).to(scale.dtype)
-            in_channels, out_channels = self.in_channels, self.out_channels
-            pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
-            folds = out_channels * (in_channels + self.rank) < pixels * (in_channels + out_channels)
-            plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
-            if plain and folds:
-                scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
-                kernel = torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)
-        if plain and folds:
-            return dynamic_conv2d(x, kernel.to(x.dtype)[..., None, None], shift, stride=self.stride)
+            up = expand @ mixed if outputs < pixels else None
+        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
+        if plain and outputs * inputs < pixels * (inputs + outputs):
+            kernel = self._whole_kernel(scale, expand @ mixed if up is None else up, down)
+            return dynamic_conv2d(x, kernel.to(x.dtype), shift, stride=self.stride)
         static = self._static(x, None)
-        size = (static.shape[-2], static.shape[-1])
-        low = F.conv2d(self._centred(x, size), down.to(x.dtype)[..., None, None], stride=self.stride)
-        dtype = static.dtype
+        size, dtype = (static.shape[-2], static.shape[-1]), static.dtype
+        low = F.conv2d(self._centred(x, size), down.to(x.dtype)[..., None, None], stride=self.stride).flatten(2)
         base = torch.addcmul(shift.to(dtype)[:, :, None], scale.to(dtype)[:, :, None], static.flatten(2))
-        return torch.baddbmm(base, up.to(dtype), low.flatten(2)).view(static.shape)
+        if up is None:
+            low, up = torch.bmm(mixed.to(dtype), low), expand.expand(x.shape[0], -1, -1)
+        return torch.baddbmm(base, up.to(dtype), low).view(static.shape)
+
+    def _whole_kernel(self, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """``Lambda W0`` plus the residual, ``[B, C_out, C_in, 1, 1]``."""
+        with without_autocast(scale.device):
+            scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
+            return torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)[..., None, None]
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""

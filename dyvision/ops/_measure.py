@@ -12,7 +12,7 @@ from torch import Tensor
 from dyvision.ops._formulations import BACKWARD, FORWARD
 from dyvision.ops._tiled import convolve_mixture, convolve_mixture_backward
 from dyvision.ops.mixing import Mixture
-from dyvision.ops.planner import Problem
+from dyvision.ops.planner import WHOLE, Problem
 
 _ROUNDS = 3
 #: seconds after which a formulation gets no further round
@@ -27,9 +27,10 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
         rounds: Times each one runs after a warm-up, fewer if it is slow.
 
     Returns:
-        Median seconds by ``"forward"`` and ``"backward"`` and by formulation.
+        Median seconds by pass and by formulation; the passes are ``"forward"``, and for training ``"backward"`` and,
+        for formulations whose passes belong together, ``"whole"``, the sum of both.
     """
-    from dyvision.ops import formulation, mixture_conv2d
+    from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
 
     geometry = problem.geometry
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast(problem.device, enabled=False):
@@ -46,17 +47,19 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
         output = FORWARD["grouped"](input, weight, geometry)
 
         def forward(name: str) -> Callable[[], Tensor]:
-            if not problem.mixed:
+            if name in FORWARD:
+                if problem.mixed:
+                    return lambda: convolve_mixture(input, mixture, geometry, name)
                 return lambda: FORWARD[name](input, weight, geometry)
-            if name != "mix_outputs":
-                return lambda: convolve_mixture(input, mixture, geometry, name)
 
-            def mix_outputs() -> Tensor:
+            def run() -> Tensor:
+                arguments = (None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
                 with formulation(name):
-                    arguments = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-                    return mixture_conv2d(input, *mixture[:2], None, *arguments)
+                    if problem.mixed:
+                        return mixture_conv2d(input, *mixture[:2], *arguments)
+                    return dynamic_conv2d(input, weight, *arguments)
 
-            return mix_outputs
+            return run
 
         def backward(name: str) -> Callable[[], object]:
             if not problem.mixed:
@@ -67,9 +70,27 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
         names = problem.applicable
         times = {"forward": _time({name: forward(name) for name in names}, problem.device, rounds)}
         if problem.training:
-            names = problem.with_backward
-            times["backward"] = _time({name: backward(name) for name in names}, problem.device, rounds)
+            single = {name: backward(name) for name in problem.single}
+            times["backward"] = _time(single, problem.device, rounds)
+            whole = {name: _both_passes(problem, input, mixture, name) for name in names if name in WHOLE}
+            times["whole"] = _time(whole, problem.device, rounds)
     return times
+
+
+def _both_passes(problem: Problem, input: Tensor, mixture: Mixture, name: str) -> Callable[[], object]:
+    from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
+
+    geometry = problem.geometry
+    arguments = (None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    parts = (input, *mixture[:2]) if problem.mixed else (input, mixture.mix().to(input.dtype))
+    leaves = [tensor.detach().requires_grad_() for tensor in parts]
+
+    def run() -> object:
+        with formulation(name), torch.enable_grad():
+            output = (mixture_conv2d if problem.mixed else dynamic_conv2d)(*leaves, *arguments)
+            return torch.autograd.grad(output, leaves, output.detach())
+
+    return run
 
 
 def _time(functions: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:

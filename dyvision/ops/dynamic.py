@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dyvision.ops import triton
 from dyvision.ops._autograd import PerSampleConvolution
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
@@ -59,9 +60,18 @@ def convolve(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Compute :func:`dynamic_conv2d` without bias for checked arguments, as planned for them."""
     input, weight = autocast_together(input, weight)
     plan = plan_dynamic(input, weight, geometry)
+    if plan.forward == "triton":
+        return convolve_by_triton(input, weight, geometry)
     if keeps_for_backward(input, weight):
         return PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)  # type: ignore[no-any-return]
     return FORWARD[plan.forward](input, weight, geometry)
+
+
+def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The kernel for the case: depthwise with an output per channel, or any other."""
+    if geometry.groups == input.shape[1] == weight.shape[1]:
+        return triton.depthwise(input, weight[:, :, 0], geometry)
+    return triton.dense(input, weight, geometry)
 
 
 def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dyvision.ops import triton
 from dyvision.ops._autograd import MixtureConvolution
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
 from dyvision.ops._tiled import convolve_mixture
-from dyvision.ops.dynamic import add_bias, autocast_together, keeps_for_backward
+from dyvision.ops.dynamic import add_bias, autocast_together, convolve_by_triton, keeps_for_backward
 from dyvision.ops.mixing import Mixture, without_autocast
 from dyvision.ops.planner import plan_mixture
 
@@ -68,6 +69,8 @@ def mixture_conv2d(
     plan = plan_mixture(input, mixture, geometry)
     if plan.forward == "mix_outputs":
         output = _mix_outputs(input, kernels, coefficients, geometry)
+    elif plan.forward == "triton":
+        output = _mix_by_triton(input, mixture, geometry)
     elif keeps_for_backward(input, *mixture):
         output = MixtureConvolution.apply(input, *mixture, geometry, plan.forward, plan.backward)
     elif torch.compiler.is_compiling():
@@ -75,6 +78,14 @@ def mixture_conv2d(
     else:
         output = convolve_mixture(input, mixture, geometry, plan.forward)
     return add_bias(output, mixed_bias)
+
+
+def _mix_by_triton(input: Tensor, mixture: Mixture, geometry: Geometry) -> Tensor:
+    """Mixing and product in one kernel where it is 1x1; elsewhere the kernels are mixed before."""
+    plain = geometry == Geometry((1, 1), (0, 0), geometry.dilation, 1)
+    if plain and mixture.taps is None and mixture.kernels.shape[3:] == (1, 1):
+        return triton.mixture_pointwise(input, mixture.kernels, mixture.coefficients)
+    return convolve_by_triton(input, mixture.mix(), geometry)
 
 
 def _mix_bias(bias: Tensor, coefficients: Tensor, batch: int) -> Tensor:

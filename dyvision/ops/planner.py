@@ -20,13 +20,17 @@ from importlib import resources
 import torch
 from torch import Tensor
 
+from dyvision.ops import triton
 from dyvision.ops._geometry import Geometry
 from dyvision.ops.mixing import Mixture
 
 #: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
 #: unfolded input; ``shifted``: a sum over the taps of a depthwise kernel; ``loop``: one library convolution per sample;
 #: ``mix_outputs``: convolve with all kernels, mix the results (mixtures only).
-FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs")
+#: ``triton``: kernels of our own, on CUDA devices.
+FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs", "triton")
+#: formulations that autograd differentiates as they are, so that one plan holds for both passes
+WHOLE = ("shifted", "mix_outputs", "triton")
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ class Problem:
         """The formulations that can compute it."""
         names = ["grouped", "matmul" if self.kernel == (1, 1) else "unfold", "loop"]
         names += ["shifted"] if self.depthwise else []
-        return tuple(names + (["mix_outputs"] if self.mixed and self.linear else []))
+        names += ["mix_outputs"] if self.mixed and self.linear else []
+        names += ["triton"] if self.dtype in triton.DTYPES and triton.available(self.device) else []
+        return tuple(names)
 
     @property
-    def with_backward(self) -> tuple[str, ...]:
-        """Of these, the ones with a backward pass of their own."""
-        return tuple(name for name in self.applicable if name not in ("mix_outputs", "shifted"))
+    def single(self) -> tuple[str, ...]:
+        """Of these, the ones whose passes can be chosen one by one."""
+        return tuple(name for name in self.applicable if name not in WHOLE)
 
     @property
     def kind(self) -> str:
@@ -180,7 +186,7 @@ def estimate(problem: Problem) -> Plan:
         weights = costs[direction][problem.kind].get(name)
         return math.inf if weights is None else sum(w * t for w, t in zip(weights, terms, strict=True))
 
-    names = problem.with_backward if problem.training else problem.applicable
+    names = problem.single if problem.training else problem.applicable
     forward = min(names, key=lambda name: expected("forward", name))
     return Plan(forward, min(names, key=lambda name: expected("backward", name)) if problem.training else forward)
 
@@ -220,8 +226,12 @@ def _measured(problem: Problem) -> Plan:
     from dyvision.ops._measure import measure
 
     times = measure(problem)
-    forward = min(times["forward"], key=times["forward"].__getitem__)
     if not problem.training:
+        forward = min(times["forward"], key=times["forward"].__getitem__)
         return Plan(forward, forward)
-    forward = min(problem.with_backward, key=times["forward"].__getitem__)
-    return Plan(forward, min(problem.with_backward, key=times["backward"].__getitem__))
+    forward = min(problem.single, key=times["forward"].__getitem__)
+    backward = min(problem.single, key=times["backward"].__getitem__)
+    whole = min(times["whole"], key=times["whole"].__getitem__, default=None)
+    if whole is None or times["whole"][whole] > times["forward"][forward] + times["backward"][backward]:
+        return Plan(forward, backward)
+    return Plan(whole, whole)

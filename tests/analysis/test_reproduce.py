@@ -47,7 +47,8 @@ def test_all_published_digits_are_enough():
 def test_a_published_row_is_reproduced():
     row = next(row for row in ROWS if (row.table, row.network, row.macs_m) == ("dcd", "MobileNetV2 1", "326.0"))
     (found,) = reproduce([row])
-    assert found.agrees and found.executed > found.macs
+    # the published figure is what runs, too: each layer takes the cheaper of its forms
+    assert found.agrees and abs(found.executed / found.macs - 1) < 0.01
 
 
 @pytest.mark.slow

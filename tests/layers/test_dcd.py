@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dyvision.layers.dcd import DCDConv2d, dimensions
+from dyvision.layers._dcd_branch import dimensions
+from dyvision.layers.dcd import DCDConv2d
 
 
 @pytest.mark.parametrize(

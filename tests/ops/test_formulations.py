@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyvision.ops import FORMULATIONS, dynamic_conv2d, formulation, mixture_conv2d
+from dyvision.ops import FORMULATIONS, _tiled, dynamic_conv2d, formulation, mixture_conv2d
 
 
 @st.composite
@@ -25,6 +27,9 @@ def shapes(draw: st.DrawFn) -> dict:
         "padding": draw(st.sampled_from([0, 1, (0, 2)])),
         "dilation": draw(st.integers(1, 2)),
         "per_channel": draw(st.booleans()),
+        "taps": draw(st.booleans()),
+        # bytes of kernels mixed at a time: one after the other, some, all
+        "tile": draw(st.sampled_from([1, 300, 2**20])),
         "seed": draw(st.integers(0, 1000)),
     }
 
@@ -38,24 +43,46 @@ def test_mixtures_agree_with_a_loop_over_samples(shape: dict) -> None:
     kernels = make(shape["kernels"], shape["outputs"], shape["inputs"] // shape["groups"], *shape["kernel"])
     size = (shape["batch"], shape["kernels"], *([shape["outputs"]] if shape["per_channel"] else []))
     coefficients, bias = make(*size), make(shape["kernels"], shape["outputs"])
+    taps = make(shape["batch"], *shape["kernel"]) if shape["taps"] else None
+    leaves = (x, kernels, coefficients, bias, *(() if taps is None else (taps,)))
     geometry = {name: shape[name] for name in ("stride", "padding", "dilation", "groups")}
 
     rows = []
-    for sample, row in zip(x, coefficients, strict=True):
+    for index, (sample, row) in enumerate(zip(x, coefficients, strict=True)):
         each = row if shape["per_channel"] else row[:, None].expand(-1, shape["outputs"])
-        weight = (each[:, :, None, None, None] * kernels).sum(0)
+        weight = (each[:, :, None, None, None] * kernels).sum(0) * (1 if taps is None else taps[index])
         rows.append(F.conv2d(sample[None], weight, (each * bias).sum(0), **geometry))
     expected = torch.cat(rows)
     seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
-    wanted = torch.autograd.grad((expected * seed).sum(), (x, kernels, coefficients, bias))
+    wanted = torch.autograd.grad((expected * seed).sum(), leaves)
+    for name in FORMULATIONS:
+        with formulation(name), patch.object(_tiled, "TILE_BYTES", shape["tile"]):
+            found = mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=taps)
+            gradients = torch.autograd.grad((found * seed).sum(), leaves)
+            with torch.no_grad():
+                torch.testing.assert_close(mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=taps), found)
+        torch.testing.assert_close(found, expected)
+        for gradient, value in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(gradient, value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes())
+def test_given_kernels_agree_with_a_loop_over_samples(shape: dict) -> None:
+    g = torch.Generator().manual_seed(shape["seed"])
+    x = torch.randn(shape["batch"], shape["inputs"], 7, 9, generator=g, dtype=torch.float64).requires_grad_()
+    size = (shape["batch"], shape["outputs"], shape["inputs"] // shape["groups"], *shape["kernel"])
+    weight = torch.randn(size, generator=g, dtype=torch.float64).requires_grad_()
+    geometry = {name: shape[name] for name in ("stride", "padding", "dilation", "groups")}
+    expected = torch.cat([F.conv2d(sample[None], kernel, **geometry) for sample, kernel in zip(x, weight, strict=True)])
+    seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
+    wanted = torch.autograd.grad((expected * seed).sum(), (x, weight))
     for name in FORMULATIONS:
         with formulation(name):
-            found = mixture_conv2d(x, kernels, coefficients, bias, **geometry)
+            found = dynamic_conv2d(x, weight, **geometry)
         torch.testing.assert_close(found, expected)
-        for a, b in zip(
-            torch.autograd.grad((found * seed).sum(), (x, kernels, coefficients, bias)), wanted, strict=True
-        ):
-            torch.testing.assert_close(a, b)
+        for gradient, value in zip(torch.autograd.grad((found * seed).sum(), (x, weight)), wanted, strict=True):
+            torch.testing.assert_close(gradient, value)
 
 
 def test_same_padding_is_tensorflows() -> None:
@@ -95,7 +122,49 @@ def test_unknown_formulation_names_the_nearest() -> None:
         pass
 
 
-def test_gradcheck() -> None:
+@pytest.mark.parametrize("name", ["grouped", "unfold", "loop"])
+def test_first_and_second_derivatives(name) -> None:
     x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     w = torch.randn(2, 3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: dynamic_conv2d(x, w, padding=1), (x, w))
+    c = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+
+    def given(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        with formulation(name):
+            return dynamic_conv2d(x, w, padding=1)
+
+    def mixed(x: torch.Tensor, w: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        with formulation(name):
+            return mixture_conv2d(x, w, c, padding=1)
+
+    assert torch.autograd.gradcheck(given, (x, w)) and torch.autograd.gradcheck(mixed, (x, w, c))
+    assert torch.autograd.gradgradcheck(given, (x, w)) and torch.autograd.gradgradcheck(mixed, (x, w, c))
+
+
+def test_mixed_kernels_are_not_kept_for_the_backward_pass() -> None:
+    x, kernels = torch.randn(8, 16, 6, 6, requires_grad=True), torch.randn(4, 32, 16, 3, 3, requires_grad=True)
+    coefficients = torch.rand(8, 4, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        mixture_conv2d(x, kernels, coefficients, padding=1)
+    assert sum(kept.values()) == x.numel() + kernels.numel() + coefficients.numel()
+
+
+@pytest.mark.parametrize("name", ["grouped", "matmul", "unfold", "loop", "shifted", "mix_outputs"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_bfloat16_and_channels_last_are_float32s_up_to_rounding(name, groups) -> None:
+    x, kernels, coefficients = torch.randn(3, 4, 6, 5), torch.randn(2, 8, 4 // groups, 3, 3), torch.rand(3, 2)
+    with formulation("loop"):
+        expected = mixture_conv2d(x, kernels, coefficients, padding=1, groups=groups)
+    # a sum of 36 products, each operand rounded to 8 bits
+    tolerance = 2**-8 * float(expected.abs().max())
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        with formulation(name), torch.autocast("cpu", torch.bfloat16):
+            given = x.contiguous(memory_format=memory_format)
+            found = mixture_conv2d(given, kernels, coefficients, padding=1, groups=groups)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=4 * tolerance)

@@ -1,0 +1,116 @@
+"""The branch of DCD, and the sizes of its parts.
+
+See :mod:`dyvision.layers.dcd` for paper and official files.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+
+
+class DCDCoefficients(NamedTuple):
+    """Lambda and Phi.
+
+    Attributes:
+        scale: Lambda ``[B, C_out]`` in [0, 2].
+        fusion: The blocks of Phi ``[B, blocks, L/blocks, L/blocks]``; the row is the output.
+    """
+
+    scale: Tensor
+    fusion: Tensor
+
+
+def hard_sigmoid2(z: Tensor) -> Tensor:
+    """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
+    return 2 * F.hardsigmoid(z)
+
+
+def dimensions(
+    in_channels: int, out_channels: int, form: str, squeeze: int, rank: int | None = None, blocks: int = 1
+) -> tuple[int, int, int]:
+    """Size p of the pooled map, rank L and width S of the branch, as the official classes compute them.
+
+    Args:
+        in_channels: Channels I.
+        out_channels: Channels O.
+        form: ``"pointwise"`` (``DYModule``), ``"basic"`` (``conv_basic_dy``) or ``"bottleneck"`` (``conv_dy``).
+        squeeze: Reduction of the branch (the official ResNet forms fix it at 16).
+        rank: Overrides L, on which S depends.
+        blocks: Number of blocks of Phi; the automatic L is rounded up to a multiple.
+
+    Returns:
+        ``(p, L, S)``.
+    """
+    pool = 2 if form == "basic" or (form == "pointwise" and in_channels < out_channels) else 1
+    pooled = in_channels * pool**2
+    if rank is None:
+        rank = _pointwise_rank(in_channels, out_channels) if form == "pointwise" else max(int(math.sqrt(pooled)), 1)
+        rank += -rank % blocks
+    # without the lower bound the official bottleneck formula gives 0 below 16 channels
+    return pool, rank, max(max(pooled, rank**2 // blocks) // squeeze, 1 if form == "bottleneck" else 4)
+
+
+def _pointwise_rank(in_channels: int, out_channels: int) -> int:
+    multiplier, reduction = (4, 8) if in_channels < out_channels else (1, 2)
+    while True:
+        rank = min(multiplier * in_channels // reduction, out_channels // reduction)
+        if rank**2 <= 2 * multiplier * in_channels:
+            return max(rank, 4)
+        reduction *= 2
+
+
+class DCDBranch(CoefficientBranch):
+    """Predicts Lambda and Phi: ``z = F1 v``, ``e = z * hs2(F2 z)``, ``Lambda = hs2(Fs e)``, ``Phi = Fphi e``.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Length of Lambda.
+        rank: Side L of Phi.
+        width: Width S of e.
+        pool_size: Side p of the pooled map.
+        blocks: Number of blocks of Phi.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        rank: int,
+        width: int,
+        pool_size: int,
+        blocks: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.rank, self.pool_size, self.blocks = rank, pool_size, blocks
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.squeeze = PreciseLinear(in_channels * pool_size**2, width, bias=False, **dd)
+        self.gate = PreciseLinear(width, width, bias=False, **dd)
+        self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
+        self.fc_phi = PreciseLinear(width, rank * rank // blocks, bias=False, **dd)
+
+    def reset_parameters(self, form: str) -> None:
+        """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
+        for linear in (self.squeeze, self.gate, self.fc_scale, self.fc_phi):
+            if form == "pointwise":
+                nn.init.normal_(linear.weight, std=0.01)
+            else:
+                linear.reset_parameters()
+
+    def predict(self, pooled: Tensor) -> DCDCoefficients:
+        """Map ``[B, C * p * p]`` to Lambda and Phi."""
+        squeezed = self.squeeze(pooled)
+        embedding = squeezed * hard_sigmoid2(self.gate(squeezed))
+        side = self.rank // self.blocks
+        fusion = self.fc_phi(embedding).unflatten(1, (self.blocks, side, side))
+        return DCDCoefficients(hard_sigmoid2(self.fc_scale(embedding)), fusion)

@@ -1,0 +1,149 @@
+"""If these fail, a formulation is chosen that cannot run, compile or export, or a slow one although a fast is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import dyvision.ops
+from dyvision.layers import get_layer
+from dyvision.ops import _measure, dynamic_conv2d, formulation, mixture_conv2d, planner
+from dyvision.ops._geometry import Geometry
+from dyvision.ops.planner import Plan, Problem, estimate
+
+
+def problem(**changes) -> Problem:
+    values = {
+        "batch": 8,
+        "in_channels": 64,
+        "out_channels": 64,
+        "kernel": (3, 3),
+        "size": (14, 14),
+        "geometry": Geometry((1, 1), (1, 1), (1, 1), 1),
+        "mixed": 4,
+        "device": "cpu",
+        "dtype": torch.float32,
+        "channels_last": False,
+        "training": False,
+        "linear": True,
+    }
+    return Problem(**{**values, **changes})
+
+
+DEPTHWISE = {"geometry": Geometry((1, 1), (1, 1), (1, 1), 64)}
+POINTWISE = {"kernel": (1, 1), "geometry": Geometry((1, 1), (0, 0), (1, 1), 1)}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", [{}, DEPTHWISE, POINTWISE, {"mixed": 0}, {"linear": False}])
+def test_the_plan_can_run(shape, training, device):
+    one = problem(**shape, training=training, device=device)
+    plan = estimate(one)
+    assert plan.forward in one.applicable and plan.backward in one.applicable
+    if training:
+        assert {plan.forward, plan.backward} <= set(one.single)
+
+
+def test_what_was_measured_on_cpus_is_used():
+    weights = planner.cost_model("cpu")
+    assert weights is not None and planner.cost_model("abacus") is None
+    # 1x1 kernels: a batched product, on every shape that was measured
+    assert estimate(problem(**POINTWISE)).forward == "matmul"
+    # the kernels of 16 samples do not fit into any cache
+    deep = problem(batch=16, in_channels=512, out_channels=512, size=(4, 4), training=True)
+    assert estimate(deep).backward == "unfold"
+    # large maps, small kernels
+    assert estimate(problem(size=(112, 112), training=True)).backward == "grouped"
+
+
+def test_benchmark_measures_each_shape_once_and_keeps_the_fastest(monkeypatch):
+    calls = []
+
+    def measure(problem: Problem) -> dict[str, dict[str, float]]:
+        calls.append(problem)
+        return {"forward": {"grouped": 3.0, "unfold": 2.0, "loop": 1.0, "mix_outputs": 4.0}}
+
+    monkeypatch.setattr(_measure, "measure", measure)
+    monkeypatch.setattr(dyvision.ops, "benchmark", True)
+    planner._measured.cache_clear()
+    try:
+        x, kernels, coefficients = torch.randn(2, 3, 6, 6), torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2)
+        for _ in range(2):
+            mixture_conv2d(x, kernels, coefficients)
+        assert len(calls) == 1 and planner._measured(calls[0]) == Plan("loop", "loop")
+        mixture_conv2d(x[:1], kernels, coefficients[:1])
+        assert len(calls) == 2
+    finally:
+        planner._measured.cache_clear()
+
+
+@pytest.mark.parametrize("mixed", [0, 3])
+@pytest.mark.parametrize("shape", [{}, DEPTHWISE, POINTWISE])
+def test_measurements_cover_what_can_run(shape, mixed):
+    one = problem(**shape, batch=2, size=(5, 5), mixed=mixed, training=True)
+    times = _measure.measure(one, rounds=1)
+    assert set(times["forward"]) == set(one.applicable) and set(times["backward"]) == set(one.single)
+    assert set(times["whole"]) == set(one.applicable) - set(one.single)
+    assert all(seconds > 0 for part in times.values() for seconds in part.values())
+
+
+def test_several_processes_do_not_measure(monkeypatch):
+    monkeypatch.setattr(dyvision.ops, "benchmark", True)
+    assert planner._wants_measurement()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert not planner._wants_measurement()
+
+
+def test_what_is_forced_wins_inside_the_block_only(monkeypatch):
+    x, weight = torch.randn(2, 3, 6, 6), torch.randn(2, 4, 3, 3, 3)
+    used = []
+    for name in ("grouped", "unfold", "loop"):
+        function = dyvision.ops.dynamic.FORWARD[name]
+        monkeypatch.setitem(
+            dyvision.ops.dynamic.FORWARD,
+            name,
+            lambda *a, name=name, function=function: used.append(name) or function(*a),
+        )
+    with formulation("loop"):
+        dynamic_conv2d(x, weight)
+        with formulation("unfold"):
+            dynamic_conv2d(x, weight)
+        dynamic_conv2d(x, weight)
+    assert used == ["loop", "unfold", "loop"]
+
+
+class PerSample(nn.Module):
+    def __init__(self, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.layer = get_layer("dyconv")(8, 16, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 1), (3, 8), (3, 2)])
+def test_exports_with_a_dynamic_batch(kernel, groups):
+    model = PerSample(kernel, groups).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (torch.randn(3, 8, 6, 6),), dynamic_shapes=({0: batch},))
+    x = torch.randn(7, 8, 6, 6)
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 1), (3, 8)])
+def test_compiles_once_for_all_batches_with_gradients(kernel, groups):
+    model = PerSample(kernel, groups)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for size in (2, 3, 5):
+        x = torch.randn(size, 8, 6, 6)
+        gradients = []
+        for function in (model, compiled):
+            model.zero_grad()
+            function(x).square().sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
