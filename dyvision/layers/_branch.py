@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dyvision.ops.mixing import without_autocast
 
 
 class CoefficientBranch(nn.Module):
@@ -23,7 +24,7 @@ class CoefficientBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return self.predict(self._pool(x))
 
     @abstractmethod
@@ -49,5 +50,7 @@ class PreciseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[B, in_features]`` to ``[B, out_features]``."""
+        if self.weight.dtype == input.dtype:
+            return F.linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +12,7 @@ Size = int | Sequence[int]
 Padding = str | int | Sequence[int]
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What a convolution needs beside its tensors; each pair is (vertical, horizontal)."""
 
     stride: tuple[int, int]

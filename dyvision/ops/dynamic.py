@@ -10,6 +10,7 @@ from dyvision.ops._autograd import PerSampleConvolution
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops.mixing import autocasts
 from dyvision.ops.planner import plan_dynamic
 
 
@@ -81,11 +82,10 @@ def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
 
 def autocast_together(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast tensors to autocast's type, as autocast does for a convolution; elsewhere to the first one's."""
-    device = tensors[0].device.type
-    dtype = tensors[0].dtype
-    if device != "meta" and torch.is_autocast_enabled(device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if dtype != torch.float64 and autocasts(device):
+        dtype = torch.get_autocast_dtype(device.type)
+    return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors)
 
 
 def keeps_for_backward(*tensors: Tensor | None) -> bool:

@@ -57,9 +57,10 @@ def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         ``[B, C_out, C_in/groups, kH, kW]`` in the wider of both types.
     """
-    dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
-    with without_autocast(kernels.device):
+    if kernels.dtype != coefficients.dtype:
+        dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
         kernels, coefficients = kernels.to(dtype), coefficients.to(dtype)
+    with without_autocast(kernels.device):
         if coefficients.ndim == 2:
             mixed = coefficients @ kernels.flatten(1)
         else:
@@ -93,5 +94,10 @@ def mix_kernels_backward(
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off; it knows no "meta" device."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Switch autocast off; entering its context where it is off already would cost as much as a small product."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; it knows no "meta" device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -13,9 +13,9 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,16 +33,14 @@ FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs",
 WHOLE = ("shifted", "mix_outputs", "triton")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The formulations of the two passes."""
 
     forward: str
     backward: str
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What the choice depends on.
 
     Attributes:
