@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from dyvision.backbones._registration import find_builder
 from dyvision.layers import get_layer
 from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
 from dyvision.ops._geometry import Geometry
-from dyvision.ops.planner import _problem as describe_problem
+from dyvision.ops.planner import describe_problem
 
 #: kernels K of the operators
 NUM_KERNELS = 4
@@ -83,7 +83,7 @@ class ConvShape:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keywords of a convolution."""
-        return asdict(self.geometry)
+        return self.geometry._asdict()
 
 
 def trace_shapes(model: nn.Module, size: int) -> dict[ConvShape, int]:

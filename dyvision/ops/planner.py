@@ -132,18 +132,21 @@ def formulation(name: str) -> Iterator[None]:
 
 def plan_dynamic(input: Tensor, weight: Tensor, geometry: Geometry) -> Plan:
     """Choose for kernels that are given, ``weight [B, C_out, C_in/groups, kH, kW]``."""
-    return _plan(_problem(input, weight, geometry, 0, input.requires_grad or weight.requires_grad))
+    return _plan(describe_problem(input, weight, geometry, 0, input.requires_grad or weight.requires_grad))
 
 
 def plan_mixture(input: Tensor, mixture: Mixture, geometry: Geometry) -> Plan:
     """Choose for a mixture of K kernels."""
     wanted = input.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in mixture)
-    return _plan(_problem(input, mixture.kernels, geometry, mixture.kernels.shape[0], wanted, mixture.taps is None))
+    return _plan(
+        describe_problem(input, mixture.kernels, geometry, mixture.kernels.shape[0], wanted, mixture.taps is None)
+    )
 
 
-def _problem(
+def describe_problem(
     input: Tensor, weight: Tensor, geometry: Geometry, mixed: int, wanted: bool, linear: bool = True
 ) -> Problem:
+    """Collect what the choice depends on; ``mixed`` is K or 0, ``wanted`` whether a gradient is."""
     return Problem(
         batch=input.shape[0],
         in_channels=input.shape[1],
