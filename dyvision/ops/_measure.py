@@ -53,11 +53,10 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
                 return lambda: FORWARD[name](input, weight, geometry)
 
             def run() -> Tensor:
-                arguments = (None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
                 with formulation(name):
                     if problem.mixed:
-                        return mixture_conv2d(input, *mixture[:2], *arguments)
-                    return dynamic_conv2d(input, weight, *arguments)
+                        return mixture_conv2d(input, mixture.kernels, coefficients, **geometry._asdict())
+                    return dynamic_conv2d(input, weight, **geometry._asdict())
 
             return run
 
@@ -80,14 +79,13 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
 def _both_passes(problem: Problem, input: Tensor, mixture: Mixture, name: str) -> Callable[[], object]:
     from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
 
-    geometry = problem.geometry
-    arguments = (None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    function: Callable[..., Tensor] = mixture_conv2d if problem.mixed else dynamic_conv2d
     parts = (input, *mixture[:2]) if problem.mixed else (input, mixture.mix().to(input.dtype))
     leaves = [tensor.detach().requires_grad_() for tensor in parts]
 
     def run() -> object:
         with formulation(name), torch.enable_grad():
-            output = (mixture_conv2d if problem.mixed else dynamic_conv2d)(*leaves, *arguments)
+            output = function(*leaves, **problem.geometry._asdict())
             return torch.autograd.grad(output, leaves, output.detach())
 
     return run

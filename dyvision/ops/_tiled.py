@@ -65,11 +65,11 @@ def convolve_mixture_backward(
         some = mixture.samples(part)
         weight = some.mix().to(input.dtype)
         grads = BACKWARD[name](grad[part], input[part], weight, geometry, [mask[0], any(mask[1:])])
-        if grad_input is not None:
+        if grad_input is not None and grads[0] is not None:
             grad_input[part] = grads[0]
         if grads[1] is not None:
             found = some.backward(grads[1], mask[1:])
-            if kernels is not None:
+            if kernels is not None and found[0] is not None:
                 kernels += found[0]
             coefficients.append(found[1])
             taps.append(found[2])

@@ -64,7 +64,7 @@ def convolve(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if plan.forward == "triton":
         return convolve_by_triton(input, weight, geometry)
     if keeps_for_backward(input, weight):
-        return PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)  # type: ignore[no-any-return]
+        return PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)
     return FORWARD[plan.forward](input, weight, geometry)
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import resources
+from importlib import import_module, resources
 from typing import NamedTuple
 
 import torch
@@ -216,10 +216,9 @@ def cost_model(device: str) -> dict[str, dict[str, dict[str, list[float]]]] | No
 
 def _wants_measurement() -> bool:
     """``dyvision.ops.benchmark``; not with several processes, which have to agree."""
-    import dyvision.ops
-
+    wanted = import_module("dyvision.ops").benchmark
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return dyvision.ops.benchmark and not (several and torch.distributed.get_world_size() > 1)
+    return bool(wanted) and not (several and torch.distributed.get_world_size() > 1)
 
 
 @cache
