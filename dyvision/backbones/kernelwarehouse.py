@@ -19,27 +19,11 @@ from torch import Tensor, nn
 
 from dyvision.backbones._registration import register_backbone
 from dyvision.layers._warehouse import share_warehouses, warehouse_of
+from dyvision.layers.classifier import DynamicClassifier
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 
 #: MobileNetV2's stages of 16, 24, 32, 64, 96, 160 and 320 channels; the last two share
 _MOBILENETV2_STAGES = (1, 2, 3, 4, 5, 6, 6)
-
-
-class PointwiseClassifier(nn.Module):
-    """A classifier that is a 1x1 convolution of pooled features.
-
-    Args:
-        conv: Maps ``[B, C, 1, 1]`` to ``[B, num_classes, 1, 1]``.
-    """
-
-    def __init__(self, conv: KernelWarehouseConv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.conv(x[:, :, None, None])
-        return logits.flatten(1)
 
 
 def resnet_layers(model: nn.Module) -> dict[str, str]:
@@ -217,5 +201,5 @@ def _replace(
     layer = KernelWarehouseConv2d(
         static.in_features, static.out_features, 1, bias=static.bias is not None, **arguments, **dd
     )
-    model.set_submodule(name, PointwiseClassifier(layer))
+    model.set_submodule(name, DynamicClassifier(layer))
     return layer

@@ -14,7 +14,6 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from dyvision.backbones.kernelwarehouse import (
-    PointwiseClassifier,
     convnext_layers,
     mobilenetv2_layers,
     resnet_layers,
@@ -83,7 +82,7 @@ def warehouse_layers(model: nn.Module) -> list[list[str]]:
 
 
 def _classifier(model: nn.Module, name: str) -> dict[str, str]:
-    dynamic = isinstance(model.get_submodule(name), (DynamicClassifier, PointwiseClassifier))
+    dynamic = isinstance(model.get_submodule(name), DynamicClassifier)
     ours = f"{name}.conv" if dynamic else name
     # in a Sequential behind dropout, or alone in it, or without
     names = {official: ours for official in ("fc", "classifier", "classifier.0", "classifier.1")}

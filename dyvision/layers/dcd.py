@@ -118,19 +118,24 @@ class DCDConv2d(DynamicConv2d):
         """
         inputs, outputs = self.in_channels, self.out_channels
         pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
+        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
+        folds = plain and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
             (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
             mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
-            shift = F.linear(mixed @ c1 + c2, expand, self.conv_p.bias)
+            shift = F.linear(mixed @ c1 + c2, expand)
+            if self.conv_p.bias is not None:
+                shift = shift + self.conv_p.bias
             if self.bias is not None:
                 shift = shift + scale * self.bias
             down = a1[:, None] * self.conv_q.weight.flatten(1).to(scale.dtype)
-            up = expand @ mixed if outputs < pixels else None
-        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
-        if plain and outputs * inputs < pixels * (inputs + outputs):
-            kernel = self._whole_kernel(scale, expand @ mixed if up is None else up, down)
-            return dynamic_conv2d(x, kernel.to(x.dtype), shift, stride=self.stride)
+            up = expand @ mixed if folds or outputs < pixels else None
+            if folds and up is not None:
+                scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
+                kernel = torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)
+        if folds:
+            return dynamic_conv2d(x, kernel.to(x.dtype)[..., None, None], shift, stride=self.stride)
         static = self._static(x, None)
         size, dtype = (static.shape[-2], static.shape[-1]), static.dtype
         low = F.conv2d(self._centred(x, size), down.to(x.dtype)[..., None, None], stride=self.stride).flatten(2)
@@ -138,12 +143,6 @@ class DCDConv2d(DynamicConv2d):
         if up is None:
             low, up = torch.bmm(mixed.to(dtype), low), expand.expand(x.shape[0], -1, -1)
         return torch.baddbmm(base, up.to(dtype), low).view(static.shape)
-
-    def _whole_kernel(self, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """``Lambda W0`` plus the residual, ``[B, C_out, C_in, 1, 1]``."""
-        with without_autocast(scale.device):
-            scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
-            return torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)[..., None, None]
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""

@@ -135,6 +135,17 @@ def test_coefficients_stay_float32_under_autocast(name, dtype) -> None:
     torch.testing.assert_close(output.float(), layer(x), rtol=0.1, atol=0.3)
 
 
+@pytest.mark.parametrize(("kernel", "padding", "size"), [(1, 0, 9), (1, 0, 2), (3, 1, 9)])
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_evaluates_under_autocast_as_in_float32(name, kernel, padding, size) -> None:
+    layer, x = build(name, kernel, padding=padding).eval(), torch.randn(2, INPUTS, size, size)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.03 * float(expected.detach().abs().max()))
+
+
 @pytest.mark.parametrize("name", list_layers())
 def test_runs_in_bfloat16_and_channels_last(name) -> None:
     layer = build(name).eval()

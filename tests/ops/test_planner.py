@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import dyvision
 import dyvision.ops
 from dyvision.layers import get_layer
 from dyvision.ops import _measure, dynamic_conv2d, formulation, mixture_conv2d, planner
@@ -147,3 +148,18 @@ def test_compiles_once_for_all_batches_with_gradients(kernel, groups):
             gradients.append([parameter.grad.clone() for parameter in model.parameters()])
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["condconv", "dcd", "dyconv", "odconv"])
+def test_a_whole_network_compiles_and_exports(layer):
+    model = dyvision.create_model("mobilenetv2_035", layer=layer, num_classes=5).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (torch.randn(3, 3, 64, 64),), dynamic_shapes=({0: batch},))
+    compiled = torch.compile(model, fullgraph=True)
+    for size in (1, 4):
+        x = torch.randn(size, 3, 64, 64)
+        with torch.no_grad():
+            expected = model(x)
+            for found in (program.module()(x), compiled(x)):
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
