@@ -100,16 +100,16 @@ def measure_cost(model: nn.Module, x: Tensor, rows: dict[nn.Module, Row], as_exe
 
     with _watch(model, rows, read, finish) as stack:
 
-        def keep(tensor: Tensor) -> Tensor:
+        def keep(tensor: Tensor) -> None:
             storage = tensor.untyped_storage()
             address = storage.data_ptr()
             if address and address not in fixed and address not in kept:
                 kept[address] = storage
                 owner = next((frame.module for frame in reversed(stack) if frame.module in rows), model)
                 rows[owner].activation_bytes += storage.nbytes()
-            return tensor
+            # nothing is returned: a node that holds its own output, and with it the network, is never freed
 
-        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing)
         with every_operation(), torch.enable_grad(), saving, counter:
             model(x)
 

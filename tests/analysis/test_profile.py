@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -61,6 +63,15 @@ def test_every_layer(layer):
     # each rule is a rule of its own, and costs are those of a batch
     assert cheapest_cost.dispatch(get_layer(layer)) is not cheapest_cost.dispatch(object)
     assert profile(model, (2, *SMALL[1:]), latency=False).macs == 2 * cheapest.macs
+
+
+def test_the_network_is_freed_afterwards():
+    model = create_model("test_resnet", layer="dyconv")
+    profile(model, SMALL, latency=False)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
 
 
 def test_mixing_by_hand():

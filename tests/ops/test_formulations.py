@@ -147,7 +147,7 @@ def test_mixed_kernels_are_not_kept_for_the_backward_pass() -> None:
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.data_ptr()] = tensor.numel()
-        return tensor
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         mixture_conv2d(x, kernels, coefficients, padding=1)
