@@ -12,12 +12,8 @@ from dyvision.backbones._registration import register_backbone
 
 @register_backbone("resnet10")
 def resnet10(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Basic blocks (1, 1, 1, 1), the stem and the widths of ResNet-18.
-
-    Raises:
-        NotImplementedError: If weights are asked for; none are published.
-    """
+    """Basic blocks (1, 1, 1, 1), the stem and the widths of ResNet-18."""
     if pretrained:
-        raise NotImplementedError("no pretrained weights of resnet10 are published")
+        raise RuntimeError("none are published")
     block: Any = BasicBlock  # timm annotates an instance
     return ResNet(block, (1, 1, 1, 1), **arguments)

@@ -189,6 +189,8 @@ def test_a_name_is_registered_once():
         (lambda: create_backbone("densenet121", output_stride=8), "densenet121 does not support output_stride=8"),
         (lambda: create_backbone("resnet18", out_indices=(5,)), "no level 5; resnet18 has 5 levels, 0 to 4"),
         (lambda: create_backbone("convnext_atto", out_indices=(-5,)), "has 4 levels"),
+        (lambda: create_model("resnet10", pretrained=True), "no pretrained weights for resnet10"),
+        (lambda: create_model("resnet10", pretrained=True, drop_path_rate=0.1), "no pretrained weights for resnet10"),
         (lambda: create_backbone("resnet18", out_indices=()), "at least one level"),
         (lambda: create_backbone("resnet18", out_indices=9), "out_indices=9"),
         (lambda: create_backbone("resnet18", out_indices="ab"), "must be None or integers"),
