@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers import DynamicConv2d
-from dyvision.layers._norm import affine
+from dyvision.layers._norm import absorb, affine
 
 #: largest relative difference of the outputs that folding may make
 _TOLERANCE = 1e-3
@@ -86,9 +86,7 @@ def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
     factor, shift = affine(norm, norm.weight.dtype)
     if isinstance(conv, DynamicConv2d):
         return conv.fold_affine(factor, shift)
-    assert isinstance(conv, nn.Conv2d)
-    conv.weight.mul_(factor[:, None, None, None])
-    conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * factor + shift)
+    absorb(conv, factor, shift)
     return True
 
 

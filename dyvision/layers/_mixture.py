@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._norm import absorb
 from dyvision.ops import mixture_conv2d
 
 
@@ -25,8 +26,7 @@ class MixtureConv2d(DynamicConv2d):
         """Scale the kernels; the shift becomes a static bias, or part of each kernel's."""
         if self.bias is not None and self.bias.ndim == 2 and not self.sums_to_one:
             return False
-        self.weight.mul_(factor[:, None, None, None])
-        self.bias = nn.Parameter(shift if self.bias is None else self.bias * factor + shift)
+        absorb(self, factor, shift)
         return True
 
     def extra_repr(self) -> str:

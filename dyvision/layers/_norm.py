@@ -6,6 +6,8 @@ batch size 1 on a 1x1 map. The running statistics are used for such a call, and 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,19 @@ def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype) -> tuple[T
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight.to(dtype) / (norm.running_var.to(dtype) + norm.eps).sqrt()
     return factor, norm.bias.to(dtype) - factor * norm.running_mean.to(dtype)
+
+
+def absorb(conv: nn.Module, factor: Tensor, shift: Tensor) -> None:
+    """Multiply a convolution's output channels by ``factor [C_out]`` and add ``shift [C_out]``, in place.
+
+    Args:
+        conv: With ``weight [..., C_out, C_in/groups, kH, kW]``, and ``bias [..., C_out]`` or None.
+        factor: ``[C_out]``.
+        shift: ``[C_out]``.
+    """
+    cast(Tensor, conv.weight).mul_(factor[:, None, None, None])
+    bias = cast("Tensor | None", conv.bias)
+    conv.bias = nn.Parameter(shift if bias is None else bias * factor + shift)
 
 
 class GuardedBatchNorm1d(nn.BatchNorm1d):

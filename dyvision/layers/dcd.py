@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._dcd_branch import DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers._norm import GuardedBatchNorm2d, affine
+from dyvision.layers._norm import GuardedBatchNorm2d, absorb, affine
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops._geometry import is_channels_last
 from dyvision.ops.mixing import without_autocast
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
@@ -154,12 +155,10 @@ class DCDConv2d(DynamicConv2d):
 
     def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
         """Scale W0, its bias and P; the shift becomes P's bias, which Lambda does not scale."""
-        for tensor in (self.weight, self.conv_p.weight):
-            tensor.mul_(factor[:, None, None, None])
+        self.weight.mul_(factor[:, None, None, None])
         if self.bias is not None:
             self.bias.mul_(factor)
-        old = 0 if self.conv_p.bias is None else self.conv_p.bias * factor
-        self.conv_p.bias = nn.Parameter(shift + old)
+        absorb(self.conv_p, factor, shift)
         return True
 
     def extra_repr(self) -> str:
@@ -179,7 +178,7 @@ class DCDConv2d(DynamicConv2d):
         low = self.bn1(self.conv_q(self._centred(x, size)))
         batch, rank, height, width = low.shape
         fusion = fusion.to(low.dtype)
-        if self.blocks == 1 and low.is_contiguous(memory_format=torch.channels_last) and not low.is_contiguous():
+        if self.blocks == 1 and is_channels_last(low):
             # without a copy to channels first and back
             rows = low.permute(0, 2, 3, 1).reshape(batch, height * width, rank)
             mixed = torch.bmm(rows, fusion[:, 0].transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._norm import GuardedBatchNorm1d, absorb
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.mixing import mix_kernels
@@ -240,8 +240,7 @@ class ODConv2d(DynamicConv2d):
 
     def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
         """Scale the kernels and the bias, which no attention scales."""
-        self.weight.mul_(factor[:, None, None, None])
-        self.bias = nn.Parameter(shift if self.bias is None else self.bias * factor + shift)
+        absorb(self, factor, shift)
         return True
 
     def extra_repr(self) -> str:

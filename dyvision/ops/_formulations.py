@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops._geometry import Geometry, is_channels_last
 
 Gradients = tuple[Tensor | None, Tensor | None]
 
@@ -158,8 +158,7 @@ def _rows(weight: Tensor, geometry: Geometry) -> Tensor:
 def _keeps_channels_last(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether pixels, not channels, are the rows: nothing is copied on the way to channels first and back."""
     plain = Geometry((1, 1), (0, 0), geometry.dilation, 1)
-    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-    return last and tuple(weight.shape[-2:]) == (1, 1) and geometry == plain
+    return is_channels_last(input) and tuple(weight.shape[-2:]) == (1, 1) and geometry == plain
 
 
 def columns_of(input: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:

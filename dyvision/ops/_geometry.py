@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,6 +30,11 @@ class Geometry(NamedTuple):
             )
         )
         return height, width
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x [B, C, H, W]`` is in channels-last memory, and not in both formats, as a map of one pixel is."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
 from dyvision.ops.mixing import autocasts
-from dyvision.ops.planner import plan_dynamic
+from dyvision.ops.planner import needs_backward, plan_dynamic
 
 
 def dynamic_conv2d(
@@ -54,18 +54,17 @@ def dynamic_conv2d(
         )
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
     input, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
-    return add_bias(convolve(input, weight.to(input.dtype), geometry), bias)
-
-
-def convolve(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Compute :func:`dynamic_conv2d` without bias for checked arguments, as planned for them."""
     input, weight = autocast_together(input, weight)
-    plan = plan_dynamic(input, weight, geometry)
+    training = needs_backward(input, weight)
+    plan = plan_dynamic(input, weight, geometry, training)
     if plan.forward == "triton":
-        return convolve_by_triton(input, weight, geometry)
-    if keeps_for_backward(input, weight):
-        return PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)
-    return FORWARD[plan.forward](input, weight, geometry)
+        output = convolve_by_triton(input, weight, geometry)
+    # compilers see the plain operations and plan the backward pass themselves
+    elif training and not torch.compiler.is_compiling():
+        output = PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)
+    else:
+        output = FORWARD[plan.forward](input, weight, geometry)
+    return add_bias(output, bias)
 
 
 def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -86,9 +85,3 @@ def autocast_together(*tensors: Tensor) -> tuple[Tensor, ...]:
     if dtype != torch.float64 and autocasts(device):
         dtype = torch.get_autocast_dtype(device.type)
     return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors)
-
-
-def keeps_for_backward(*tensors: Tensor | None) -> bool:
-    """Whether autograd will need something; compilers see the plain operations and plan for themselves."""
-    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return wanted and not torch.compiler.is_compiling()

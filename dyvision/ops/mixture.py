@@ -12,9 +12,9 @@ from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
 from dyvision.ops._tiled import convolve_mixture
-from dyvision.ops.dynamic import add_bias, autocast_together, convolve_by_triton, keeps_for_backward
+from dyvision.ops.dynamic import add_bias, autocast_together, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
-from dyvision.ops.planner import plan_mixture
+from dyvision.ops.planner import needs_backward, plan_mixture
 
 
 def mixture_conv2d(
@@ -66,15 +66,16 @@ def mixture_conv2d(
     mixed_bias = None if bias is None else _mix_bias(bias, coefficients, batch)
     (input,) = autocast_together(input)
     mixture = Mixture(kernels, coefficients, taps)
-    plan = plan_mixture(input, mixture, geometry)
+    training = needs_backward(input, *mixture)
+    plan = plan_mixture(input, mixture, geometry, training)
     if plan.forward == "mix_outputs":
         output = _mix_outputs(input, kernels, coefficients, geometry)
     elif plan.forward == "triton":
         output = _mix_by_triton(input, mixture, geometry)
-    elif keeps_for_backward(input, *mixture):
-        output = MixtureConvolution.apply(input, *mixture, geometry, plan.forward, plan.backward)
     elif torch.compiler.is_compiling():
         output = FORWARD[plan.forward](input, mixture.mix().to(input.dtype), geometry)
+    elif training:
+        output = MixtureConvolution.apply(input, *mixture, geometry, plan.forward, plan.backward)
     else:
         output = convolve_mixture(input, mixture, geometry, plan.forward)
     return add_bias(output, mixed_bias)

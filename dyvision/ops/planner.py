@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dyvision.ops import triton
-from dyvision.ops._geometry import Geometry
+from dyvision.ops._geometry import Geometry, is_channels_last
 from dyvision.ops.mixing import Mixture
 
 #: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
@@ -47,7 +47,6 @@ class Problem(NamedTuple):
         batch: Samples B.
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        groups: Groups.
         kernel: Height and width of the kernel.
         size: Height and width of the input.
         geometry: Stride, padding, dilation, groups.
@@ -130,23 +129,26 @@ def formulation(name: str) -> Iterator[None]:
         _forced.pop()
 
 
-def plan_dynamic(input: Tensor, weight: Tensor, geometry: Geometry) -> Plan:
+def needs_backward(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for a backward pass."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def plan_dynamic(input: Tensor, weight: Tensor, geometry: Geometry, training: bool) -> Plan:
     """Choose for kernels that are given, ``weight [B, C_out, C_in/groups, kH, kW]``."""
-    return _plan(describe_problem(input, weight, geometry, 0, input.requires_grad or weight.requires_grad))
+    return _plan(describe_problem(input, weight, geometry, 0, training))
 
 
-def plan_mixture(input: Tensor, mixture: Mixture, geometry: Geometry) -> Plan:
+def plan_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, training: bool) -> Plan:
     """Choose for a mixture of K kernels."""
-    wanted = input.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in mixture)
-    return _plan(
-        describe_problem(input, mixture.kernels, geometry, mixture.kernels.shape[0], wanted, mixture.taps is None)
-    )
+    count = mixture.kernels.shape[0]
+    return _plan(describe_problem(input, mixture.kernels, geometry, count, training, mixture.taps is None))
 
 
 def describe_problem(
-    input: Tensor, weight: Tensor, geometry: Geometry, mixed: int, wanted: bool, linear: bool = True
+    input: Tensor, weight: Tensor, geometry: Geometry, mixed: int, training: bool, linear: bool = True
 ) -> Problem:
-    """Collect what the choice depends on; ``mixed`` is K or 0, ``wanted`` whether a gradient is."""
+    """Collect what the choice depends on, see :class:`Problem`."""
     return Problem(
         batch=input.shape[0],
         in_channels=input.shape[1],
@@ -157,19 +159,18 @@ def describe_problem(
         mixed=mixed,
         device=input.device.type,
         dtype=input.dtype,
-        channels_last=input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous(),
-        training=wanted and torch.is_grad_enabled(),
+        channels_last=is_channels_last(input),
+        training=training,
         linear=linear,
     )
 
 
 def _plan(problem: Problem) -> Plan:
-    names = problem.applicable
-    if _forced and _forced[-1] in names:
+    if _forced and _forced[-1] in problem.applicable:
         return Plan(_forced[-1], _forced[-1])
     if torch.compiler.is_compiling():
         # groups cannot depend on a dynamic batch, nor can the length of a loop
-        name = next(name for name in ("matmul", "shifted", "unfold") if name in names)
+        name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
         return Plan(name, name)
     return _measured(problem) if _wants_measurement() else estimate(problem)
 
@@ -216,9 +217,10 @@ def cost_model(device: str) -> dict[str, dict[str, dict[str, list[float]]]] | No
 
 def _wants_measurement() -> bool:
     """``dyvision.ops.benchmark``; not with several processes, which have to agree."""
-    wanted = import_module("dyvision.ops").benchmark
+    if not import_module("dyvision.ops").benchmark:
+        return False
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return bool(wanted) and not (several and torch.distributed.get_world_size() > 1)
+    return not (several and torch.distributed.get_world_size() > 1)
 
 
 @cache

@@ -16,16 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyvision.layers.condinst import DynamicMaskHead, MaskController, dice_loss
-from dyvision.tasks.heads.detection_anchors import level_sizes
 from dyvision.tasks.heads.detection_condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
 from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_dense import _as_weights, _FCOSHead, _in_float32
+from dyvision.tasks.heads.detection_dense import _as_weights, _FCOSHead, _in_float32, assemble_fcos, level_units
 from dyvision.tasks.heads.detection_features import PyramidFeatures
-from dyvision.tasks.heads.detection_transform import DetectionTransform
 
 
 def build_condinst(
@@ -77,10 +74,7 @@ def build_condinst(
     if masks_per_image < 1:
         raise ValueError(f"masks_per_image={masks_per_image}: expected at least 1.")
     features = PyramidFeatures(backbone, fpn_channels, min_reduction, "p5" if extra_levels else None)
-    units = [[reduction * anchor_scale] for reduction in features.reductions]
-    sizes = level_sizes(anchor_sizes, units, features.reductions)
-    if any(len(size) != 1 for size in sizes):
-        raise ValueError(f"anchor_sizes={anchor_sizes!r}: CondInst has one size per level.")
+    units = level_units("CondInst", features, anchor_scale, anchor_sizes)
     stride = features.reductions[0]
     mask_head = DynamicMaskHead(
         mask_features,
@@ -89,22 +83,12 @@ def build_condinst(
         feature_stride=stride,
         output_stride=math.gcd(4, stride),
         # a level is responsible for objects of up to 8 units: 64 pixels for P3, as in the official code
-        sizes_of_interest=[round(8 * size) for (size,) in sizes],
+        sizes_of_interest=[round(8 * unit) for (unit,) in units],
     )
     branch = MaskBranch(fpn_channels, min(3, len(features.names)), mask_channels, mask_convs, mask_features)
     head = _CondInstHead(fpn_channels, num_classes, num_convs, prior_probability, mask_head, branch)
     head.reductions, head.masks_per_image = features.reductions, masks_per_image
-    model = CondInst(
-        features,
-        num_classes,
-        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
-        head=head,
-        center_sampling_radius=center_sampling_radius,
-        topk_candidates=topk_candidates,
-        **config.post_processing(),
-    )
-    model.transform = DetectionTransform(config, features.size_divisible)
-    return model
+    return assemble_fcos(CondInst, features, head, units, config, center_sampling_radius, topk_candidates)
 
 
 class _CondInstHead(_FCOSHead):

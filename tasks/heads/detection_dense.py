@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from dyvision.tasks.heads.detection_transform import DetectionTransform
 
 _OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 _RATIOS = (0.5, 1.0, 2.0)
+
+FCOSKind = TypeVar("FCOSKind", bound=FCOS)
 
 
 def build_retinanet(
@@ -126,15 +128,41 @@ def build_fcos(
         ValueError: If an argument is out of range or the backbone has no map that is coarse enough.
     """
     features = PyramidFeatures(backbone, fpn_channels, min_reduction, "p5" if extra_levels else None)
+    units = level_units("FCOS", features, anchor_scale, anchor_sizes)
+    head = _FCOSHead(fpn_channels, num_classes, num_convs, prior_probability)
+    return assemble_fcos(FCOS, features, head, units, config, center_sampling_radius, topk_candidates)
+
+
+def level_units(
+    detector: str, features: PyramidFeatures, anchor_scale: float, anchor_sizes: Sequence[float] | None
+) -> tuple[tuple[float, ...], ...]:
+    """The one size per level, in pixels, by which FCOS and what builds on it measure objects.
+
+    Raises:
+        ValueError: If ``anchor_sizes`` gives a level more than one.
+    """
     units = [[reduction * anchor_scale] for reduction in features.reductions]
     sizes = level_sizes(anchor_sizes, units, features.reductions)
     if any(len(size) != 1 for size in sizes):
-        raise ValueError(f"anchor_sizes={anchor_sizes!r}: FCOS has one size per level.")
-    model = FCOS(
+        raise ValueError(f"anchor_sizes={anchor_sizes!r}: {detector} has one size per level.")
+    return sizes
+
+
+def assemble_fcos(
+    kind: type[FCOSKind],
+    features: PyramidFeatures,
+    head: _FCOSHead,
+    units: tuple[tuple[float, ...], ...],
+    config: DetectorConfig,
+    center_sampling_radius: float,
+    topk_candidates: int,
+) -> FCOSKind:
+    """Put FCOS, or a subclass, together from its parts; see :func:`build_fcos` for the arguments."""
+    model = kind(
         features,
-        num_classes,
-        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
-        head=_FCOSHead(fpn_channels, num_classes, num_convs, prior_probability),
+        head.classification_head.num_classes,
+        anchor_generator=AnchorGenerator(units, ((1.0,),) * len(units)),
+        head=head,
         center_sampling_radius=center_sampling_radius,
         topk_candidates=topk_candidates,
         **config.post_processing(),
