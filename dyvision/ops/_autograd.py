@@ -24,7 +24,7 @@ class PerSampleConvolution(torch.autograd.Function):
     @staticmethod
     def forward(input: Tensor, weight: Tensor, geometry: Geometry, forward: str, backward: str) -> Tensor:
         """Compute by the formulation ``forward``."""
-        return FORWARD[forward](input, weight, geometry)
+        return FORWARD[forward](input, weight, geometry, None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -39,7 +39,7 @@ class PerSampleConvolution(torch.autograd.Function):
         geometry, forward, backward = ctx.plan
         wanted = list(ctx.needs_input_grad[:2])
         if torch.is_grad_enabled():
-            found = _differentiable(lambda x, w: FORWARD[forward](x, w, geometry), (input, weight), wanted, grad)
+            found = _differentiable(lambda x, w: FORWARD[forward](x, w, geometry, None), (input, weight), wanted, grad)
             return *found, None, None, None
         return *BACKWARD[backward](grad, input, weight, geometry, wanted), None, None, None
 
@@ -75,7 +75,7 @@ class MixtureConvolution(torch.autograd.Function):
         if torch.is_grad_enabled():
 
             def plain(x: Tensor, *parts: Tensor) -> Tensor:
-                return FORWARD[forward](x, Mixture(*parts).mix().to(x.dtype), geometry)
+                return FORWARD[forward](x, Mixture(*parts).mix().to(x.dtype), geometry, None)
 
             return *_differentiable(plain, (input, *mixed), wanted, grad), None, None, None
         found = convolve_mixture_backward(grad, input, Mixture(*mixed), geometry, backward, wanted)

@@ -1,7 +1,7 @@
 """Ways to compute a convolution with one kernel per sample, forwards and backwards; all agree to rounding.
 
 Every function takes ``input [B, C_in, H, W]`` and ``weight [B, C_out, C_in/groups, kH, kW]`` of one type, and a
-:class:`Geometry`. The backward functions compute what they are asked for from the inputs alone, so nothing of the size
+:class:`Geometry`; the forward ones add ``bias [B, C_out]`` on the way, for which autograd has no part. The backward functions compute what they are asked for from the inputs alone, so nothing of the size
 of the unfolded input or of the kernels has to be kept.
 """
 
@@ -19,13 +19,13 @@ from dyvision.ops._geometry import Geometry, is_channels_last
 Gradients = tuple[Tensor | None, Tensor | None]
 
 
-def grouped(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def grouped(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """Fold the batch into groups: one library convolution with B times as many."""
     batch, out_channels = weight.shape[:2]
     folded = F.conv2d(
         input.reshape(1, -1, *input.shape[-2:]),
         weight.reshape(batch * out_channels, *weight.shape[2:]),
-        None,
+        None if bias is None else bias.reshape(-1),
         geometry.stride,
         geometry.padding,
         geometry.dilation,
@@ -48,11 +48,12 @@ def grouped_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geom
     return _view(grads[0], input), _view(grads[1], weight)
 
 
-def loop(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def loop(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """One library convolution per sample."""
+    biases = [None] * len(input) if bias is None else bias.unbind()
     outputs = [
-        F.conv2d(sample[None], kernel, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-        for sample, kernel in zip(input.unbind(), weight.unbind(), strict=True)
+        F.conv2d(sample[None], kernel, shift, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        for sample, kernel, shift in zip(input.unbind(), weight.unbind(), biases, strict=True)
     ]
     return torch.cat(outputs)
 
@@ -69,16 +70,24 @@ def loop_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometr
     )
 
 
-def matmul(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """A matrix product per sample and group, ``[C_out, C_in kH kW] x [C_in kH kW, H'W']``, of the unfolded input."""
-    if _keeps_channels_last(input, weight, geometry):
-        batch, channels, height, width = input.shape
-        pixels = input.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        output = torch.bmm(pixels, weight.flatten(2).transpose(1, 2))
-        return output.view(batch, height, width, -1).permute(0, 3, 1, 2)
-    size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
-    output = torch.bmm(_rows(weight, geometry), columns_of(input, weight.shape[-2:], geometry))
-    return output.view(input.shape[0], weight.shape[1], *size)
+    batch = input.shape[0]
+    if weight.shape[3] == weight.shape[4] == 1 and geometry.is_pointwise:
+        size = input.shape[2:]
+        if is_channels_last(input):
+            # pixels, not channels, are the rows: nothing is copied on the way to channels first and back
+            output = torch.bmm(input.permute(0, 2, 3, 1).flatten(1, 2), weight.flatten(2).transpose(1, 2))
+            output = output if bias is None else output.add_(bias[:, None])
+            return output.view(batch, *size, -1).permute(0, 3, 1, 2)
+        output = torch.bmm(weight.flatten(2), input.flatten(2))
+    else:
+        size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
+        output = torch.bmm(_rows(weight, geometry), columns_of(input, weight.shape[-2:], geometry))
+        output = output.view(batch, weight.shape[1], -1)
+    # in place: a second map of this size costs as much as the product
+    output = output if bias is None else output.add_(bias[:, :, None])
+    return output.view(batch, -1, *size)
 
 
 def matmul_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]) -> Gradients:
@@ -95,12 +104,12 @@ def matmul_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geome
     return grad_input, grad_weight
 
 
-def shifted(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def shifted(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """Depthwise kernels tap by tap: a weighted sum of shifted inputs, with any number of outputs per channel."""
     batch, out_channels = weight.shape[:2]
     per_channel = out_channels // input.shape[1]
     taps = weight.reshape(batch, input.shape[1], per_channel, -1)
-    total: Tensor | None = None
+    total = None if bias is None else bias.view(batch, input.shape[1], per_channel, 1, 1)
     size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
     for index, view in _shifts(_padded(input, geometry), size, weight.shape[-2:], geometry):
         term = view[:, :, None] * taps[:, :, :, index, None, None]
@@ -109,7 +118,7 @@ def shifted(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return total.flatten(1, 2)
 
 
-FORWARD: dict[str, Callable[[Tensor, Tensor, Geometry], Tensor]] = {
+FORWARD: dict[str, Callable[[Tensor, Tensor, Geometry, Tensor | None], Tensor]] = {
     "grouped": grouped,
     "matmul": matmul,
     "unfold": matmul,
@@ -153,12 +162,6 @@ def _rows(weight: Tensor, geometry: Geometry) -> Tensor:
     """Kernels as matrices ``[B * groups, C_out/groups, C_in/groups * kH * kW]``."""
     batch, out_channels = weight.shape[:2]
     return weight.reshape(batch * geometry.groups, out_channels // geometry.groups, math.prod(weight.shape[2:]))
-
-
-def _keeps_channels_last(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether pixels, not channels, are the rows: nothing is copied on the way to channels first and back."""
-    plain = Geometry((1, 1), (0, 0), geometry.dilation, 1)
-    return is_channels_last(input) and tuple(weight.shape[-2:]) == (1, 1) and geometry == plain
 
 
 def columns_of(input: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:

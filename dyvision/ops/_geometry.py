@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int]
+#: zeros left, right, above, below, as ``F.pad`` takes them
+Edges = tuple[int, int, int, int]
 
 
 class Geometry(NamedTuple):
@@ -20,6 +21,11 @@ class Geometry(NamedTuple):
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether a 1x1 kernel meets every pixel, and nothing else, in one group."""
+        return self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
     def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
         """Height and width of the output for those of the input and of the kernel."""
@@ -76,8 +82,8 @@ def pads(
 
 def resolve(
     input: Tensor, kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int
-) -> tuple[Tensor, Geometry]:
-    """Check the geometry and pad the input where the padding is not symmetric.
+) -> tuple[Edges | None, Geometry]:
+    """Check the geometry, and split the padding into what a convolution can do and what has to come before it.
 
     Args:
         input: ``[B, C_in, H, W]``.
@@ -88,7 +94,7 @@ def resolve(
         groups: Number of groups.
 
     Returns:
-        The input, padded if the padding is asymmetric, and the geometry that remains.
+        Zeros to add to the input first, None unless the padding is asymmetric, and the geometry that remains.
 
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
@@ -103,6 +109,5 @@ def resolve(
                 f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}"
             )
     if top != bottom or left != right:
-        input = F.pad(input, (left, right, top, bottom))
-        top = left = 0
-    return input, Geometry(strides, (top, left), dilations, groups)
+        return (left, right, top, bottom), Geometry(strides, (0, 0), dilations, groups)
+    return None, Geometry(strides, (top, left), dilations, groups)

@@ -44,13 +44,13 @@ def measure(problem: Problem, rounds: int = _ROUNDS) -> dict[str, dict[str, floa
         coefficients = torch.full((problem.batch, count), 1 / count, device=problem.device)
         mixture = Mixture(torch.randn(count, *shape, device=problem.device), coefficients)
         weight = mixture.mix().to(problem.dtype)
-        output = FORWARD["grouped"](input, weight, geometry)
+        output = FORWARD["grouped"](input, weight, geometry, None)
 
         def forward(name: str) -> Callable[[], Tensor]:
             if name in FORWARD:
                 if problem.mixed:
                     return lambda: convolve_mixture(input, mixture, geometry, name)
-                return lambda: FORWARD[name](input, weight, geometry)
+                return lambda: FORWARD[name](input, weight, geometry, None)
 
             def run() -> Tensor:
                 with formulation(name):

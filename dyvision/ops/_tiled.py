@@ -22,12 +22,14 @@ TILE_BYTES = 16 * 2**20
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def convolve_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, name: str) -> Tensor:
+def convolve_mixture(
+    input: Tensor, mixture: Mixture, geometry: Geometry, name: str, bias: Tensor | None = None
+) -> Tensor:
     """Convolve each sample with its mixture by the formulation ``name``; nothing is kept for a backward pass."""
     by_rows = _by_rows(name, input, mixture, geometry)
     step = _step(input, mixture, by_rows)
     if step is None:
-        return FORWARD[name](input, mixture.mix().to(input.dtype), geometry)
+        return FORWARD[name](input, mixture.mix().to(input.dtype), geometry, bias)
     size = geometry.output_size(input.shape[-2:], mixture.kernels.shape[-2:])
     batch, out_channels = input.shape[0], mixture.kernels.shape[1]
     if by_rows:
@@ -37,11 +39,13 @@ def convolve_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, name: 
         for start in range(0, out_channels, step):
             part = slice(start, start + step)
             output[:, part] = torch.bmm(buffer.mix(mixture.rows(part)), columns)
+        output = output if bias is None else output.add_(bias[:, :, None])
         return output.view(batch, out_channels, *size)
     output = input.new_empty(batch, out_channels, *size)
     for start in range(0, batch, step):
         part = slice(start, start + step)
-        output[part] = FORWARD[name](input[part], mixture.samples(part).mix().to(input.dtype), geometry)
+        kernels, shift = mixture.samples(part).mix().to(input.dtype), None if bias is None else bias[part]
+        output[part] = FORWARD[name](input[part], kernels, geometry, shift)
     return output
 
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import PerSampleConvolution
+from dyvision.ops._calls import Call, convolution_dtype, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
-from dyvision.ops.mixing import autocasts
-from dyvision.ops.planner import needs_backward, plan_dynamic
+from dyvision.ops.planner import describe_problem, make_plan
 
 
 def dynamic_conv2d(
@@ -46,6 +46,31 @@ def dynamic_conv2d(
         >>> dynamic_conv2d(x, w, padding=1).shape
         torch.Size([2, 5, 8, 8])
     """
+    call = remember(_prepare, (input, weight, bias), stride, padding, dilation, groups)
+    input, geometry, plan = call.ready(input), call.geometry, call.plan
+    weight = weight if weight.dtype == call.dtype else weight.to(call.dtype)
+    bias = bias if bias is None or bias.dtype == call.dtype else bias.to(call.dtype)
+    if plan.forward == "triton":
+        return add_bias(convolve_by_triton(input, weight, geometry), bias)
+    if call.training:
+        # compilers see the plain operations and plan the backward pass themselves
+        compiling = torch.compiler.is_compiling()
+        arguments = (input, weight, geometry)
+        output = FORWARD[plan.forward](*arguments, None) if compiling else PerSampleConvolution.apply(*arguments, *plan)
+        return add_bias(output, bias)
+    return FORWARD[plan.forward](input, weight, geometry, bias)
+
+
+def _prepare(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    training: bool,
+) -> Call:
     check_tensors(input, weight, "weight", groups, {"bias": bias})
     if weight.shape[0] != input.shape[0]:
         raise ValueError(
@@ -53,18 +78,10 @@ def dynamic_conv2d(
             f"weight {tuple(weight.shape)} has {weight.shape[0]}"
         )
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
-    input, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
-    input, weight = autocast_together(input, weight)
-    training = needs_backward(input, weight)
-    plan = plan_dynamic(input, weight, geometry, training)
-    if plan.forward == "triton":
-        output = convolve_by_triton(input, weight, geometry)
-    # compilers see the plain operations and plan the backward pass themselves
-    elif training and not torch.compiler.is_compiling():
-        output = PerSampleConvolution.apply(input, weight, geometry, plan.forward, plan.backward)
-    else:
-        output = FORWARD[plan.forward](input, weight, geometry)
-    return add_bias(output, bias)
+    edges, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
+    dtype = convolution_dtype(input)
+    problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype)
+    return Call(edges, dtype, geometry, training, make_plan(problem))
 
 
 def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -76,12 +93,4 @@ def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Ten
 
 def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:
     """Add ``[B, C_out]`` to ``[B, C_out, H', W']``."""
-    return output if bias is None else output + bias.to(output.dtype)[:, :, None, None]
-
-
-def autocast_together(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast tensors to autocast's type, as autocast does for a convolution; elsewhere to the first one's."""
-    device, dtype = tensors[0].device, tensors[0].dtype
-    if dtype != torch.float64 and autocasts(device):
-        dtype = torch.get_autocast_dtype(device.type)
-    return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors)
+    return output if bias is None else output + bias[:, :, None, None]

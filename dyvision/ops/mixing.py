@@ -8,6 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+#: numbers up to which a temporary tensor of all products stays in a core's cache
+_IN_CACHE = 2**18
+#: B F from which matrix products per channel are faster than sums of tensors
+_LONG = 3000
+
 
 class Mixture(NamedTuple):
     """What the kernels of a batch are mixed from.
@@ -64,7 +69,7 @@ def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
         if coefficients.ndim == 2:
             mixed = coefficients @ kernels.flatten(1)
         else:
-            mixed = torch.einsum("bko,kof->bof", coefficients, kernels.flatten(2))
+            mixed = _sum_by_channel(coefficients, kernels.flatten(2))
         return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
 
 
@@ -84,13 +89,32 @@ def mix_kernels_backward(
     else:
         flat = grad.to(dtype).flatten(2)
         if mask[0]:
-            grad_kernels = torch.einsum("bko,bof->kof", narrow, flat).view(kernels.shape)
+            grad_kernels = _sum_by_channel(narrow.transpose(0, 1), flat).view(kernels.shape)
         if mask[1]:
             grad_coefficients = torch.einsum("bof,kof->bko", flat, wide.flatten(2))
     return (
         None if grad_kernels is None else grad_kernels.to(kernels.dtype),
         None if grad_coefficients is None else grad_coefficients.to(coefficients.dtype),
     )
+
+
+def _sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
+    """``sum_k factors[b, k, o] terms[k, o, f]``, ``[B, O, F]``: a product of tiny matrices per channel o.
+
+    The library takes microseconds to start each of them; sums of whole tensors are faster unless B F is large.
+    """
+    batch, count, channels = factors.shape
+    length = terms.shape[2]
+    on_cpu, compiling = terms.device.type == "cpu", torch.compiler.is_compiling()
+    if on_cpu and not compiling and batch * count * channels * length <= _IN_CACHE:
+        return (factors[..., None] * terms).sum(1)
+    # a compiler makes the sums one loop
+    if compiling or (on_cpu and (batch == 1 or batch * length <= _LONG)):
+        total = factors[:, 0, :, None] * terms[0]
+        for index in range(1, count):
+            total.addcmul_(factors[:, index, :, None], terms[index])
+        return total
+    return torch.einsum("bko,kof->bof", factors, terms)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import MixtureConvolution
+from dyvision.ops._calls import Call, convolution_dtype, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
 from dyvision.ops._tiled import convolve_mixture
-from dyvision.ops.dynamic import add_bias, autocast_together, convolve_by_triton
+from dyvision.ops.dynamic import add_bias, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
-from dyvision.ops.planner import needs_backward, plan_mixture
+from dyvision.ops.planner import describe_problem, make_plan
 
 
 def mixture_conv2d(
@@ -57,34 +58,50 @@ def mixture_conv2d(
         >>> mixture_conv2d(x, kernels, torch.full((2, 4), 0.25), padding=1).shape
         torch.Size([2, 5, 8, 8])
     """
+    tensors = (input, kernels, coefficients, bias, taps)
+    call = remember(_prepare, tensors, stride, padding, dilation, groups)
+    input, geometry, plan = call.ready(input), call.geometry, call.plan
+    mixture = Mixture(kernels, coefficients, taps)
+    shift = None if bias is None else _mix_bias(bias, coefficients, input.shape[0]).to(call.dtype)
+    if plan.forward == "mix_outputs":
+        return add_bias(_mix_outputs(input, kernels, coefficients, geometry), shift)
+    if plan.forward == "triton":
+        return add_bias(_mix_by_triton(input, mixture, geometry), shift)
+    if torch.compiler.is_compiling():
+        output = FORWARD[plan.forward](input, mixture.mix().to(input.dtype), geometry, None)
+        return add_bias(output, shift)
+    if call.training:
+        output = MixtureConvolution.apply(input, *mixture, geometry, *plan)
+        return add_bias(output, shift)
+    return convolve_mixture(input, mixture, geometry, plan.forward, shift)
+
+
+def _prepare(
+    input: Tensor,
+    kernels: Tensor,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    taps: Tensor | None,
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    training: bool,
+) -> Call:
     check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias, "taps": taps})
     batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
     check_shape("coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]")
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
     check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
-    input, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
-    mixed_bias = None if bias is None else _mix_bias(bias, coefficients, batch)
-    (input,) = autocast_together(input)
-    mixture = Mixture(kernels, coefficients, taps)
-    training = needs_backward(input, *mixture)
-    plan = plan_mixture(input, mixture, geometry, training)
-    if plan.forward == "mix_outputs":
-        output = _mix_outputs(input, kernels, coefficients, geometry)
-    elif plan.forward == "triton":
-        output = _mix_by_triton(input, mixture, geometry)
-    elif torch.compiler.is_compiling():
-        output = FORWARD[plan.forward](input, mixture.mix().to(input.dtype), geometry)
-    elif training:
-        output = MixtureConvolution.apply(input, *mixture, geometry, plan.forward, plan.backward)
-    else:
-        output = convolve_mixture(input, mixture, geometry, plan.forward)
-    return add_bias(output, mixed_bias)
+    edges, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
+    dtype = convolution_dtype(input)
+    problem = describe_problem(input, kernels, geometry, count, training, taps is None, dtype)
+    return Call(edges, dtype, geometry, training, make_plan(problem))
 
 
 def _mix_by_triton(input: Tensor, mixture: Mixture, geometry: Geometry) -> Tensor:
     """Mixing and product in one kernel where it is 1x1; elsewhere the kernels are mixed before."""
-    plain = geometry == Geometry((1, 1), (0, 0), geometry.dilation, 1)
-    if plain and mixture.taps is None and mixture.kernels.shape[3:] == (1, 1):
+    if geometry.is_pointwise and mixture.taps is None and mixture.kernels.shape[3:] == (1, 1):
         return triton.mixture_pointwise(input, mixture.kernels, mixture.coefficients)
     return convolve_by_triton(input, mixture.mix(), geometry)
 

@@ -11,10 +11,11 @@ import difflib
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module, resources
+from importlib import resources
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._geometry import Geometry, is_channels_last
-from dyvision.ops.mixing import Mixture
 
 #: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
 #: unfolded input; ``shifted``: a sum over the taps of a depthwise kernel; ``loop``: one library convolution per sample;
@@ -129,26 +129,21 @@ def formulation(name: str) -> Iterator[None]:
         _forced.pop()
 
 
-def needs_backward(*tensors: Tensor | None) -> bool:
-    """Whether autograd will ask for a backward pass."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-def plan_dynamic(input: Tensor, weight: Tensor, geometry: Geometry, training: bool) -> Plan:
-    """Choose for kernels that are given, ``weight [B, C_out, C_in/groups, kH, kW]``."""
-    return _plan(describe_problem(input, weight, geometry, 0, training))
-
-
-def plan_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, training: bool) -> Plan:
-    """Choose for a mixture of K kernels."""
-    count = mixture.kernels.shape[0]
-    return _plan(describe_problem(input, mixture.kernels, geometry, count, training, mixture.taps is None))
+def forced_formulation() -> str | None:
+    """What :func:`formulation` forces at present."""
+    return _forced[-1] if _forced else None
 
 
 def describe_problem(
-    input: Tensor, weight: Tensor, geometry: Geometry, mixed: int, training: bool, linear: bool = True
+    input: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    mixed: int,
+    training: bool,
+    linear: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> Problem:
-    """Collect what the choice depends on, see :class:`Problem`."""
+    """Collect what the choice depends on, see :class:`Problem`; the type is the input's by default."""
     return Problem(
         batch=input.shape[0],
         in_channels=input.shape[1],
@@ -158,21 +153,23 @@ def describe_problem(
         geometry=geometry,
         mixed=mixed,
         device=input.device.type,
-        dtype=input.dtype,
+        dtype=input.dtype if dtype is None else dtype,
         channels_last=is_channels_last(input),
         training=training,
         linear=linear,
     )
 
 
-def _plan(problem: Problem) -> Plan:
-    if _forced and _forced[-1] in problem.applicable:
-        return Plan(_forced[-1], _forced[-1])
+def make_plan(problem: Problem) -> Plan:
+    """Choose: what is forced, what a compiler can trace, what was measured, or what the cost model expects."""
+    forced = forced_formulation()
+    if forced is not None and forced in problem.applicable:
+        return Plan(forced, forced)
     if torch.compiler.is_compiling():
         # groups cannot depend on a dynamic batch, nor can the length of a loop
         name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
         return Plan(name, name)
-    return _measured(problem) if _wants_measurement() else estimate(problem)
+    return _measured(problem) if wants_measurement() else estimate(problem)
 
 
 @cache
@@ -215,9 +212,9 @@ def cost_model(device: str) -> dict[str, dict[str, dict[str, list[float]]]] | No
     return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else None
 
 
-def _wants_measurement() -> bool:
+def wants_measurement() -> bool:
     """``dyvision.ops.benchmark``; not with several processes, which have to agree."""
-    if not import_module("dyvision.ops").benchmark:
+    if not sys.modules["dyvision.ops"].benchmark:  # whose import is not complete when this module's begins
         return False
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not (several and torch.distributed.get_world_size() > 1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyvision.ops import FORMULATIONS, _tiled, dynamic_conv2d, formulation, mixture_conv2d
+from dyvision.ops import FORMULATIONS, _tiled, dynamic_conv2d, formulation, mixing, mixture_conv2d
 
 
 @st.composite
@@ -30,6 +30,8 @@ def shapes(draw: st.DrawFn) -> dict:
         "taps": draw(st.booleans()),
         # bytes of kernels mixed at a time: one after the other, some, all
         "tile": draw(st.sampled_from([1, 300, 2**20])),
+        # how one mixture per output channel is summed: all products at once, one after the other, as matrix products
+        "sums": draw(st.sampled_from([(2**18, 0), (0, 3000), (0, 0)])),
         "seed": draw(st.integers(0, 1000)),
     }
 
@@ -55,8 +57,13 @@ def test_mixtures_agree_with_a_loop_over_samples(shape: dict) -> None:
     expected = torch.cat(rows)
     seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
     wanted = torch.autograd.grad((expected * seed).sum(), leaves)
+    in_cache, long = shape["sums"]
     for name in FORMULATIONS:
-        with formulation(name), patch.object(_tiled, "TILE_BYTES", shape["tile"]):
+        with (
+            formulation(name),
+            patch.object(_tiled, "TILE_BYTES", shape["tile"]),
+            patch.multiple(mixing, _IN_CACHE=in_cache, _LONG=long),
+        ):
             found = mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=taps)
             gradients = torch.autograd.grad((found * seed).sum(), leaves)
             with torch.no_grad():

@@ -92,10 +92,10 @@ def test_measurements_cover_what_can_run(shape, mixed):
 
 def test_several_processes_do_not_measure(monkeypatch):
     monkeypatch.setattr(dyvision.ops, "benchmark", True)
-    assert planner._wants_measurement()
+    assert planner.wants_measurement()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert not planner._wants_measurement()
+    assert not planner.wants_measurement()
 
 
 def test_what_is_forced_wins_inside_the_block_only(monkeypatch):
