@@ -158,7 +158,7 @@ def _odconv(layer: ODConv2d, call: Call) -> Cost:
     numbers = math.prod(layer.kernel_shape)
     # K coefficients and the gates of the taps act on kernels; those of channels on kernels or on maps
     always = [size for size in (count, taps) if size > 1]
-    on_input, on_output = inputs * call.inputs, (outputs * call.outputs if layer.branch.filter_fc is not None else 0)
+    on_input, on_output = inputs * call.inputs, (outputs * call.outputs if layer.branch.sizes[1] else 0)
     costs = []
     for channel in (False, True):
         for filters in (False, True) if on_output else (False,):

@@ -55,6 +55,9 @@ def _fold_all(model: nn.Module, example: Tensor) -> nn.Module:
     for conv, norm in _pairs(model, example.to(next(model.parameters()).dtype)):
         if _fold(conv, norm):
             model.set_submodule(_name(model, norm), _activation(norm))
+    for layer in list(model.modules()):
+        if isinstance(layer, DynamicConv2d):
+            layer.fuse_branch()
     return model
 
 

@@ -158,6 +158,9 @@ class DynamicConv2d(nn.Module):
         """
         return False
 
+    def fuse_branch(self) -> None:
+        """Fold parameters of the branch, and of what it steers, into one another: evaluation only, and in place."""
+
     @classmethod
     def share_kernels(cls, layers: Sequence[DynamicConv2d]) -> None:
         """Give layers common storage for their kernels, initialised anew.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d, absorb
+from dyvision.layers._norm import GuardedBatchNorm1d, absorb, affine
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.mixing import mix_kernels
@@ -65,12 +65,16 @@ class ODConvAttention(CoefficientBranch):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        #: lengths of the logits, in the order of :class:`ODConvCoefficients`
+        self.sizes = (in_channels, out_channels, taps, num_kernels)
         self.fc = PreciseLinear(in_channels, hidden, bias=False, **dd)
         self.bn = GuardedBatchNorm1d(hidden, **dd)
         self.channel_fc = PreciseLinear(hidden, in_channels, **dd)
         self.filter_fc: PreciseLinear | None = PreciseLinear(hidden, out_channels, **dd) if out_channels else None
         self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **dd) if taps else None
         self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **dd) if num_kernels else None
+        #: all of them as one, after :meth:`fuse`
+        self.fused_fc: PreciseLinear | None = None
 
     @property
     def heads(self) -> tuple[PreciseLinear | None, ...]:
@@ -86,12 +90,26 @@ class ODConvAttention(CoefficientBranch):
                 if linear.bias is not None:
                     nn.init.zeros_(linear.bias)
 
-    def predict(self, pooled: Tensor) -> tuple[Tensor | None, ...]:
-        """Map ``[B, C_in]`` to four logits ``[B, .]``; the layer divides them by its temperature."""
+    def predict(self, pooled: Tensor) -> Tensor:
+        """Map ``[B, C_in]`` to the logits ``[B, sum(sizes)]``; the layer divides them by its temperature."""
         hidden = self.fc(pooled)
+        if self.fused_fc is not None:
+            return self.fused_fc(torch.relu(hidden))
         # the parameters of a model in half precision: the norm computes in their type, which its statistics have
         hidden = torch.relu(self.bn(hidden.to(self.bn.weight.dtype))).to(pooled.dtype)
-        return tuple(None if head is None else head(hidden) for head in self.heads)
+        return torch.cat([head(hidden) for head in self.heads if head is not None], 1)
+
+    def fuse(self, temperature: float) -> None:
+        """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place."""
+        factor, shift = affine(self.bn, self.fc.weight.dtype)
+        self.fc.weight.mul_(factor[:, None])
+        self.fc.bias = nn.Parameter(shift)
+        heads = [head for head in self.heads if head is not None]
+        like = self.channel_fc.weight
+        self.fused_fc = PreciseLinear(like.shape[1], sum(self.sizes), device=like.device, dtype=like.dtype)
+        self.fused_fc.weight.copy_(torch.cat([head.weight for head in heads]) / temperature)
+        self.fused_fc.bias.copy_(torch.cat([head.bias for head in heads]) / temperature)
+        del self.bn, self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
 
 
 @register_layer("odconv")
@@ -175,13 +193,17 @@ class ODConv2d(DynamicConv2d):
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
         """Return the attentions over input channels, output channels, taps and kernels."""
-        channel, filters, spatial, kernel = self.branch(x)
-        temperature = self.temperature.to(channel.dtype)
+        logits = self.branch(x)
+        if self.branch.fused_fc is None:
+            logits = logits / self.temperature.to(logits.dtype)
+        *lengths, kernels = self.branch.sizes
+        gates, kernel = torch.sigmoid(logits[:, : sum(lengths)]), logits[:, sum(lengths) :]
+        channel, filters, spatial = gates.split(lengths, 1)
         return ODConvCoefficients(
-            torch.sigmoid(channel / temperature),
-            None if filters is None else torch.sigmoid(filters / temperature),
-            None if spatial is None else torch.sigmoid(spatial / temperature).unflatten(1, self.kernel_size),
-            None if kernel is None else torch.softmax(kernel / temperature, 1),
+            channel,
+            filters if lengths[1] else None,
+            spatial.unflatten(1, self.kernel_size) if lengths[2] else None,
+            torch.softmax(kernel, 1) if kernels else None,
         )
 
     def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
@@ -194,24 +216,27 @@ class ODConv2d(DynamicConv2d):
         numbers = math.prod(self.kernel_shape)
         strides = self.stride[0] * self.stride[1]
         if 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[-2] * x.shape[-1]:
-            output = dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), **geometry)
-        else:
-            gated = padded * attention.channel.to(x.dtype)[:, :, None, None]
-            output = self._convolve(gated, attention, geometry)
-            if attention.filter is not None:
-                output = output * attention.filter.to(output.dtype)[:, :, None, None]
-        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+            bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
+            return dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), bias, **geometry)
+        gated = padded * attention.channel.to(x.dtype)[:, :, None, None]
+        output = self._convolve(gated, attention, geometry)
+        bias = None if self.bias is None else self.bias.to(output.dtype)[:, None, None]
+        if attention.filter is None:
+            return output if bias is None else output + bias
+        gate = attention.filter.to(output.dtype)[:, :, None, None]
+        return output * gate if bias is None else torch.addcmul(bias, output, gate)
 
     def _gated_kernels(self, attention: ODConvCoefficients) -> Tensor:
         """Kernels ``[B, C_out, C_in/groups, kH, kW]`` with all attentions, at least float32."""
         kernels = self.weight if attention.kernel is None else mix_kernels(self.weight, attention.kernel)
-        inputs = attention.channel.unflatten(1, (self.groups, 1, -1))
-        gates = inputs.expand(-1, -1, self.out_channels // self.groups, -1).flatten(1, 2)
+        batch, groups, taps = attention.channel.shape[0], self.groups, math.prod(self.kernel_size)
+        gates = attention.channel.reshape(batch, groups, 1, -1, 1)
+        if attention.spatial is not None:
+            gates = gates * attention.spatial.reshape(batch, 1, 1, 1, taps)
+        kernels = kernels.view(-1, groups, self.out_channels // groups, self.in_channels // groups, taps) * gates
         if attention.filter is not None:
-            gates = gates * attention.filter[:, :, None]
-        if attention.spatial is None:
-            return kernels * gates[..., None, None]
-        return kernels * (gates[..., None, None] * attention.spatial[:, None, None])
+            kernels = kernels * attention.filter.reshape(batch, groups, -1, 1, 1)
+        return kernels.view(batch, *self.kernel_shape)
 
     def _convolve(self, x: Tensor, attention: ODConvCoefficients, geometry: dict[str, Any]) -> Tensor:
         """Convolve with the mixture of kernels and its taps; the gates of channels are not applied."""
@@ -242,6 +267,10 @@ class ODConv2d(DynamicConv2d):
         """Scale the kernels and the bias, which no attention scales."""
         absorb(self, factor, shift)
         return True
+
+    def fuse_branch(self) -> None:
+        """See the base class."""
+        self.branch.fuse(float(self.temperature))
 
     def extra_repr(self) -> str:
         """Add the number of kernels."""

@@ -1,8 +1,9 @@
 """Ways to compute a convolution with one kernel per sample, forwards and backwards; all agree to rounding.
 
 Every function takes ``input [B, C_in, H, W]`` and ``weight [B, C_out, C_in/groups, kH, kW]`` of one type, and a
-:class:`Geometry`; the forward ones add ``bias [B, C_out]`` on the way, for which autograd has no part. The backward functions compute what they are asked for from the inputs alone, so nothing of the size
-of the unfolded input or of the kernels has to be kept.
+:class:`Geometry`. The forward functions add a ``bias [B, C_out]`` in place, which autograd would not see. The backward
+functions compute what they are asked for from the inputs alone, so nothing of the size of the unfolded input or of the
+kernels has to be kept.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def grouped_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geom
 
 def loop(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """One library convolution per sample."""
+    if len(input) == 1:
+        return grouped(input, weight, geometry, bias)  # without a copy
     biases = [None] * len(input) if bias is None else bias.unbind()
     outputs = [
         F.conv2d(sample[None], kernel, shift, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)

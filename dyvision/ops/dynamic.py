@@ -80,7 +80,7 @@ def _prepare(
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
     edges, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
     dtype = convolution_dtype(input)
-    problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype)
+    problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype, edges=edges)
     return Call(edges, dtype, geometry, training, make_plan(problem))
 
 

@@ -95,7 +95,7 @@ def _prepare(
     check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
     edges, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
     dtype = convolution_dtype(input)
-    problem = describe_problem(input, kernels, geometry, count, training, taps is None, dtype)
+    problem = describe_problem(input, kernels, geometry, count, training, taps is None, dtype, edges)
     return Call(edges, dtype, geometry, training, make_plan(problem))
 
 

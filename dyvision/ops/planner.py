@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dyvision.ops import triton
-from dyvision.ops._geometry import Geometry, is_channels_last
+from dyvision.ops._geometry import Edges, Geometry, is_channels_last
 
 #: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
 #: unfolded input; ``shifted``: a sum over the taps of a depthwise kernel; ``loop``: one library convolution per sample;
@@ -142,14 +142,19 @@ def describe_problem(
     training: bool,
     linear: bool = True,
     dtype: torch.dtype | None = None,
+    edges: Edges | None = None,
 ) -> Problem:
-    """Collect what the choice depends on, see :class:`Problem`; the type is the input's by default."""
+    """Collect what the choice depends on, see :class:`Problem`.
+
+    The type is the input's by default; ``edges`` are what the input is padded with before the convolution.
+    """
+    left, right, top, bottom = edges or (0, 0, 0, 0)
     return Problem(
         batch=input.shape[0],
         in_channels=input.shape[1],
         out_channels=weight.shape[1],
         kernel=(weight.shape[3], weight.shape[4]),
-        size=(input.shape[2], input.shape[3]),
+        size=(input.shape[2] + top + bottom, input.shape[3] + left + right),
         geometry=geometry,
         mixed=mixed,
         device=input.device.type,
