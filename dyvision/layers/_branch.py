@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.ops.mixing import without_autocast
+from dyvision.ops.mixing import autocasts, without_autocast
 
 
 class CoefficientBranch(nn.Module):
@@ -24,6 +24,8 @@ class CoefficientBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
+        if not autocasts(x.device):  # entering a context takes as long as a small product
+            return self.predict(self._pool(x))
         with without_autocast(x.device):
             return self.predict(self._pool(x))
 
@@ -50,7 +52,7 @@ class PreciseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[B, in_features]`` to ``[B, out_features]``."""
-        if self.weight.dtype == input.dtype:
-            return F.linear(input, self.weight, self.bias)
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        weight, bias = self.weight, self.bias
+        if weight.dtype == input.dtype:
+            return F.linear(input, weight, bias)
+        return F.linear(input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))

@@ -98,6 +98,8 @@ class DCDBranch(CoefficientBranch):
         self.gate = PreciseLinear(width, width, bias=False, **dd)
         self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
         self.fc_phi = PreciseLinear(width, rank * rank // blocks, bias=False, **dd)
+        #: both as one, after :meth:`fuse`
+        self.fused_fc: PreciseLinear | None = None
 
     def reset_parameters(self, form: str) -> None:
         """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
@@ -112,5 +114,18 @@ class DCDBranch(CoefficientBranch):
         squeezed = self.squeeze(pooled)
         embedding = squeezed * hard_sigmoid2(self.gate(squeezed))
         side = self.rank // self.blocks
-        fusion = self.fc_phi(embedding).unflatten(1, (self.blocks, side, side))
-        return DCDCoefficients(hard_sigmoid2(self.fc_scale(embedding)), fusion)
+        if self.fused_fc is None:
+            scale, fusion = self.fc_scale(embedding), self.fc_phi(embedding)
+        else:
+            scale, fusion = self.fused_fc(embedding).split((self.fused_fc.out_features - side**2, side**2), 1)
+        return DCDCoefficients(hard_sigmoid2(scale), fusion.unflatten(1, (self.blocks, side, side)))
+
+    def fuse(self, factor: Tensor) -> None:
+        """Predict ``diag(factor) Phi + 1`` for the one block's Phi, by one layer with Lambda; in place."""
+        phi = self.fc_phi.weight * factor.repeat_interleave(self.rank)[:, None]
+        outputs = self.fc_scale.out_features
+        self.fused_fc = PreciseLinear(phi.shape[1], outputs + len(phi), device=phi.device, dtype=phi.dtype)
+        self.fused_fc.weight.copy_(torch.cat([self.fc_scale.weight, phi]))
+        self.fused_fc.bias[:outputs] = 0
+        self.fused_fc.bias[outputs:] = torch.eye(self.rank, dtype=phi.dtype, device=phi.device).flatten()
+        del self.fc_scale, self.fc_phi

@@ -88,6 +88,7 @@ class DCDConv2d(DynamicConv2d):
         self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
         self.bn2 = GuardedBatchNorm2d(self.rank, **dd)
         self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, groups=blocks, bias=False, **dd)
+        self.fused = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -105,7 +106,7 @@ class DCDConv2d(DynamicConv2d):
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
-        if not (self.bn1.training or self.bn2.training) and self.blocks == 1:
+        if self.fused or (self.blocks == 1 and not (self.bn1.training or self.bn2.training)):
             return self._evaluate(x, scale, fusion[:, 0])
         static = self._static(x, self.bias)
         residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
@@ -122,15 +123,11 @@ class DCDConv2d(DynamicConv2d):
         plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
         folds = plain and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
-            (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
-            mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
-            shift = F.linear(mixed @ c1 + c2, expand)
-            if self.conv_p.bias is not None:
-                shift = shift + self.conv_p.bias
+            down, mixed, centre, shift = self._folded_norms(fusion)
+            shift = F.linear(mixed @ centre, expand, shift)
             if self.bias is not None:
                 shift = shift + scale * self.bias
-            down = a1[:, None] * self.conv_q.weight.flatten(1).to(scale.dtype)
             up = expand @ mixed if folds or outputs < pixels else None
             if folds and up is not None:
                 scaled = scale[:, :, None] * self.weight.flatten(1).to(scale.dtype)
@@ -144,6 +141,19 @@ class DCDConv2d(DynamicConv2d):
         if up is None:
             low, up = torch.bmm(mixed.to(dtype), low), expand.expand(x.shape[0], -1, -1)
         return torch.baddbmm(base, up.to(dtype), low).view(static.shape)
+
+    def _folded_norms(self, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """``diag(a1) Q``, A, c1 and ``P c2 + bias of P``, so that the residual is ``P A (a1 Q x + c1) + P c2``."""
+        dtype = fusion.dtype
+        down, bias = self.conv_q.weight.flatten(1).to(dtype), self.conv_p.bias
+        bias = bias if bias is None else bias.to(dtype)
+        if self.fused:
+            assert self.conv_q.bias is not None
+            return down, fusion, self.conv_q.bias.to(dtype), bias
+        (a1, c1), (a2, c2) = (affine(bn, dtype) for bn in (self.bn1, self.bn2))
+        mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=dtype, device=fusion.device)
+        shift = F.linear(c2, self.conv_p.weight.flatten(1).to(dtype), bias)
+        return a1[:, None] * down, mixed, c1, shift
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
@@ -160,6 +170,18 @@ class DCDConv2d(DynamicConv2d):
             self.bias.mul_(factor)
         absorb(self.conv_p, factor, shift)
         return True
+
+    def fuse_branch(self) -> None:
+        """Fold the first norm into Q, the second into the branch and into the bias of P; not with several blocks."""
+        if self.blocks > 1:
+            return
+        dtype = self.conv_p.weight.dtype
+        (a1, c1), (a2, c2) = (affine(bn, dtype) for bn in (self.bn1, self.bn2))
+        absorb(self.conv_q, a1, c1)
+        self.conv_p.bias = nn.Parameter(F.linear(c2, self.conv_p.weight.flatten(1), self.conv_p.bias))
+        self.branch.fuse(a2)
+        del self.bn1, self.bn2
+        self.fused = True
 
     def extra_repr(self) -> str:
         """Add the rank, and the blocks if there are several."""

@@ -65,12 +65,14 @@ def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
     if kernels.dtype != coefficients.dtype:
         dtype = torch.promote_types(kernels.dtype, coefficients.dtype)
         kernels, coefficients = kernels.to(dtype), coefficients.to(dtype)
-    with without_autocast(kernels.device):
-        if coefficients.ndim == 2:
-            mixed = coefficients @ kernels.flatten(1)
-        else:
-            mixed = _sum_by_channel(coefficients, kernels.flatten(2))
-        return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
+    if autocasts(kernels.device):
+        with without_autocast(kernels.device):
+            return mix_kernels(kernels, coefficients)
+    if coefficients.ndim == 2:
+        mixed = torch.mm(coefficients, kernels.flatten(1))
+    else:
+        mixed = _sum_by_channel(coefficients, kernels.flatten(2))
+    return mixed.reshape(len(coefficients), *kernels.shape[1:])
 
 
 def mix_kernels_backward(
@@ -103,15 +105,13 @@ def _sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
 
     The library takes microseconds to start each of them; sums of whole tensors are faster unless B F is large.
     """
-    batch, count, channels = factors.shape
-    length = terms.shape[2]
     on_cpu, compiling = terms.device.type == "cpu", torch.compiler.is_compiling()
-    if on_cpu and not compiling and batch * count * channels * length <= _IN_CACHE:
-        return (factors[..., None] * terms).sum(1)
+    if on_cpu and not compiling and factors.numel() * terms.shape[2] <= _IN_CACHE:
+        return (factors.unsqueeze(3) * terms).sum(1)
     # a compiler makes the sums one loop
-    if compiling or (on_cpu and (batch == 1 or batch * length <= _LONG)):
+    if compiling or (on_cpu and (len(factors) == 1 or len(factors) * terms.shape[2] <= _LONG)):
         total = factors[:, 0, :, None] * terms[0]
-        for index in range(1, count):
+        for index in range(1, len(terms)):
             total.addcmul_(factors[:, index, :, None], terms[index])
         return total
     return torch.einsum("bko,kof->bof", factors, terms)

@@ -16,13 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._geometry import Edges, Geometry, is_channels_last
+
+try:  # torch 2.7; before it, all sizes count as dynamic
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:
+    has_static_value = None  # type: ignore[assignment]
 
 #: ``grouped``: the batch folded into groups; ``matmul``: batched matrix product (1x1); ``unfold``: the same of the
 #: unfolded input; ``shifted``: a sum over the taps of a depthwise kernel; ``loop``: one library convolution per sample;
@@ -171,10 +176,25 @@ def make_plan(problem: Problem) -> Plan:
     if forced is not None and forced in problem.applicable:
         return Plan(forced, forced)
     if torch.compiler.is_compiling():
-        # groups cannot depend on a dynamic batch, nor can the length of a loop
-        name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
-        return Plan(name, name)
+        return _traceable(problem)
     return _measured(problem) if wants_measurement() else estimate(problem)
+
+
+def _traceable(problem: Problem) -> Plan:
+    """What a compiler or exporter can trace: anything for sizes that are fixed, and what needs none for others."""
+    sizes = (problem.batch, problem.in_channels, *problem.size)
+    fixed = has_static_value is not None and all(has_static_value(size) for size in sizes)
+    if fixed and problem.kind == "dense":
+        return Plan(*_estimate_fixed(*problem[:5], *problem.geometry, *problem[6:]))
+    # groups cannot depend on a dynamic batch, nor can the length of a loop; compilers make one loop of shifted sums
+    name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
+    return Plan(name, name)
+
+
+@torch.compiler.assume_constant_result
+def _estimate_fixed(*sizes: Any) -> tuple[str, str]:
+    """:func:`estimate`, called and not traced by a compiler; which passes single values only."""
+    return tuple(estimate(Problem(*sizes[:5], Geometry(*sizes[5:9]), *sizes[9:])))
 
 
 @cache
