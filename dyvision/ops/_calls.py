@@ -30,6 +30,7 @@ class Call(NamedTuple):
         geometry: Stride, remaining padding, dilation, groups.
         training: Whether autograd will ask for a backward pass.
         plan: The formulations.
+        tiled: Whether kernels are mixed in parts.
     """
 
     edges: Edges | None
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     geometry: Geometry
     training: bool
     plan: Plan
+    tiled: bool = False
 
     def ready(self, input: Tensor) -> Tensor:
         """Pad and cast an input."""

@@ -81,7 +81,7 @@ def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | Non
         if is_channels_last(input):
             # pixels, not channels, are the rows: nothing is copied on the way to channels first and back
             output = torch.bmm(input.permute(0, 2, 3, 1).flatten(1, 2), weight.flatten(2).transpose(1, 2))
-            output = output if bias is None else output.add_(bias[:, None])
+            output = output if bias is None else output.add_(bias.unsqueeze(1))
             return output.view(batch, *size, -1).permute(0, 3, 1, 2)
         output = torch.bmm(weight.flatten(2), input.flatten(2))
     else:
@@ -89,7 +89,7 @@ def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | Non
         output = torch.bmm(_rows(weight, geometry), columns_of(input, weight.shape[-2:], geometry))
         output = output.view(batch, weight.shape[1], -1)
     # in place: a second map of this size costs as much as the product
-    output = output if bias is None else output.add_(bias[:, :, None])
+    output = output if bias is None else output.add_(bias.unsqueeze(2))
     return output.view(batch, -1, *size)
 
 

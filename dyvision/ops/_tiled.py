@@ -26,8 +26,8 @@ def convolve_mixture(
     input: Tensor, mixture: Mixture, geometry: Geometry, name: str, bias: Tensor | None = None
 ) -> Tensor:
     """Convolve each sample with its mixture by the formulation ``name``; nothing is kept for a backward pass."""
-    by_rows = _by_rows(name, input, mixture, geometry)
-    step = _step(input, mixture, by_rows)
+    by_rows = _by_rows(name, input.dtype, mixture, geometry)
+    step = _step(input.shape[0], mixture, by_rows)
     if step is None:
         return FORWARD[name](input, mixture.mix().to(input.dtype), geometry, bias)
     size = geometry.output_size(input.shape[-2:], mixture.kernels.shape[-2:])
@@ -53,8 +53,8 @@ def convolve_mixture_backward(
     grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, name: str, mask: list[bool]
 ) -> Gradients:
     """Gradients for input, kernels, coefficients and taps; ``mask`` says for which."""
-    by_rows = _by_rows(name, input, mixture, geometry)
-    step = _step(input, mixture, by_rows)
+    by_rows = _by_rows(name, input.dtype, mixture, geometry)
+    step = _step(input.shape[0], mixture, by_rows)
     if step is not None and by_rows:
         return _rows_backward(grad, input, mixture, geometry, step, mask)
     if step is None:
@@ -142,19 +142,22 @@ class _Buffer:
         return rows
 
 
-def _by_rows(name: str, input: Tensor, mixture: Mixture, geometry: Geometry) -> bool:
+def is_tiled(dtype: torch.dtype, batch: int, mixture: Mixture, geometry: Geometry, name: str) -> bool:
+    """Whether :func:`convolve_mixture` would mix the kernels in parts, for an input of this type and batch."""
+    return _step(batch, mixture, _by_rows(name, dtype, mixture, geometry)) is not None
+
+
+def _by_rows(name: str, dtype: torch.dtype, mixture: Mixture, geometry: Geometry) -> bool:
     """Whether to go through output channels: where kernels are matrices and mixed as they are."""
-    plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {
-        input.dtype
-    }
+    plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {dtype}
     return plain and name in ("matmul", "unfold") and geometry.groups == 1
 
 
-def _step(input: Tensor, mixture: Mixture, by_rows: bool) -> int | None:
+def _step(batch: int, mixture: Mixture, by_rows: bool) -> int | None:
     """Output channels or samples at a time; None for all at once."""
-    if input.device.type != "cpu":
+    if mixture.kernels.device.type != "cpu":
         return None
-    batch, out_channels = input.shape[0], mixture.kernels.shape[1]
+    out_channels = mixture.kernels.shape[1]
     row = math.prod(mixture.kernels.shape[2:]) * mixture.kernels.element_size()
     whole, one = (out_channels, batch * row) if by_rows else (batch, out_channels * row)
     step = max(TILE_BYTES // one, 8 if by_rows else 1)

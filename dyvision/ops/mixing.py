@@ -72,7 +72,7 @@ def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
         mixed = torch.mm(coefficients, kernels.flatten(1))
     else:
         mixed = _sum_by_channel(coefficients, kernels.flatten(2))
-    return mixed.reshape(len(coefficients), *kernels.shape[1:])
+    return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
 
 
 def mix_kernels_backward(
@@ -109,7 +109,7 @@ def _sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
     if on_cpu and not compiling and factors.numel() * terms.shape[2] <= _IN_CACHE:
         return (factors.unsqueeze(3) * terms).sum(1)
     # a compiler makes the sums one loop
-    if compiling or (on_cpu and (len(factors) == 1 or len(factors) * terms.shape[2] <= _LONG)):
+    if compiling or (on_cpu and (factors.shape[0] == 1 or factors.shape[0] * terms.shape[2] <= _LONG)):
         total = factors[:, 0, :, None] * terms[0]
         for index in range(1, len(terms)):
             total.addcmul_(factors[:, index, :, None], terms[index])

@@ -12,7 +12,7 @@ from dyvision.ops._calls import Call, convolution_dtype, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
-from dyvision.ops._tiled import convolve_mixture
+from dyvision.ops._tiled import convolve_mixture, is_tiled
 from dyvision.ops.dynamic import add_bias, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
 from dyvision.ops.planner import describe_problem, make_plan
@@ -73,7 +73,9 @@ def mixture_conv2d(
     if call.training:
         output = MixtureConvolution.apply(input, *mixture, geometry, *plan)
         return add_bias(output, shift)
-    return convolve_mixture(input, mixture, geometry, plan.forward, shift)
+    if call.tiled:
+        return convolve_mixture(input, mixture, geometry, plan.forward, shift)
+    return FORWARD[plan.forward](input, mixture.mix().to(call.dtype), geometry, shift)
 
 
 def _prepare(
@@ -96,7 +98,11 @@ def _prepare(
     edges, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
     dtype = convolution_dtype(input)
     problem = describe_problem(input, kernels, geometry, count, training, taps is None, dtype, edges)
-    return Call(edges, dtype, geometry, training, make_plan(problem))
+    plan = make_plan(problem)
+    if torch.compiler.is_compiling():
+        return Call(edges, dtype, geometry, training, plan)
+    tiled = is_tiled(dtype, batch, Mixture(kernels, coefficients, taps), geometry, plan.forward)
+    return Call(edges, dtype, geometry, training, plan, tiled)
 
 
 def _mix_by_triton(input: Tensor, mixture: Mixture, geometry: Geometry) -> Tensor:

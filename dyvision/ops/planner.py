@@ -184,7 +184,7 @@ def _traceable(problem: Problem) -> Plan:
     """What a compiler or exporter can trace: anything for sizes that are fixed, and what needs none for others."""
     sizes = (problem.batch, problem.in_channels, *problem.size)
     fixed = has_static_value is not None and all(has_static_value(size) for size in sizes)
-    if fixed and problem.kind == "dense":
+    if fixed and problem.kind != "pointwise":
         return Plan(*_estimate_fixed(*problem[:5], *problem.geometry, *problem[6:]))
     # groups cannot depend on a dynamic batch, nor can the length of a loop; compilers make one loop of shifted sums
     name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
