@@ -31,6 +31,7 @@ class Call(NamedTuple):
         training: Whether autograd will ask for a backward pass.
         plan: The formulations.
         tiled: Whether kernels are mixed in parts.
+        run: All of it for the function's tensors, if the case is common enough for straight-line code.
     """
 
     edges: Edges | None
@@ -39,6 +40,7 @@ class Call(NamedTuple):
     training: bool
     plan: Plan
     tiled: bool = False
+    run: Callable[..., Tensor] | None = None
 
     def ready(self, input: Tensor) -> Tensor:
         """Pad and cast an input."""
@@ -71,24 +73,26 @@ def remember(
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     if torch.compiler.is_compiling():
         return work_out(*tensors, stride, padding, dilation, groups, training)
+    key: list[object] = [work_out, stride, padding, dilation, groups, training]
+    for tensor in tensors:
+        key += (None,) if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
     input = tensors[0]
     assert input is not None
-    key = (
-        work_out,
-        *[None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in tensors],
-        *[tuple(value) if isinstance(value, list) else value for value in (stride, padding, dilation, groups)],
-        training,
+    key += (
         torch.get_autocast_dtype(input.device.type) if autocasts(input.device) else None,
-        input.ndim == 4 and is_channels_last(input),
+        is_channels_last(input) if input.ndim == 4 else None,
         forced_formulation(),
         wants_measurement(),
     )
-    call = _calls.get(key)
+    try:
+        call = _calls.get(tuple(key))
+    except TypeError:  # a list of integers
+        return work_out(*tensors, stride, padding, dilation, groups, training)
     if call is None:
         call = work_out(*tensors, stride, padding, dilation, groups, training)
         if len(_calls) >= _MOST:
             _calls.clear()
-        _calls[key] = call
+        _calls[tuple(key)] = call
     return call
 
 

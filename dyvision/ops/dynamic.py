@@ -11,6 +11,7 @@ from dyvision.ops._calls import Call, convolution_dtype, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops._straight import straight_convolution
 from dyvision.ops.planner import describe_problem, make_plan
 
 
@@ -47,6 +48,8 @@ def dynamic_conv2d(
         torch.Size([2, 5, 8, 8])
     """
     call = remember(_prepare, (input, weight, bias), stride, padding, dilation, groups)
+    if call.run is not None:
+        return call.run(input, weight, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     weight = weight if weight.dtype == call.dtype else weight.to(call.dtype)
     bias = bias if bias is None or bias.dtype == call.dtype else bias.to(call.dtype)
@@ -81,7 +84,12 @@ def _prepare(
     edges, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
     dtype = convolution_dtype(input)
     problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype, edges=edges)
-    return Call(edges, dtype, geometry, training, make_plan(problem))
+    plan = make_plan(problem)
+    plain = edges is None and not (training or problem.channels_last or torch.compiler.is_compiling())
+    plain = plain and all(tensor is None or tensor.dtype == dtype for tensor in (input, weight, bias))
+    shape = input.shape[0], input.shape[2:], weight.shape[1:]
+    run = straight_convolution(plan.forward, *shape, geometry) if plain else None
+    return Call(edges, dtype, geometry, training, plan, run=run)
 
 
 def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

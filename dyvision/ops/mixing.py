@@ -71,7 +71,7 @@ def mix_kernels(kernels: Tensor, coefficients: Tensor) -> Tensor:
     if coefficients.ndim == 2:
         mixed = torch.mm(coefficients, kernels.flatten(1))
     else:
-        mixed = _sum_by_channel(coefficients, kernels.flatten(2))
+        mixed = sum_by_channel(coefficients, kernels.flatten(2))
     return mixed.reshape(coefficients.shape[0], *kernels.shape[1:])
 
 
@@ -91,7 +91,7 @@ def mix_kernels_backward(
     else:
         flat = grad.to(dtype).flatten(2)
         if mask[0]:
-            grad_kernels = _sum_by_channel(narrow.transpose(0, 1), flat).view(kernels.shape)
+            grad_kernels = sum_by_channel(narrow.transpose(0, 1), flat).view(kernels.shape)
         if mask[1]:
             grad_coefficients = torch.einsum("bof,kof->bko", flat, wide.flatten(2))
     return (
@@ -100,7 +100,7 @@ def mix_kernels_backward(
     )
 
 
-def _sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
+def sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
     """``sum_k factors[b, k, o] terms[k, o, f]``, ``[B, O, F]``: a product of tiny matrices per channel o.
 
     The library takes microseconds to start each of them; sums of whole tensors are faster unless B F is large.

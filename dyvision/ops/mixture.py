@@ -12,6 +12,7 @@ from dyvision.ops._calls import Call, convolution_dtype, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops._straight import straight_mixture
 from dyvision.ops._tiled import convolve_mixture, is_tiled
 from dyvision.ops.dynamic import add_bias, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
@@ -60,6 +61,8 @@ def mixture_conv2d(
     """
     tensors = (input, kernels, coefficients, bias, taps)
     call = remember(_prepare, tensors, stride, padding, dilation, groups)
+    if call.run is not None:
+        return call.run(input, kernels, coefficients, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     mixture = Mixture(kernels, coefficients, taps)
     shift = None if bias is None else _mix_bias(bias, coefficients, input.shape[0]).to(call.dtype)
@@ -102,7 +105,11 @@ def _prepare(
     if torch.compiler.is_compiling():
         return Call(edges, dtype, geometry, training, plan)
     tiled = is_tiled(dtype, batch, Mixture(kernels, coefficients, taps), geometry, plan.forward)
-    return Call(edges, dtype, geometry, training, plan, tiled)
+    plain = edges is None and taps is None and not (training or tiled or problem.channels_last)
+    plain = plain and all(t is None or t.dtype == dtype for t in (input, kernels, coefficients, bias)) and (bias is None or bias.ndim == 1)
+    size, shape = input.shape[2:], kernels.shape[1:]
+    run = straight_mixture(plan.forward, coefficients, size, shape, geometry) if plain else None
+    return Call(edges, dtype, geometry, training, plan, tiled, run)
 
 
 def _mix_by_triton(input: Tensor, mixture: Mixture, geometry: Geometry) -> Tensor:
