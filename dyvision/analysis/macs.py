@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dyvision.ops import formulation
+from dyvision.ops.mixing import mixing_as_products
+
 
 def count_macs(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> int:
     """Count the multiply-adds of one forward pass in evaluation mode.
 
-    Counted is what is executed: every convolution and matrix product (linear layers, attention, per-sample kernels,
-    coefficient branches, and the mixing of kernels where it is a matrix product), for the whole batch. Not counted, as
-    is usual, are element-wise operations, normalisation, activations and pooling. A convolution written as
+    Counted is what is executed, with kernels mixed before they are used: every convolution and matrix product (linear
+    layers, attention, per-sample kernels, coefficient branches, and the mixing of kernels), for the whole batch. Not
+    counted, as is usual, are element-wise operations, normalisation, activations and pooling. A convolution written as
     multiply-adds per output element; the zeros of padding count.
 
     Args:
@@ -59,11 +62,15 @@ def make_input(model: nn.Module, input_size: Sequence[int]) -> torch.Tensor:
 
 @contextmanager
 def every_operation() -> Iterator[None]:
-    """Keep PyTorch's transformer layers from running as one operation, whose inside no counter sees."""
+    """Run what counters see and always the same: no transformer layer as one operation, kernels mixed by products.
+
+    The planner may mix the outputs of all K kernels instead, where K times the multiply-adds are faster.
+    """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with formulation("grouped"), mixing_as_products():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
 

@@ -56,8 +56,9 @@ def _fold_all(model: nn.Module, example: Tensor) -> nn.Module:
         if _fold(conv, norm):
             model.set_submodule(_name(model, norm), _activation(norm))
     for layer in list(model.modules()):
-        if isinstance(layer, DynamicConv2d):
+        if isinstance(layer, DynamicConv2d) and not layer.fused:
             layer.fuse_branch()
+            layer.fused = True
     return model
 
 

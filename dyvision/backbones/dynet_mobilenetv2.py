@@ -70,7 +70,7 @@ class DyNetInvertedResidual(DyNetBlock):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv3 = self.make_conv(out_channels, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.act = nn.ReLU6()
+        self.act = nn.ReLU6(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.make_branch(in_channels, [self.conv1, self.conv2, self.conv3])
 

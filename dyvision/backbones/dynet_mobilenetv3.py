@@ -110,7 +110,7 @@ class DyNetExpandedInvertedResidual(DyNetBlock):
             self.se = SqueezeExcite(middle, rd_channels=hidden, act_layer=nn.ReLU, gate_layer="hard_sigmoid")
         self.conv_pwl = self.make_conv(middle, row.outputs, 1)
         self.bn3 = nn.BatchNorm2d(row.outputs)
-        self.act = nn.Hardswish() if row.hard_swish else nn.ReLU()
+        self.act = nn.Hardswish(inplace=True) if row.hard_swish else nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         convs = [self.conv_dw, self.conv_pwl]
         self.make_branch(in_channels, [*convs, self.conv_pw] if self.expands else convs, REDUCTION)

@@ -112,7 +112,7 @@ class DyNetResidualBlock(DyNetBlock):
         if project:
             convs.append(self.make_conv(in_channels, outputs, 1, stride=stride))
             self.downsample = Projection(convs[-1], outputs)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.make_branch(in_channels, convs, REDUCTION)
 

@@ -51,6 +51,9 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="of everything; in training by autocast, with float32 weights",
     )
     parser.add_argument("--channels-last", action="store_true", help="images and kernels in channels-last memory")
+    parser.add_argument(
+        "--fuse", action="store_true", help="models: dyvision.fuse everything first, the static networks too"
+    )
     parser.add_argument("--compile", action="store_true", help="compile everything, the static networks too")
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each ratio, at least 3")
     parser.add_argument(
@@ -85,7 +88,7 @@ def _benchmark(options: argparse.Namespace) -> None:
         by_autocast = " by autocast" if options.what == "training" and options.dtype != "float32" else ""
         machine["dtype"] = options.dtype + by_autocast
         machine["memory_format"] = "channels_last" if options.channels_last else "contiguous"
-        machine["mode"] = "compiled" if options.compile else "eager"
+        machine["mode"] = ("fused, " if options.fuse else "") + ("compiled" if options.compile else "eager")
         console.print(", ".join(machine.values()), highlight=False, soft_wrap=True)
         measure = _operators if options.what == "operators" else _networks
         with Progress(console=console, transient=True) as progress:
@@ -143,6 +146,8 @@ def _check(options: argparse.Namespace) -> Setting:
         raise ValueError("--layers applies to models and training; operators have no layers, only shapes of --networks")
     if options.what != "operators" and options.formulations:
         raise ValueError(f"--formulations applies to operators, not to {options.what}")
+    if options.what != "models" and options.fuse:
+        raise ValueError(f"--fuse applies to models, in evaluation mode, not to {options.what}")
     if options.plot is not None:
         check_plot(options.plot)
     try:
@@ -198,6 +203,7 @@ def _networks(options: argparse.Namespace, setting: Setting, timer: Timer) -> Pr
 
     from dyvision.analysis._benchmark_cases import inference_run, make_groups, training_run
     from dyvision.analysis.benchmark import compare, measure_peak_memory
+    from dyvision.backbones import fuse
 
     training = options.what == "training"
     groups = make_groups(options.networks, options.layers)
@@ -207,6 +213,8 @@ def _networks(options: argparse.Namespace, setting: Setting, timer: Timer) -> Pr
         models = {label: build().to(setting.device).train(training) for label, build in group.builders.items()}
         for model in models.values():
             model.to(dtype=None if training else setting.dtype).to(memory_format=setting.memory_format)
+        if options.fuse:
+            models = {label: fuse(model) for label, model in models.items()}
         functions = {label: setting.compile(model) for label, model in models.items()}
         for batch in options.batch:
             yield f"{group.name}, batch {batch}", total, []

@@ -49,6 +49,8 @@ class DynamicConv2d(nn.Module):
     shares_coefficients: bool = False
     #: Whether layers of one stage, with kernels of the same sizes, keep these in common storage.
     shares_kernels: bool = False
+    #: Whether :meth:`fuse_branch` has been called.
+    fused: bool = False
     weight: Tensor
     bias: Tensor | None
 

@@ -24,10 +24,10 @@ class CoefficientBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
-        if not autocasts(x.device):  # entering a context takes as long as a small product
-            return self.predict(self._pool(x))
-        with without_autocast(x.device):
-            return self.predict(self._pool(x))
+        if autocasts(x.device):  # entering a context takes as long as a small product
+            with without_autocast(x.device):
+                return self.predict(self._pool(x))
+        return self.predict(self._pool(x))
 
     @abstractmethod
     def predict(self, pooled: Tensor) -> Any:
@@ -41,6 +41,8 @@ class CoefficientBranch(nn.Module):
         raise TypeError(f"{type(self).__name__} belongs to one layer and is set by its load_static")
 
     def _pool(self, x: Tensor) -> Tensor:
+        if self.pool_size == 1 and x.dtype == torch.float32:
+            return x.mean((2, 3))
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.pool_size == 1:
             return x.mean((2, 3), dtype=dtype)

@@ -88,7 +88,6 @@ class DCDConv2d(DynamicConv2d):
         self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
         self.bn2 = GuardedBatchNorm2d(self.rank, **dd)
         self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, groups=blocks, bias=False, **dd)
-        self.fused = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -106,11 +105,11 @@ class DCDConv2d(DynamicConv2d):
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
-        if self.fused or (self.blocks == 1 and not (self.bn1.training or self.bn2.training)):
+        if self.branch.fused_fc is not None or (self.blocks == 1 and not (self.bn1.training or self.bn2.training)):
             return self._evaluate(x, scale, fusion[:, 0])
         static = self._static(x, self.bias)
         residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
-        return scale.to(static.dtype)[:, :, None, None] * static + residual
+        return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
 
     def _evaluate(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
         """Convolve with the BatchNorms' running statistics, by which the residual is one linear map per sample.
@@ -120,12 +119,15 @@ class DCDConv2d(DynamicConv2d):
         """
         inputs, outputs = self.in_channels, self.out_channels
         pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
-        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.pads(x) == ((0, 0), (0, 0))
+        # "same" adds nothing to a 1x1 kernel's input
+        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "same", "valid")
         folds = plain and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
-            down, mixed, centre, shift = self._folded_norms(fusion)
-            shift = F.linear(mixed @ centre, expand, shift)
+            down, mixed, centre = self._folded_norms(fusion)
+            shift = F.linear(centre, expand)
+            if self.conv_p.bias is not None:
+                shift = shift + self.conv_p.bias
             if self.bias is not None:
                 shift = shift + scale * self.bias
             up = expand @ mixed if folds or outputs < pixels else None
@@ -142,18 +144,15 @@ class DCDConv2d(DynamicConv2d):
             low, up = torch.bmm(mixed.to(dtype), low), expand.expand(x.shape[0], -1, -1)
         return torch.baddbmm(base, up.to(dtype), low).view(static.shape)
 
-    def _folded_norms(self, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """``diag(a1) Q``, A, c1 and ``P c2 + bias of P``, so that the residual is ``P A (a1 Q x + c1) + P c2``."""
-        dtype = fusion.dtype
-        down, bias = self.conv_q.weight.flatten(1).to(dtype), self.conv_p.bias
-        bias = bias if bias is None else bias.to(dtype)
-        if self.fused:
+    def _folded_norms(self, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``diag(a1) Q``, A, and ``A c1 + c2``, to which P maps what the norms add."""
+        down = self.conv_q.weight.flatten(1).to(fusion.dtype)
+        if self.branch.fused_fc is not None:
             assert self.conv_q.bias is not None
-            return down, fusion, self.conv_q.bias.to(dtype), bias
-        (a1, c1), (a2, c2) = (affine(bn, dtype) for bn in (self.bn1, self.bn2))
-        mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=dtype, device=fusion.device)
-        shift = F.linear(c2, self.conv_p.weight.flatten(1).to(dtype), bias)
-        return a1[:, None] * down, mixed, c1, shift
+            return down, fusion, fusion @ self.conv_q.bias.to(fusion.dtype)
+        (a1, c1), (a2, c2) = (affine(bn, fusion.dtype) for bn in (self.bn1, self.bn2))
+        mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
+        return a1[:, None] * down, mixed, mixed @ c1 + c2
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
@@ -181,7 +180,6 @@ class DCDConv2d(DynamicConv2d):
         self.conv_p.bias = nn.Parameter(F.linear(c2, self.conv_p.weight.flatten(1), self.conv_p.bias))
         self.branch.fuse(a2)
         del self.bn1, self.bn2
-        self.fused = True
 
     def extra_repr(self) -> str:
         """Add the rank, and the blocks if there are several."""

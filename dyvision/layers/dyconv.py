@@ -114,7 +114,14 @@ class DyConv2d(MixtureConv2d):
     def coefficients(self, x: Tensor) -> Tensor:
         """Return the attention ``[B, K]``; rows sum to one."""
         logits = self.branch(x)
-        return torch.softmax(logits / self.temperature.to(logits.dtype), 1)
+        if not self.fused:
+            logits = logits / self.temperature.to(logits.dtype)
+        return torch.softmax(logits, 1)
+
+    def fuse_branch(self) -> None:
+        """Fold the temperature into the branch's second layer."""
+        for parameter in (self.branch.fc2.weight, self.branch.fc2.bias):
+            parameter.div_(self.temperature.to(parameter.dtype))
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = W`` plus noise that sums to zero, under equal attention."""

@@ -193,16 +193,17 @@ class ODConv2d(DynamicConv2d):
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
         """Return the attentions over input channels, output channels, taps and kernels."""
-        logits = self.branch(x)
-        if self.branch.fused_fc is None:
+        branch = self.branch
+        logits = branch(x)
+        if branch.fused_fc is None:
             logits = logits / self.temperature.to(logits.dtype)
-        *lengths, kernels = self.branch.sizes
-        gates, kernel = torch.sigmoid(logits[:, : sum(lengths)]), logits[:, sum(lengths) :]
-        channel, filters, spatial = gates.split(lengths, 1)
+        *lengths, kernels = branch.sizes
+        gates, kernel = logits.split_with_sizes((logits.shape[1] - kernels, kernels), 1)
+        channel, filters, spatial = torch.sigmoid(gates).split_with_sizes(lengths, 1)
         return ODConvCoefficients(
             channel,
             filters if lengths[1] else None,
-            spatial.unflatten(1, self.kernel_size) if lengths[2] else None,
+            spatial.reshape(-1, *self.kernel_size) if lengths[2] else None,
             torch.softmax(kernel, 1) if kernels else None,
         )
 
@@ -228,14 +229,18 @@ class ODConv2d(DynamicConv2d):
 
     def _gated_kernels(self, attention: ODConvCoefficients) -> Tensor:
         """Kernels ``[B, C_out, C_in/groups, kH, kW]`` with all attentions, at least float32."""
-        kernels = self.weight if attention.kernel is None else mix_kernels(self.weight, attention.kernel)
-        batch, groups, taps = attention.channel.shape[0], self.groups, math.prod(self.kernel_size)
-        gates = attention.channel.reshape(batch, groups, 1, -1, 1)
-        if attention.spatial is not None:
-            gates = gates * attention.spatial.reshape(batch, 1, 1, 1, taps)
-        kernels = kernels.view(-1, groups, self.out_channels // groups, self.in_channels // groups, taps) * gates
-        if attention.filter is not None:
-            kernels = kernels * attention.filter.reshape(batch, groups, -1, 1, 1)
+        channel, filters, spatial, mixture = attention
+        kernels = self.weight if mixture is None else mix_kernels(self.weight, mixture)
+        batch, groups = channel.shape[0], self.groups
+        if groups == 1 and spatial is None:
+            kernels = kernels * channel[:, None, :, None, None]
+            return kernels if filters is None else kernels * filters[:, :, None, None, None]
+        gates = channel.reshape(batch, groups, 1, -1, 1)
+        if spatial is not None:
+            gates = gates * spatial.reshape(batch, 1, 1, 1, -1)
+        kernels = kernels.view(-1, groups, self.out_channels // groups, *gates.shape[3:]) * gates
+        if filters is not None:
+            kernels = kernels * filters.reshape(batch, groups, -1, 1, 1)
         return kernels.view(batch, *self.kernel_shape)
 
     def _convolve(self, x: Tensor, attention: ODConvCoefficients, geometry: dict[str, Any]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 #: numbers up to which a temporary tensor of all products stays in a core's cache
 _IN_CACHE = 2**18
+#: see :func:`mixing_as_products`
+_products = False
 #: B F from which matrix products per channel are faster than sums of tensors
 _LONG = 3000
 
@@ -105,7 +108,7 @@ def sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
 
     The library takes microseconds to start each of them; sums of whole tensors are faster unless B F is large.
     """
-    on_cpu, compiling = terms.device.type == "cpu", torch.compiler.is_compiling()
+    on_cpu, compiling = terms.device.type == "cpu" and not _products, torch.compiler.is_compiling()
     if on_cpu and not compiling and factors.numel() * terms.shape[2] <= _IN_CACHE:
         return (factors.unsqueeze(3) * terms).sum(1)
     # a compiler makes the sums one loop
@@ -115,6 +118,17 @@ def sum_by_channel(factors: Tensor, terms: Tensor) -> Tensor:
             total.addcmul_(factors[:, index, :, None], terms[index])
         return total
     return torch.einsum("bko,kof->bof", factors, terms)
+
+
+@contextmanager
+def mixing_as_products() -> Iterator[None]:
+    """Mix kernels by matrix products only: counters of multiply-adds see these and no sums of tensors."""
+    global _products
+    before, _products = _products, True
+    try:
+        yield
+    finally:
+        _products = before
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

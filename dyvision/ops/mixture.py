@@ -106,7 +106,11 @@ def _prepare(
         return Call(edges, dtype, geometry, training, plan)
     tiled = is_tiled(dtype, batch, Mixture(kernels, coefficients, taps), geometry, plan.forward)
     plain = edges is None and taps is None and not (training or tiled or problem.channels_last)
-    plain = plain and all(t is None or t.dtype == dtype for t in (input, kernels, coefficients, bias)) and (bias is None or bias.ndim == 1)
+    plain = (
+        plain
+        and all(t is None or t.dtype == dtype for t in (input, kernels, coefficients, bias))
+        and (bias is None or bias.ndim == 1)
+    )
     size, shape = input.shape[2:], kernels.shape[1:]
     run = straight_mixture(plan.forward, coefficients, size, shape, geometry) if plain else None
     return Call(edges, dtype, geometry, training, plan, tiled, run)

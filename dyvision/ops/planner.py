@@ -36,6 +36,10 @@ except ImportError:
 FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs", "triton")
 #: formulations that autograd differentiates as they are, so that one plan holds for both passes
 WHOLE = ("shifted", "mix_outputs", "triton")
+#: 1x1 kernels; one input channel per output channel; larger kernels that see all channels, or their group's
+KINDS = ("pointwise", "depthwise", "dense", "in groups")
+#: numbers that stay in a core's cache, in all of them
+CACHES = (2**18, 2**23)
 
 
 class Plan(NamedTuple):
@@ -84,7 +88,8 @@ class Problem(NamedTuple):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The formulations that can compute it."""
-        names = ["grouped", "matmul" if self.kernel == (1, 1) else "unfold", "loop"]
+        names = ["grouped", "matmul" if self.kernel == (1, 1) else "unfold"]
+        names += ["loop"] if self.batch > 1 else []  # of one sample it is "grouped"
         names += ["shifted"] if self.depthwise else []
         names += ["mix_outputs"] if self.mixed and self.linear else []
         names += ["triton"] if self.dtype in triton.DTYPES and triton.available(self.device) else []
@@ -97,10 +102,12 @@ class Problem(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``"pointwise"``, ``"depthwise"`` or ``"dense"``: the formulations rank differently in each."""
+        """One of :data:`KINDS`: the formulations rank differently in each."""
         if self.depthwise and self.geometry.groups > 1:
             return "depthwise"
-        return "pointwise" if self.kernel == (1, 1) else "dense"
+        if self.kernel == (1, 1):
+            return "pointwise"
+        return "dense" if self.geometry.groups == 1 else "in groups"
 
     @property
     def output_pixels(self) -> int:
@@ -184,10 +191,12 @@ def _traceable(problem: Problem) -> Plan:
     """What a compiler or exporter can trace: anything for sizes that are fixed, and what needs none for others."""
     sizes = (problem.batch, problem.in_channels, *problem.size)
     fixed = has_static_value is not None and all(has_static_value(size) for size in sizes)
-    if fixed and problem.kind != "pointwise":
+    if problem.kernel == (1, 1):
+        return Plan("matmul", "matmul")
+    if fixed:
         return Plan(*_estimate_fixed(*problem[:5], *problem.geometry, *problem[6:]))
-    # groups cannot depend on a dynamic batch, nor can the length of a loop; compilers make one loop of shifted sums
-    name = next(name for name in ("matmul", "shifted", "unfold") if name in problem.applicable)
+    # groups cannot depend on a dynamic batch, nor can the length of a loop
+    name = "shifted" if problem.depthwise else "unfold"
     return Plan(name, name)
 
 
@@ -216,18 +225,26 @@ def estimate(problem: Problem) -> Plan:
 
 
 def monomials(problem: Problem) -> list[float]:
-    """What the logarithm of the time is linear in: products of up to two logarithms of the sizes."""
-    groups = problem.geometry.groups
+    """What the logarithm of the time is linear in.
+
+    Products of up to two logarithms of the sizes, and by how much the kernels and the unfolded input exceed caches.
+    """
+    groups, taps = problem.geometry.groups, math.prod(problem.kernel)
+    inputs = problem.in_channels if problem.kind == "depthwise" else problem.in_channels // groups
     sizes = (
         problem.batch,
-        problem.in_channels if problem.kind == "depthwise" else problem.in_channels // groups,
+        inputs,
         problem.out_channels,
         problem.output_pixels,
-        problem.kernel[0] * problem.kernel[1],
-        problem.geometry.stride[0] * problem.geometry.stride[1],
+        taps,
+        math.prod(problem.geometry.stride),
+        groups if problem.kind == "in groups" else 1,
     )
     logs = [math.log(size) for size in sizes]
-    return [1.0, *logs, *(a * b for a, b in itertools.combinations_with_replacement(logs, 2))]
+    kernels = problem.batch * problem.out_channels * problem.in_channels // groups * taps
+    columns = problem.batch * problem.in_channels * taps * problem.output_pixels
+    excess = [max(math.log(numbers / cache), 0.0) for numbers in (kernels, columns) for cache in CACHES]
+    return [1.0, *logs, *(a * b for a, b in itertools.combinations_with_replacement(logs, 2)), *excess]
 
 
 @cache

@@ -37,7 +37,7 @@ def test_outputs_stay_and_the_network_is_not_touched(layer, network):
     torch.testing.assert_close(fused(x), expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert norms(fused) < norms(model)
-    if layer in ("static", "condconv", "dyconv", "dynet", "odconv"):
+    if layer in ("static", "condconv", "dcd", "dyconv", "dynet", "odconv"):
         assert norms(fused) == 0
 
 
@@ -68,3 +68,25 @@ def test_what_is_used_twice_is_refused():
         dyvision.fuse(settle(Twice()))
     with pytest.raises(ValueError, match=r"model\.eval"):
         dyvision.fuse(nn.Sequential(nn.Conv2d(3, 4, 1)))
+
+
+@pytest.mark.parametrize("layer", ["dcd", "dyconv", "odconv"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_branches_fold_in(layer, kernel):
+    """Norms inside the layer and a temperature are gone, and what the layer predicts steers it as before."""
+    torch.manual_seed(0)
+    conv = get_layer(layer)(8, 12, kernel, padding=kernel // 2, **({} if layer == "dcd" else {"temperature": 3.0}))
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = 1 + torch.randn(4, 8, 9, 7)
+    conv(x)  # running statistics
+    net = settle(nn.Sequential(conv))
+    with torch.no_grad():
+        for size in (1, 4):
+            fused = dyvision.fuse(net, (1, 8, 9, 7))
+            torch.testing.assert_close(fused(x[:size]), net(x[:size]), rtol=1e-4, atol=1e-4)
+    names = {name for name, _ in fused.named_modules()}
+    assert not names & {"0.bn1", "0.bn2", "0.branch.bn", "0.branch.fc_phi", "0.branch.kernel_fc"}
+    again = dyvision.fuse(fused, (1, 8, 9, 7))
+    torch.testing.assert_close(again(x), fused(x))

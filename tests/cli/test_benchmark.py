@@ -49,6 +49,11 @@ def test_models_as_table_csv_json_and_chart(measure, tmp_path) -> None:
     assert f"{rows[0]['ratio']:.2f} [{rows[0]['low']:.2f}-{rows[0]['high']:.2f}]" in printed
 
 
+def test_fused_networks_are_measured_beside_each_other(measure) -> None:
+    rows, machine, _ = measure("models", *TINY, "--layers", "dyconv", "--input-size=32", "--batch=1", "--fuse")
+    assert machine["mode"] == "fused, eager" and [row["name"] for row in rows] == ["dyconv K=4"]
+
+
 def test_training_measures_memory(measure) -> None:
     before = torch.get_num_threads()
     rows, machine, printed = measure(
@@ -102,6 +107,7 @@ def test_geometric_means() -> None:
         (["training", "--networks", "resnet81"], "unknown backbone 'resnet81'; did you mean resnet18"),
         (["operators", "--networks", "resnet81"], "did you mean resnet18"),
         (["operators", "--layers", "dcd"], "--layers applies to models and training"),
+        (["training", "--fuse"], "--fuse applies to models, in evaluation mode, not to training"),
         (["models", "--formulations"], "--formulations applies to operators, not to models"),
         (["models", "--plot=chart.xyz"], "--plot chart.xyz: the suffix must be one of"),
         (["models", "--device=cuda:99"], "--device cuda:99 is not available here; there is cpu"),

@@ -28,6 +28,7 @@ def shapes(draw: st.DrawFn) -> dict:
         "dilation": draw(st.integers(1, 2)),
         "per_channel": draw(st.booleans()),
         "taps": draw(st.booleans()),
+        "bias": draw(st.sampled_from(["mixed", "static", "none"])),
         # bytes of kernels mixed at a time: one after the other, some, all
         "tile": draw(st.sampled_from([1, 300, 2**20])),
         # how one mixture per output channel is summed: all products at once, one after the other, as matrix products
@@ -44,16 +45,22 @@ def test_mixtures_agree_with_a_loop_over_samples(shape: dict) -> None:
     x = make(shape["batch"], shape["inputs"], 7, 9)
     kernels = make(shape["kernels"], shape["outputs"], shape["inputs"] // shape["groups"], *shape["kernel"])
     size = (shape["batch"], shape["kernels"], *([shape["outputs"]] if shape["per_channel"] else []))
-    coefficients, bias = make(*size), make(shape["kernels"], shape["outputs"])
+    coefficients, mixed_bias, static_bias = (
+        make(*size),
+        make(shape["kernels"], shape["outputs"]),
+        make(shape["outputs"]),
+    )
+    bias = {"mixed": mixed_bias, "static": static_bias, "none": None}[shape["bias"]]
     taps = make(shape["batch"], *shape["kernel"]) if shape["taps"] else None
-    leaves = (x, kernels, coefficients, bias, *(() if taps is None else (taps,)))
+    leaves = tuple(tensor for tensor in (x, kernels, coefficients, bias, taps) if tensor is not None)
     geometry = {name: shape[name] for name in ("stride", "padding", "dilation", "groups")}
 
     rows = []
     for index, (sample, row) in enumerate(zip(x, coefficients, strict=True)):
         each = row if shape["per_channel"] else row[:, None].expand(-1, shape["outputs"])
         weight = (each[:, :, None, None, None] * kernels).sum(0) * (1 if taps is None else taps[index])
-        rows.append(F.conv2d(sample[None], weight, (each * bias).sum(0), **geometry))
+        shift = (each * mixed_bias).sum(0) if bias is mixed_bias else bias
+        rows.append(F.conv2d(sample[None], weight, shift, **geometry))
     expected = torch.cat(rows)
     seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
     wanted = torch.autograd.grad((expected * seed).sum(), leaves)
@@ -81,16 +88,50 @@ def test_given_kernels_agree_with_a_loop_over_samples(shape: dict) -> None:
     x = torch.randn(shape["batch"], shape["inputs"], 7, 9, generator=g, dtype=torch.float64).requires_grad_()
     size = (shape["batch"], shape["outputs"], shape["inputs"] // shape["groups"], *shape["kernel"])
     weight = torch.randn(size, generator=g, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(size[:2], generator=g, dtype=torch.float64).requires_grad_()
+    bias = None if shape["bias"] == "none" else bias
     geometry = {name: shape[name] for name in ("stride", "padding", "dilation", "groups")}
-    expected = torch.cat([F.conv2d(sample[None], kernel, **geometry) for sample, kernel in zip(x, weight, strict=True)])
+    biases = [None] * len(x) if bias is None else bias
+    rows = [F.conv2d(x[b : b + 1], weight[b], biases[b], **geometry) for b in range(len(x))]
+    expected, leaves = torch.cat(rows), (x, weight, *(() if bias is None else (bias,)))
     seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
-    wanted = torch.autograd.grad((expected * seed).sum(), (x, weight))
+    wanted = torch.autograd.grad((expected * seed).sum(), leaves)
     for name in FORMULATIONS:
         with formulation(name):
-            found = dynamic_conv2d(x, weight, **geometry)
+            found = dynamic_conv2d(x, weight, bias, **geometry)
+            with torch.no_grad():
+                torch.testing.assert_close(dynamic_conv2d(x, weight, bias, **geometry), expected)
         torch.testing.assert_close(found, expected)
-        for gradient, value in zip(torch.autograd.grad((found * seed).sum(), (x, weight)), wanted, strict=True):
+        for gradient, value in zip(torch.autograd.grad((found * seed).sum(), leaves), wanted, strict=True):
             torch.testing.assert_close(gradient, value)
+
+
+def test_what_is_remembered_of_a_call_is_of_such_calls_only() -> None:
+    x, w, bias = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 4, 3, 3), torch.randn(2, 6)
+    expected = torch.cat([F.conv2d(x[b : b + 1], w[b], bias[b], padding=1) for b in range(2)])
+    for _ in range(2):
+        before = x.clone()
+        for padding in (1, (1, 1), [1, 1]):
+            torch.testing.assert_close(dynamic_conv2d(x, w, bias, padding=padding), expected)
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            torch.testing.assert_close(
+                dynamic_conv2d(x.contiguous(memory_format=memory_format), w, bias, padding=1), expected
+            )
+        every_second = torch.randn(2, 4, 5, 10)[..., ::2]
+        torch.testing.assert_close(
+            dynamic_conv2d(every_second, w, padding=1), dynamic_conv2d(every_second.contiguous(), w, padding=1)
+        )
+        assert dynamic_conv2d(x.double(), w.double(), padding=1).dtype == torch.float64
+        with torch.autocast("cpu", torch.bfloat16):
+            assert dynamic_conv2d(x, w, bias, padding=1).dtype == torch.bfloat16
+        assert dynamic_conv2d(x, w.clone().requires_grad_(), bias, padding=1).requires_grad
+        with pytest.raises(ValueError, match="weight is on meta"):
+            dynamic_conv2d(x, w.to("meta"), bias, padding=1)
+        with pytest.raises(TypeError, match="weight must be floating point"):
+            dynamic_conv2d(x, w.long(), bias, padding=1)
+        with pytest.raises(ValueError, match="groups must divide"):
+            dynamic_conv2d(x, w, bias, padding=1, groups=3)
+        assert torch.equal(x, before)
 
 
 def test_same_padding_is_tensorflows() -> None:
