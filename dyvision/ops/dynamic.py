@@ -85,10 +85,10 @@ def _prepare(
     dtype = convolution_dtype(input)
     problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype, edges=edges)
     plan = make_plan(problem)
-    plain = edges is None and not (training or problem.channels_last or torch.compiler.is_compiling())
-    plain = plain and all(tensor is None or tensor.dtype == dtype for tensor in (input, weight, bias))
-    shape = input.shape[0], input.shape[2:], weight.shape[1:]
-    run = straight_convolution(plan.forward, *shape, geometry) if plain else None
+    same_type = all(tensor is None or tensor.dtype == dtype for tensor in (input, weight, bias))
+    run = None
+    if edges is None and same_type and not (training or problem.channels_last or torch.compiler.is_compiling()):
+        run = straight_convolution(plan.forward, input.shape[0], input.shape[2:], weight.shape[1:], geometry)
     return Call(edges, dtype, geometry, training, plan, run=run)
 
 

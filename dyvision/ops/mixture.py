@@ -105,14 +105,11 @@ def _prepare(
     if torch.compiler.is_compiling():
         return Call(edges, dtype, geometry, training, plan)
     tiled = is_tiled(dtype, batch, Mixture(kernels, coefficients, taps), geometry, plan.forward)
-    plain = edges is None and taps is None and not (training or tiled or problem.channels_last)
-    plain = (
-        plain
-        and all(t is None or t.dtype == dtype for t in (input, kernels, coefficients, bias))
-        and (bias is None or bias.ndim == 1)
-    )
-    size, shape = input.shape[2:], kernels.shape[1:]
-    run = straight_mixture(plan.forward, coefficients, size, shape, geometry) if plain else None
+    same_type = all(tensor is None or tensor.dtype == dtype for tensor in (input, kernels, coefficients, bias))
+    plain = edges is None and taps is None and same_type and (bias is None or bias.ndim == 1)
+    run = None
+    if plain and not (training or tiled or problem.channels_last):
+        run = straight_mixture(plan.forward, coefficients, input.shape[2:], kernels.shape[1:], geometry)
     return Call(edges, dtype, geometry, training, plan, tiled, run)
 
 

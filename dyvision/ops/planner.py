@@ -188,22 +188,24 @@ def make_plan(problem: Problem) -> Plan:
 
 
 def _traceable(problem: Problem) -> Plan:
-    """What a compiler or exporter can trace: anything for sizes that are fixed, and what needs none for others."""
+    """What a compiler or exporter can trace: anything measured for sizes that are fixed, or what works for all."""
     sizes = (problem.batch, problem.in_channels, *problem.size)
-    fixed = has_static_value is not None and all(has_static_value(size) for size in sizes)
-    if problem.kernel == (1, 1):
-        return Plan("matmul", "matmul")
-    if fixed:
+    if problem.kernel != (1, 1) and has_static_value is not None and all(has_static_value(size) for size in sizes):
         return Plan(*_estimate_fixed(*problem[:5], *problem.geometry, *problem[6:]))
-    # groups cannot depend on a dynamic batch, nor can the length of a loop
-    name = "shifted" if problem.depthwise else "unfold"
+    return _for_all_sizes(problem)
+
+
+def _for_all_sizes(problem: Problem) -> Plan:
+    """Groups cannot depend on a dynamic batch, nor can the length of a loop."""
+    name = "matmul" if problem.kernel == (1, 1) else "shifted" if problem.depthwise else "unfold"
     return Plan(name, name)
 
 
 @torch.compiler.assume_constant_result
 def _estimate_fixed(*sizes: Any) -> tuple[str, str]:
-    """:func:`estimate`, called and not traced by a compiler; which passes single values only."""
-    return tuple(estimate(Problem(*sizes[:5], Geometry(*sizes[5:9]), *sizes[9:])))
+    """:func:`estimate`, called and not traced by a compiler, which passes single values only."""
+    problem = Problem(*sizes[:5], Geometry(*sizes[5:9]), *sizes[9:])
+    return tuple(_for_all_sizes(problem) if cost_model(problem.device) is None else estimate(problem))
 
 
 @cache
