@@ -69,7 +69,7 @@ def conv_norm_act(
 ) -> nn.Sequential:
     """Static convolution, BatchNorm and activation, as in stems and heads."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), act(inplace=True))  # type: ignore[call-arg]
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), act(inplace=True))
 
 
 class Dilator:

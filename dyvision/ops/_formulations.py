@@ -85,7 +85,7 @@ def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | Non
             return output.view(batch, *size, -1).permute(0, 3, 1, 2)
         output = torch.bmm(weight.flatten(2), input.flatten(2))
     else:
-        size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
+        size = torch.Size(geometry.output_size(input.shape[-2:], weight.shape[-2:]))
         output = torch.bmm(_rows(weight, geometry), columns_of(input, weight.shape[-2:], geometry))
         output = output.view(batch, weight.shape[1], -1)
     # in place: a second map of this size costs as much as the product

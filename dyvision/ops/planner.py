@@ -191,7 +191,8 @@ def _traceable(problem: Problem) -> Plan:
     """What a compiler or exporter can trace: anything measured for sizes that are fixed, or what works for all."""
     sizes = (problem.batch, problem.in_channels, *problem.size)
     if problem.kernel != (1, 1) and has_static_value is not None and all(has_static_value(size) for size in sizes):
-        return Plan(*_estimate_fixed(*problem[:5], *problem.geometry, *problem[6:]))
+        parts = problem._replace(geometry=tuple(problem.geometry))  # type: ignore[arg-type]
+        return Plan(*_estimate_fixed(*parts))
     return _for_all_sizes(problem)
 
 
@@ -202,10 +203,12 @@ def _for_all_sizes(problem: Problem) -> Plan:
 
 
 @torch.compiler.assume_constant_result
-def _estimate_fixed(*sizes: Any) -> tuple[str, str]:
-    """:func:`estimate`, called and not traced by a compiler, which passes single values only."""
-    problem = Problem(*sizes[:5], Geometry(*sizes[5:9]), *sizes[9:])
-    return tuple(_for_all_sizes(problem) if cost_model(problem.device) is None else estimate(problem))
+def _estimate_fixed(*parts: Any) -> tuple[str, str]:
+    """:func:`estimate`, called and not traced by a compiler, which passes plain values only."""
+    problem = Problem(*parts)
+    problem = problem._replace(geometry=Geometry(*problem.geometry))
+    plan = _for_all_sizes(problem) if cost_model(problem.device) is None else estimate(problem)
+    return plan.forward, plan.backward
 
 
 @cache
