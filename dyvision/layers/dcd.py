@@ -107,8 +107,8 @@ class DCDConv2d(DynamicConv2d):
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         if self.branch.fused_fc is not None or (self.blocks == 1 and not (self.bn1.training or self.bn2.training)):
             return self._evaluate(x, scale, fusion[:, 0])
-        static = self._static(x, self.bias)
-        residual = self._residual(x, fusion, (static.shape[-2], static.shape[-1]))
+        static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
+        residual = self._residual(low, fusion)
         return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
 
     def _evaluate(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
@@ -119,9 +119,7 @@ class DCDConv2d(DynamicConv2d):
         """
         inputs, outputs = self.in_channels, self.out_channels
         pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
-        # "same" adds nothing to a 1x1 kernel's input
-        plain = self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "same", "valid")
-        folds = plain and outputs * inputs < pixels * (inputs + outputs)
+        folds = self._pointwise and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
             down, mixed, centre = self._folded_norms(fusion)
@@ -136,9 +134,8 @@ class DCDConv2d(DynamicConv2d):
                 kernel = torch.addmm(scaled.flatten(0, 1), up.flatten(0, 1), down).view_as(scaled)
         if folds:
             return dynamic_conv2d(x, kernel.to(x.dtype)[..., None, None], shift, stride=self.stride)
-        static = self._static(x, None)
-        size, dtype = (static.shape[-2], static.shape[-1]), static.dtype
-        low = F.conv2d(self._centred(x, size), down.to(x.dtype)[..., None, None], stride=self.stride).flatten(2)
+        static, low = self._static_and_low(x, None, down.to(x.dtype)[..., None, None])
+        low, dtype = low.flatten(2), static.dtype
         base = torch.addcmul(shift.to(dtype)[:, :, None], scale.to(dtype)[:, :, None], static.flatten(2))
         if up is None:
             low, up = torch.bmm(mixed.to(dtype), low), expand.expand(x.shape[0], -1, -1)
@@ -193,9 +190,25 @@ class DCDConv2d(DynamicConv2d):
             x, geometry["padding"] = F.pad(x, (left, right, top, bottom)), 0
         return F.conv2d(x, self.weight, bias, **geometry)
 
-    def _residual(self, x: Tensor, fusion: Tensor, size: tuple[int, int]) -> Tensor:
-        """``P (BN2(Phi BN1(Q x)) + BN1(Q x))`` at the positions of the centre tap."""
-        low = self.bn1(self.conv_q(self._centred(x, size)))
+    @property
+    def _pointwise(self) -> bool:
+        """Whether W0 sees what Q sees: single pixels, all channels. "same" adds nothing to a 1x1 kernel's input."""
+        return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "same", "valid")
+
+    def _static_and_low(self, x: Tensor, bias: Tensor | None, down: Tensor) -> tuple[Tensor, Tensor]:
+        """``W0 * x + bias`` and ``down * x`` at the positions of the centre tap, by one convolution if they can be."""
+        if self._pointwise and self.blocks == 1:
+            weight = torch.cat([self.weight.to(down.dtype), down])
+            shift = None if bias is None else torch.cat([bias, bias.new_zeros(self.rank)])
+            static, low = F.conv2d(x, weight, shift, self.stride).split_with_sizes((self.out_channels, self.rank), 1)
+            return static, low
+        static = self._static(x, bias)
+        centred = self._centred(x, (static.shape[-2], static.shape[-1]))
+        return static, F.conv2d(centred, down, None, self.stride, groups=self.blocks)
+
+    def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
+        """``P (BN2(Phi BN1(low)) + BN1(low))``."""
+        low = self.bn1(low)
         batch, rank, height, width = low.shape
         fusion = fusion.to(low.dtype)
         if self.blocks == 1 and is_channels_last(low):
