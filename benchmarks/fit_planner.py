@@ -49,8 +49,8 @@ def main() -> None:
         times = json.loads(options.times.read_text(encoding="utf-8"))
     else:
         times = [measure(problem, rounds=5) for problem in track(problems, "measuring", console=console)]
-    if options.times is not None:
-        options.times.write_text(json.dumps(times), encoding="utf-8")
+        if options.times is not None:
+            options.times.write_text(json.dumps(times), encoding="utf-8")
     weights: dict[str, dict[str, dict[str, list[float]]]] = {}
     table = Table(title=f"planned over fastest, held-out shapes, {machine(options.device)}")
     for column in ("pass", "kind", "shapes", "median", "95 %", "within 1.10", "best single formulation"):

@@ -38,23 +38,24 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
     """
     if model.training:
         raise ValueError("fuse folds the running statistics of BatchNorm: call model.eval() first")
-    example = torch.randn(tuple(input_size), device=next(model.parameters()).device)
+    example = torch.randn(tuple(input_size), device=next(model.parameters()).device, dtype=torch.float64)
     with torch.no_grad():
         # in float64: the rounding errors of some networks with random weights are larger than a wrong fold's effect
         checked = copy.deepcopy(model).double()
-        expected = checked(example.double())
-        found = _fold_all(checked, example)(example.double())
+        expected, pairs = _trace(checked, example)
+        found = _fold_all(checked, pairs)(example)
         for one, other in zip(_tensors(expected), _tensors(found), strict=True):
             if not (one - other).abs().max() <= _TOLERANCE * one.abs().max():
                 raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
-        return _fold_all(copy.deepcopy(model), example)
+        return _fold_all(copy.deepcopy(model), pairs)
 
 
-def _fold_all(model: nn.Module, example: Tensor) -> nn.Module:
-    """Fold in place."""
-    for conv, norm in _pairs(model, example.to(next(model.parameters()).dtype)):
-        if _fold(conv, norm):
-            model.set_submodule(_name(model, norm), _activation(norm))
+def _fold_all(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
+    """Fold in place; ``pairs`` are names of a convolution and of its BatchNorm."""
+    for name, norm_name in pairs:
+        conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
+        if isinstance(norm, nn.BatchNorm2d) and _fold(conv, norm):
+            model.set_submodule(norm_name, _activation(norm))
     for layer in list(model.modules()):
         if isinstance(layer, DynamicConv2d) and not layer.fused:
             layer.fuse_branch()
@@ -62,8 +63,8 @@ def _fold_all(model: nn.Module, example: Tensor) -> nn.Module:
     return model
 
 
-def _pairs(model: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.BatchNorm2d]]:
-    """Convolutions and the BatchNorms that receive their output and nothing else, both called once."""
+def _trace(model: nn.Module, example: Tensor) -> tuple[object, list[tuple[str, str]]]:
+    """Output, and names of convolutions and of BatchNorms that receive theirs and nothing else, both called once."""
     made: dict[int, nn.Module] = {}
     kept: list[Tensor] = []  # so that no other tensor takes the place of one that is gone
     found: list[tuple[nn.Module, nn.BatchNorm2d]] = []
@@ -83,11 +84,12 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.BatchN
     kinds = (nn.Conv2d, DynamicConv2d, nn.BatchNorm2d)
     hooks = [m.register_forward_hook(after) for m in model.modules() if isinstance(m, kinds) and m not in inside]
     try:
-        model(example)
+        output = model(example)
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in found if calls[conv] == calls[norm] == 1]
+    names = {module: name for name, module in model.named_modules()}
+    return output, [(names[conv], names[norm]) for conv, norm in found if calls[conv] == calls[norm] == 1]
 
 
 def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
@@ -104,10 +106,6 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
     """What remains of timm's BatchNorm with an activation."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
-
-
-def _name(model: nn.Module, module: nn.Module) -> str:
-    return next(name for name, child in model.named_modules() if child is module)
 
 
 def _tensors(output: object) -> list[Tensor]:

@@ -52,6 +52,15 @@ class CoefficientBranch(nn.Module):
 class PreciseLinear(nn.Linear):
     """``nn.Linear`` that computes in its input's type, whatever the type of its parameters."""
 
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> PreciseLinear:
+        """A layer with copies of ``weight [out_features, in_features]`` and ``bias [out_features]``."""
+        linear = cls(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            linear.bias.copy_(bias)
+        return linear
+
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[B, in_features]`` to ``[B, out_features]``."""
         weight, bias = self.weight, self.bias

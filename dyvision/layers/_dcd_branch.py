@@ -123,9 +123,7 @@ class DCDBranch(CoefficientBranch):
     def fuse(self, factor: Tensor) -> None:
         """Predict ``diag(factor) Phi + 1`` for the one block's Phi, by one layer with Lambda; in place."""
         phi = self.fc_phi.weight * factor.repeat_interleave(self.rank)[:, None]
-        outputs = self.fc_scale.out_features
-        self.fused_fc = PreciseLinear(phi.shape[1], outputs + len(phi), device=phi.device, dtype=phi.dtype)
-        self.fused_fc.weight.copy_(torch.cat([self.fc_scale.weight, phi]))
-        self.fused_fc.bias[:outputs] = 0
-        self.fused_fc.bias[outputs:] = torch.eye(self.rank, dtype=phi.dtype, device=phi.device).flatten()
+        one = torch.eye(self.rank, dtype=phi.dtype, device=phi.device).flatten()
+        weight = torch.cat([self.fc_scale.weight, phi])
+        self.fused_fc = PreciseLinear.of(weight, torch.cat([one.new_zeros(self.fc_scale.out_features), one]))
         del self.fc_scale, self.fc_phi

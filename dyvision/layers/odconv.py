@@ -105,10 +105,8 @@ class ODConvAttention(CoefficientBranch):
         self.fc.weight.mul_(factor[:, None])
         self.fc.bias = nn.Parameter(shift)
         heads = [head for head in self.heads if head is not None]
-        like = self.channel_fc.weight
-        self.fused_fc = PreciseLinear(like.shape[1], sum(self.sizes), device=like.device, dtype=like.dtype)
-        self.fused_fc.weight.copy_(torch.cat([head.weight for head in heads]) / temperature)
-        self.fused_fc.bias.copy_(torch.cat([head.bias for head in heads]) / temperature)
+        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+        self.fused_fc = PreciseLinear.of(weight / temperature, bias / temperature)
         del self.bn, self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
 
 

@@ -7,15 +7,15 @@ Python takes as long. So the result is remembered by the shapes, types and devic
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Edges, Geometry, Padding, Size, is_channels_last
+from dyvision.ops._geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
 from dyvision.ops.mixing import autocasts
-from dyvision.ops.planner import Plan, forced_formulation, wants_measurement
+from dyvision.ops.planner import Plan, describe_problem, forced_formulation, make_plan, wants_measurement
 
 #: signatures that are remembered; beyond it all are forgotten
 _MOST = 4096
@@ -30,6 +30,7 @@ class Call(NamedTuple):
         geometry: Stride, remaining padding, dilation, groups.
         training: Whether autograd will ask for a backward pass.
         plan: The formulations.
+        plain: Whether inference needs neither padding before nor conversions of the tensors.
         tiled: Whether kernels are mixed in parts.
         run: All of it for the function's tensors, if the case is common enough for straight-line code.
     """
@@ -39,6 +40,7 @@ class Call(NamedTuple):
     geometry: Geometry
     training: bool
     plan: Plan
+    plain: bool
     tiled: bool = False
     run: Callable[..., Tensor] | None = None
 
@@ -49,31 +51,26 @@ class Call(NamedTuple):
         return input if input.dtype == self.dtype else input.to(self.dtype)
 
 
+#: the input, the kernels, and what else a function takes
+Tensors = tuple[Tensor | None, ...]
+#: stride, padding, dilation, groups, as a caller gives them
+Arguments = tuple[Size, Padding, Size, int]
+
 _calls: dict[object, Call] = {}
 
 
-def remember(
-    work_out: Callable[..., Call],
-    tensors: tuple[Tensor | None, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
-) -> Call:
-    """Return ``work_out(*tensors, stride, padding, dilation, groups, training)`` of an earlier call with such tensors.
+def remember(work_out: Callable[[Any, Arguments, bool], Call], tensors: Tensors, arguments: Arguments) -> Call:
+    """Return what ``work_out(tensors, arguments, training)`` was for an earlier call with such tensors.
 
     Args:
         work_out: Checks the arguments and plans; may depend on the values of no tensor.
         tensors: The first is the input.
-        stride: Int or pair.
-        padding: Int, pair or string.
-        dilation: Int or pair.
-        groups: Number of groups.
+        arguments: Of the convolution.
     """
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     if torch.compiler.is_compiling():
-        return work_out(*tensors, stride, padding, dilation, groups, training)
-    key: list[object] = [work_out, stride, padding, dilation, groups, training]
+        return work_out(tensors, arguments, training)
+    key: list[object] = [work_out, arguments, training]
     for tensor in tensors:
         key += (None,) if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
     input = tensors[0]
@@ -87,17 +84,35 @@ def remember(
     try:
         call = _calls.get(tuple(key))
     except TypeError:  # a list of integers
-        return work_out(*tensors, stride, padding, dilation, groups, training)
+        return work_out(tensors, arguments, training)
     if call is None:
-        call = work_out(*tensors, stride, padding, dilation, groups, training)
+        call = work_out(tensors, arguments, training)
         if len(_calls) >= _MOST:
             _calls.clear()
         _calls[tuple(key)] = call
     return call
 
 
-def convolution_dtype(input: Tensor) -> torch.dtype:
-    """The input's type, or under autocast the one that autocast has for a convolution."""
-    if input.dtype != torch.float64 and autocasts(input.device):
-        return torch.get_autocast_dtype(input.device.type)
-    return input.dtype
+def prepare(tensors: Tensors, arguments: Arguments, training: bool, mixed: int = 0, linear: bool = True) -> Call:
+    """Work out geometry, type and plan for tensors that have been checked.
+
+    Args:
+        tensors: The input, the kernels ``[N, C_out, C_in/groups, kH, kW]``, and others.
+        arguments: Of the convolution.
+        training: Whether there will be a backward pass.
+        mixed: Number of kernels that are mixed, 0 if they are given.
+        linear: Whether outputs can be mixed instead of kernels.
+
+    Raises:
+        ValueError: If an argument is out of range, or the kernel is larger than the padded input.
+    """
+    input, weight = tensors[:2]
+    assert input is not None and weight is not None
+    edges, geometry = resolve(input, weight.shape[-2:], *arguments)
+    dtype = input.dtype
+    if dtype != torch.float64 and autocasts(input.device):
+        dtype = torch.get_autocast_dtype(input.device.type)
+    problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges)
+    plain = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)
+    plain = plain and not (training or problem.channels_last or torch.compiler.is_compiling())
+    return Call(edges, dtype, geometry, training, make_plan(problem), plain)

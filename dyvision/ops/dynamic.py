@@ -7,12 +7,11 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import PerSampleConvolution
-from dyvision.ops._calls import Call, convolution_dtype, remember
+from dyvision.ops._calls import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
-from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops._geometry import Geometry, Padding, Size
 from dyvision.ops._straight import straight_convolution
-from dyvision.ops.planner import describe_problem, make_plan
 
 
 def dynamic_conv2d(
@@ -47,7 +46,7 @@ def dynamic_conv2d(
         >>> dynamic_conv2d(x, w, padding=1).shape
         torch.Size([2, 5, 8, 8])
     """
-    call = remember(_prepare, (input, weight, bias), stride, padding, dilation, groups)
+    call = remember(_prepare, (input, weight, bias), (stride, padding, dilation, groups))
     if call.run is not None:
         return call.run(input, weight, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
@@ -64,32 +63,20 @@ def dynamic_conv2d(
     return FORWARD[plan.forward](input, weight, geometry, bias)
 
 
-def _prepare(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
-    training: bool,
-) -> Call:
-    check_tensors(input, weight, "weight", groups, {"bias": bias})
+def _prepare(tensors: tuple[Tensor, Tensor, Tensor | None], arguments: Arguments, training: bool) -> Call:
+    input, weight, bias = tensors
+    check_tensors(input, weight, "weight", arguments[-1], {"bias": bias})
     if weight.shape[0] != input.shape[0]:
         raise ValueError(
             f"weight must hold one kernel per sample; input {tuple(input.shape)} has {input.shape[0]} samples, "
             f"weight {tuple(weight.shape)} has {weight.shape[0]}"
         )
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
-    edges, geometry = resolve(input, weight.shape[-2:], stride, padding, dilation, groups)
-    dtype = convolution_dtype(input)
-    problem = describe_problem(input, weight, geometry, 0, training, dtype=dtype, edges=edges)
-    plan = make_plan(problem)
-    same_type = all(tensor is None or tensor.dtype == dtype for tensor in (input, weight, bias))
-    run = None
-    if edges is None and same_type and not (training or problem.channels_last or torch.compiler.is_compiling()):
-        run = straight_convolution(plan.forward, input.shape[0], input.shape[2:], weight.shape[1:], geometry)
-    return Call(edges, dtype, geometry, training, plan, run=run)
+    call = prepare(tensors, arguments, training)
+    if not call.plain:
+        return call
+    run = straight_convolution(call.plan.forward, input.shape[0], input.shape[2:], weight.shape[1:], call.geometry)
+    return call._replace(run=run)
 
 
 def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

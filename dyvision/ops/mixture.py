@@ -8,15 +8,14 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import MixtureConvolution
-from dyvision.ops._calls import Call, convolution_dtype, remember
+from dyvision.ops._calls import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
-from dyvision.ops._geometry import Geometry, Padding, Size, resolve
+from dyvision.ops._geometry import Geometry, Padding, Size
 from dyvision.ops._straight import straight_mixture
 from dyvision.ops._tiled import convolve_mixture, is_tiled
 from dyvision.ops.dynamic import add_bias, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
-from dyvision.ops.planner import describe_problem, make_plan
 
 
 def mixture_conv2d(
@@ -59,8 +58,7 @@ def mixture_conv2d(
         >>> mixture_conv2d(x, kernels, torch.full((2, 4), 0.25), padding=1).shape
         torch.Size([2, 5, 8, 8])
     """
-    tensors = (input, kernels, coefficients, bias, taps)
-    call = remember(_prepare, tensors, stride, padding, dilation, groups)
+    call = remember(_prepare, (input, kernels, coefficients, bias, taps), (stride, padding, dilation, groups))
     if call.run is not None:
         return call.run(input, kernels, coefficients, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
@@ -82,35 +80,24 @@ def mixture_conv2d(
 
 
 def _prepare(
-    input: Tensor,
-    kernels: Tensor,
-    coefficients: Tensor,
-    bias: Tensor | None,
-    taps: Tensor | None,
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
-    training: bool,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], arguments: Arguments, training: bool
 ) -> Call:
-    check_tensors(input, kernels, "kernels", groups, {"coefficients": coefficients, "bias": bias, "taps": taps})
+    input, kernels, coefficients, bias, taps = tensors
+    others = {"coefficients": coefficients, "bias": bias, "taps": taps}
+    check_tensors(input, kernels, "kernels", arguments[-1], others)
     batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
     check_shape("coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]")
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
     check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
-    edges, geometry = resolve(input, kernels.shape[-2:], stride, padding, dilation, groups)
-    dtype = convolution_dtype(input)
-    problem = describe_problem(input, kernels, geometry, count, training, taps is None, dtype, edges)
-    plan = make_plan(problem)
+    call = prepare(tensors, arguments, training, mixed=count, linear=taps is None)
     if torch.compiler.is_compiling():
-        return Call(edges, dtype, geometry, training, plan)
-    tiled = is_tiled(dtype, batch, Mixture(kernels, coefficients, taps), geometry, plan.forward)
-    same_type = all(tensor is None or tensor.dtype == dtype for tensor in (input, kernels, coefficients, bias))
-    plain = edges is None and taps is None and same_type and (bias is None or bias.ndim == 1)
-    run = None
-    if plain and not (training or tiled or problem.channels_last):
-        run = straight_mixture(plan.forward, coefficients, input.shape[2:], kernels.shape[1:], geometry)
-    return Call(edges, dtype, geometry, training, plan, tiled, run)
+        return call
+    name = call.plan.forward
+    if is_tiled(call.dtype, batch, Mixture(kernels, coefficients, taps), call.geometry, name):
+        return call._replace(tiled=True)
+    if not call.plain or taps is not None or (bias is not None and bias.ndim == 2):
+        return call
+    return call._replace(run=straight_mixture(name, coefficients, input.shape[2:], kernels.shape[1:], call.geometry))
 
 
 def _mix_by_triton(input: Tensor, mixture: Mixture, geometry: Geometry) -> Tensor:
