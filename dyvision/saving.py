@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all.
+
+What is written over an earlier file (a checkpoint, results, a picture) goes into a file beside it first, is flushed to
+the disk, and then takes its name. Whatever happens before that, the earlier file stays as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+#: what "the disk is full" is called: no space, quota used up, file too large for the file system
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
+    """Write a file under another name beside it and rename it at the end.
+
+    The folder is made if it does not exist. A remainder of a killed process (``.<name>.part<suffix>``) is overwritten.
+
+    Args:
+        path: The file to write; a link is followed, and stays one.
+        needed: Bytes that will be written, if known; then nothing is started on a disk without that room.
+
+    Yields:
+        Where to write: a file of the same suffix in the same folder.
+
+    Raises:
+        OSError: If it cannot be written, naming the file and, on a full disk, the room that is missing.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if needed is not None and needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        if error.errno not in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in _FULL:
+            free = shutil.disk_usage(target.parent).free
+            reason += f" ({_megabytes(free)} free"
+            reason += f", {_megabytes(needed)} needed)" if needed is not None else ")"
+        kept = "; the file that was there before is unchanged" if target.exists() else ""
+        raise type(error)(error.errno, f"{target} could not be written: {reason}{kept}") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all.
+
+    Raises:
+        OSError: As for :func:`replacing`.
+    """
+    content = text.encode("utf-8")
+    with replacing(path, needed=len(content)) as part:
+        part.write_bytes(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    # the new name is on the disk only when the folder is; some file systems cannot do this for a folder
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MB"

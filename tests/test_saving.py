@@ -1,0 +1,38 @@
+"""If these fail, a full disk or a killed process costs somebody the file they had."""
+
+import errno
+
+import pytest
+
+from dyvision.saving import replacing, write_text
+
+
+def test_the_old_file_stays_when_writing_fails(tmp_path):
+    target = tmp_path / "results.json"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError, match="in the middle"), replacing(target) as part:
+        part.write_text("half")
+        raise RuntimeError("in the middle")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_full_disk_is_named_with_the_room_that_is_missing(tmp_path):
+    target = tmp_path / "last.ckpt"
+    write_text(target, "old")
+    with (
+        pytest.raises(OSError, match=r"last\.ckpt could not be written: .*MB free, .*MB needed\).*is unchanged"),
+        replacing(target, needed=2**60),
+    ):
+        pass
+    with pytest.raises(OSError, match=r"MB free\)"), replacing(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert target.read_text() == "old"
+
+
+def test_a_link_stays_a_link_and_folders_are_made(tmp_path):
+    write_text(tmp_path / "store" / "a.txt", "old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "store" / "a.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "store" / "a.txt").read_text() == "new"
