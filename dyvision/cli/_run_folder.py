@@ -1,4 +1,4 @@
-"""The folder of a run, ``runs/<task>/version_N``: taken by one run only, found again by ``--ckpt_path last`` and ``best``."""
+"""The folder of a run, ``runs/<task>/version_N``: taken by one run only, found again by ``--ckpt_path last|best``."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class RunFolder:
         """Where its checkpoints are."""
         return self.path / "checkpoints"
 
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return not _is_further_process()
+
     @classmethod
     def take(cls, root: Path, name: str) -> RunFolder:
         """Make the next free folder; two runs that start together get two.
@@ -105,10 +110,10 @@ class RunFolder:
     def release(self, used: bool) -> None:
         """Give it back; a new folder in which nothing was trained is removed, so that it takes no number."""
         if self._lock is not None:
-            self._lock.close()
-            self._lock = None
             with suppress(OSError):
                 (self.path / ".lock").unlink()
+            self._lock.close()
+            self._lock = None
         if not used and not self.continued and not _is_further_process():
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -131,7 +136,7 @@ def find_checkpoint(kind: str, parent: Path, fits: Callable[[Path], bool]) -> Pa
     matching = next((path for path in found if fits(path)), None)
     if matching is None:
         raise FileNotFoundError(
-            f"{looked}, and found {len(found)} of other configurations (newest: {found[0]}); give the path, or its options"
+            f"{looked}, and found {len(found)} of other configurations (newest: {found[0]}); give the path of one"
         )
     if kind == "last":
         return matching

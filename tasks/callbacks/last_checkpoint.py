@@ -124,7 +124,7 @@ class LastCheckpoint(Callback):
         if (self.saved_step, self._saved_epoch) == (trainer.global_step, trainer.current_epoch):
             return
         try:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
         except OSError:
             self._writing_failed = True
             raise
