@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +17,7 @@ from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images, read_image
 from dyvision.data.loaders import TrainLoader, collate, init_worker
 from dyvision.data.pipeline import Pipeline, TaskName
+from dyvision.data.resume import ResumableData
 from dyvision.data.samplers import EvalSampler, SampleKey, TrainSampler
 
 ToTensor = Callable[[NDArray[Any]], Tensor]
@@ -120,7 +120,7 @@ class PredictDataset(VisionDataset):
         return {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
 
 
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -265,16 +265,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            progress=self._trained_batches,
+            progress=self.trained_batches,
+            position=self.take_stored_position,
             **self._options(),
         )
-
-    def _trained_batches(self) -> int | None:
-        trainer = self.trainer
-        if trainer is None:
-            return None
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
 
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)
