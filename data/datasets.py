@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dyvision.data.files import read_image
+from dyvision.data.files import ImageReader
 from dyvision.data.pipeline import Pipeline, TaskName
 from dyvision.data.samplers import SampleKey
 
@@ -28,6 +28,7 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
         to_tensor: Turns the transformed image into what the network gets.
         class_names: Names of the classes.
         class_colors: ``[r, g, b]`` of each.
+        reader: How its pictures are read.
     """
 
     task: TaskName
@@ -38,8 +39,10 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
         to_tensor: ToTensor,
         class_names: Sequence[str] = (),
         class_colors: Sequence[Sequence[int]] = (),
+        reader: ImageReader | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.reader = ImageReader() if reader is None else reader
         self.to_tensor = to_tensor
         self.class_names = list(class_names)
         self.class_colors = [list(color) for color in class_colors]
@@ -47,6 +50,22 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of samples."""
+
+    def paths(self) -> list[str]:
+        """Image file of each sample; empty if the dataset does not say."""
+        return []
+
+    def strata(self) -> list[int] | None:
+        """Class of each sample, for a division that keeps the shares of the classes; None if it has no single one."""
+        return None
+
+    def select(self, positions: Sequence[int]) -> None:
+        """Keeps the samples at these positions only.
+
+        Raises:
+            NotImplementedError: If the dataset cannot do that.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be divided: it has no method select")
 
     @abstractmethod
     def read(self, index: int, seed: int) -> dict[str, Any]:
@@ -84,7 +103,7 @@ class PredictDataset(VisionDataset):
         pipeline: Evaluation transforms.
         to_tensor: As for ``VisionDataset``.
         image_ids: For results files that name images by number; 1, 2, ... by default.
-        **classes: ``class_names`` and ``class_colors``.
+        **options: ``class_names``, ``class_colors`` and ``reader``.
     """
 
     def __init__(
@@ -94,9 +113,9 @@ class PredictDataset(VisionDataset):
         pipeline: Pipeline,
         to_tensor: ToTensor,
         image_ids: Sequence[int] | None = None,
-        **classes: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(pipeline, to_tensor, **classes)
+        super().__init__(pipeline, to_tensor, **options)
         self.task = task
         self._paths = [str(path) for path in paths]
         self._image_ids = list(image_ids) if image_ids is not None else list(range(1, len(paths) + 1))
@@ -105,10 +124,14 @@ class PredictDataset(VisionDataset):
         """Number of images."""
         return len(self._paths)
 
+    def paths(self) -> list[str]:
+        """The image files."""
+        return list(self._paths)
+
     def read(self, index: int, seed: int) -> dict[str, Any]:
         """``image``, ``path``, ``original_size`` and ``image_id``."""
         path = self._paths[index]
-        pixels = read_image(path)
+        pixels = self.reader(path, labelled=False)
         image = self.pipeline(pixels, seed, path=path).image
         size = (pixels.shape[0], pixels.shape[1])
         image_id = self._image_ids[index]

@@ -11,8 +11,8 @@ from dyvision.data.errors import DataError, describe, some
 from dyvision.data.findings import Findings
 
 _COMMON = (
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k .j2c "
-    ".jpc .jpf .jpx .avif .avifs .qoi .dds .pcx .sgi .rgb .rgba .bw .psd .ico .ras .xbm .xpm .heic .heif"
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k "
+    ".j2c .jpc .jpf .jpx .avif .avifs .qoi .dds .pcx .sgi .rgb .rgba .bw .psd .ico .ras .xbm .xpm .heic .heif"
 ).split()
 #: Extensions that count as an image, compared without case: what Pillow reads here (HEIC needs pillow-heif's plugin).
 IMAGE_EXTENSIONS = tuple(
@@ -25,7 +25,7 @@ IMAGE_EXTENSIONS = tuple(
 # pictures that other programs read
 _UNREADABLE = (
     *(name for name in _COMMON if name not in IMAGE_EXTENSIONS),
-    *".jxl .svg .exr .hdr .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jls .jxr .ecw .svs .ndpi .czi".split(),
+    *".jxl .svg .exr .hdr .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jls .jxr .svs .ndpi .czi".split(),
 )
 
 # made by macOS, Windows, Synology, QNAP, ext4, Python and Jupyter; compared without case
