@@ -136,6 +136,13 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """Image files of ``predict_root``."""
         return find_images(self.predict_root) if self.predict_root is not None else []
 
+    def check_labels(self, dataset: VisionDataset) -> None:
+        """Looks at the labels of the training split, as far as that takes no time; reports to ``findings``.
+
+        Raises:
+            DataError: If nothing could be learnt from them.
+        """
+
     def _dataset_options(self) -> dict[str, Any]:
         self.reader.findings = self.findings if self.findings.collect else None
         return {"class_names": self.class_names, "class_colors": self.class_colors, "reader": self.reader}
@@ -149,6 +156,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
             if "val" not in self.datasets:
                 self.datasets["val"] = self.build_validation_dataset()
             self._separate(self.datasets["train"], self.datasets["val"])
+            self.check_labels(self.datasets["train"])
         if stage in (None, "validate") and "val" not in self.datasets:
             self.datasets["val"] = self.build_validation_dataset()
         if stage in (None, "test") and "test" not in self.datasets:
