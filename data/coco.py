@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dyvision.data._packed import PackedList
 from dyvision.data.base import PredictDataset, VisionDataModule, VisionDataset
 from dyvision.data.coco_json import CocoFile, CocoImage, read_categories, read_coco
-from dyvision.data.coco_masks import decode_mask, has_mask
+from dyvision.data.coco_masks import decode_mask
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import read_image
+from dyvision.data.findings import Findings
 from dyvision.data.pipeline import Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
@@ -35,36 +34,28 @@ class CocoDataset(VisionDataset):
         masks: Whether the targets have masks.
         skip_empty: Leave out images with nothing to train on.
 
-    Raises:
-        DataError: If masks are asked for and no annotation has one.
+        exif_orientation: What to do about pictures with an orientation tag; see ``read_image``.
     """
 
     task = "detection"
 
     def __init__(
-        self, coco: CocoFile, source: Path, pipeline: Pipeline, train: bool, masks: bool, skip_empty: bool
+        self,
+        coco: CocoFile,
+        source: Path,
+        pipeline: Pipeline,
+        train: bool,
+        masks: bool,
+        skip_empty: bool,
+        exif_orientation: str = "ignore",
     ) -> None:
         super().__init__(pipeline, to_tensor, list(coco.categories.values()), palette(len(coco.categories)))
-        self._source = source
-        self._train = train
-        self._masks = masks
+        self._coco, self._source = coco, source
+        self._train, self._masks = train, masks
+        self._exif_orientation = exif_orientation
         # 0 is the background in torchvision's detectors
         self._labels = {category_id: label for label, category_id in enumerate(coco.categories, start=1)}
-        images = [self._with_masks(image) for image in coco.images] if masks else coco.images
-        if masks:
-            self._report_lost_masks(coco.images, images)
-        self._images = PackedList(image for image in images if image.boxes or not skip_empty)
-
-    def _with_masks(self, image: CocoImage) -> CocoImage:
-        keep = [k for k, row in enumerate(image.rows) if has_mask(image.annotations[row].get("segmentation"))]
-        return image._replace(boxes=[image.boxes[k] for k in keep], rows=[image.rows[k] for k in keep])
-
-    def _report_lost_masks(self, before: list[CocoImage], after: list[CocoImage]) -> None:
-        had, have = sum(len(image.boxes) for image in before), sum(len(image.boxes) for image in after)
-        if had and not have:
-            raise DataError(f"{self._source}: no annotation has a segmentation; set masks to false.")
-        if have < had:
-            warnings.warn(f"{self._source}: {had - have} of {had} objects have no mask and are left out.", stacklevel=2)
+        self._images = np.flatnonzero(coco.objects > 0) if skip_empty else np.arange(len(coco))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -72,24 +63,21 @@ class CocoDataset(VisionDataset):
 
     def image_ids(self) -> list[int]:
         """Image id of each sample."""
-        return [image.id for image in self._images]
+        return [self._coco.ids[k] for k in self._images.tolist()]
 
     def paths(self) -> list[str]:
         """Image file of each sample."""
-        return [image.path for image in self._images]
+        paths = self._coco.paths
+        return [paths[k] for k in self._images.tolist()]
 
     def read(self, index: int, seed: int) -> dict[str, Any]:
         """``image`` in 0..1, ``target``, ``path``."""
-        record: CocoImage = self._images[index]
+        record: CocoImage = self._coco[int(self._images[index])]
         pixels = read_image(record.path)
         if pixels.shape[:2] != (record.height, record.width):
-            raise DataError(
-                f"{record.path} is {pixels.shape[0]}x{pixels.shape[1]} (height x width) but {self._source} says "
-                f"{record.height}x{record.width}; the boxes would not fit."
-            )
-        boxes = np.array(record.boxes, dtype=np.float32).reshape(-1, 4)
+            raise DataError(self._other_size(record, pixels))
         masks = self._decode(record) if self._masks else None
-        out = self.pipeline(pixels, seed, boxes=boxes, masks=masks, path=record.path)
+        out = self.pipeline(pixels, seed, boxes=record.boxes.astype(np.float32), masks=masks, path=record.path)
         rows = [record.rows[k] for k in ([] if out.kept is None else out.kept.tolist())]
         labels = [self._labels[record.annotations[row]["category_id"]] for row in rows]
         target: dict[str, Any] = {
@@ -103,6 +91,12 @@ class CocoDataset(VisionDataset):
         if not self._train:
             target["annotations"] = record.annotations
         return {"image": to_tensor(out.image), "target": target, "path": record.path}
+
+    def _other_size(self, record: CocoImage, pixels: np.ndarray) -> str:
+        return (
+            f"{record.path} is {pixels.shape[0]}x{pixels.shape[1]} (height x width) but {self._source} says "
+            f"{record.height}x{record.width}; the boxes would not fit."
+        )
 
     def _decode(self, record: CocoImage) -> np.ndarray:
         masks = np.zeros((len(record.rows), record.height, record.width), dtype=np.uint8)
@@ -196,8 +190,13 @@ class COCODataModule(VisionDataModule):
         """The images of a split with their objects."""
         self.require_root(_LAYOUT)
         source = self.annotation_file(split)
-        coco = read_coco(source, self.root / self._images.replace("{split}", split))
+        findings = Findings()
+        folder = self.root / self._images.replace("{split}", split)
+        coco = read_coco(source, folder, findings, masks=self.masks)
         self._set_classes(source, coco.categories)
+        if self.masks:
+            coco.require_masks(source, findings)
+        findings.report()
         pipeline = self._train_pipeline if train else self._eval_pipeline
         return CocoDataset(coco, source, pipeline, train, self.masks, skip_empty=train and self.skip_empty)
 
