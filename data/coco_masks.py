@@ -91,8 +91,9 @@ def clean(segmentation: Any, where: str, fields: Fields) -> list[list[float]] | 
 
 def _depth(value: Any) -> int:
     depth = 0
-    while isinstance(value, list) and value:
-        depth, value = depth + 1, next((item for item in value if isinstance(item, list)), value[0])
+    while isinstance(value, list):
+        lists = [item for item in value if isinstance(item, list)]
+        depth, value = depth + 1, next((item for item in lists if item), lists[0] if lists else None)
     return depth
 
 
