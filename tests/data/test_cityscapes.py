@@ -129,7 +129,8 @@ def test_sizes_that_differ(cityscapes: Path, save: Any) -> None:
 
 
 def test_colour_pictures_are_no_labels(cityscapes: Path, save: Any) -> None:
-    save(cityscapes / "gtFine" / "val" / "town" / "c_gtFine_labelIds.png", np.zeros((24, 32, 3), np.uint8))
+    colors = np.full((24, 32, 3), (128, 64, 128), np.uint8)
+    save(cityscapes / "gtFine" / "val" / "town" / "c_gtFine_labelIds.png", colors)
     data = module(cityscapes)
     data.setup("validate")
     with pytest.raises(DataError, match="has 3 channels; use the labelIds files"):
