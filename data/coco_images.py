@@ -10,7 +10,7 @@ import numpy as np
 from dyvision.data.coco_fields import Fields, RefusedError, short
 from dyvision.data.coco_files import name_of_url
 from dyvision.data.errors import DataError
-from dyvision.data.files import image_size
+from dyvision.data.files import ImageReader, image_size
 
 _LARGEST = 2**31  # pixels; run lengths are 32 bits wide
 
@@ -102,11 +102,12 @@ class ImageTable:
                 )  # fmt: skip
             seen.add(name)
 
-    def complete(self, files: Sequence[str | None]) -> None:
+    def complete(self, files: Sequence[str | None], reader: ImageReader) -> None:
         """Reads the sizes that the file does not state from the images.
 
         Args:
             files: Of each row; None where there is none.
+            reader: How pictures are read.
 
         Raises:
             DataError: If an image cannot be opened, unless refusals are collected.
@@ -116,7 +117,7 @@ class ImageTable:
             file = files[row]
             if (height is None or width is None) and file is not None:
                 try:
-                    self._stated[row] = image_size(file)
+                    self._stated[row] = image_size(file, reader.exif_orientation, reader.max_image_pixels)
                 except DataError as error:
                     if not self._fields.findings.collect:
                         raise

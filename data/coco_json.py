@@ -19,6 +19,7 @@ from dyvision.data.coco_segmentations import Segmentations
 from dyvision.data.coco_stream import read_json
 from dyvision.data.coco_table import AnnotationTable
 from dyvision.data.errors import DataError, some
+from dyvision.data.files import ImageReader
 from dyvision.data.findings import Findings
 
 
@@ -184,6 +185,7 @@ def read_coco(
     masks: bool = True,
     labels: bool = True,
     drop_root_category: bool = False,
+    reader: ImageReader | None = None,
 ) -> CocoFile:
     """Reads an annotation file and checks it against the folder of its images.
 
@@ -197,6 +199,7 @@ def read_coco(
         masks: Read and check segmentations; without them they are dropped while reading.
         labels: Whether annotations are needed; if not, they are not read.
         drop_root_category: Leave out the category that Roboflow puts above all others.
+        reader: How pictures are read, for the sizes that the file does not state.
 
     Raises:
         DataError: If the file is not COCO's format, if ids are used twice or lead nowhere, if a number is not one, or
@@ -211,7 +214,7 @@ def read_coco(
     used = set(table.category_keys) if labels else None
     categories = check_categories(data["categories"], fields, used, drop_root_category)
     files = find_files(images.names, images.ids, folder, fields)
-    images.complete(files)
+    images.complete(files, reader or ImageReader())
     coco = CocoFile(categories, images, files, table if labels else None)
     if report:
         findings.report(stacklevel=3)

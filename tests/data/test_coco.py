@@ -168,7 +168,7 @@ def test_paths_are_arguments(write_coco: Write, coco_json: dict[str, Any]) -> No
     data = module(
         root, train_split="train", val_split="train", images="{split}/pictures", annotations="{split}/labels.json"
     )
-    data.setup("fit")
+    data.setup("validate")
     assert len(data.datasets["val"]) == 3
     with pytest.raises(DataError, match=r"no annotation file .*instances_val.json.*'instances_val2017.json'"):
         module(root, val_split="val").setup("validate")
