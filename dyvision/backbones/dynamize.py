@@ -40,8 +40,8 @@ def dynamize(
         **layer_kwargs: The layer's own arguments (``num_kernels=4``).
 
     Returns:
-        The model (for a single convolution, the layer in its place). Its modules keep their names, device, dtype, memory
-        format and training mode, and frozen convolutions frozen kernels; the branch that the layers of a block
+        The model (for a single convolution, the layer in its place). Its modules keep their names, device, dtype,
+        memory format and training mode, and frozen convolutions frozen kernels; the branch that the layers of a block
         share (CondConv, DyNet, WeightNet) is the block's child ``coefficient_branch``. Layers of a stage whose kernels
         have the same sizes share a warehouse (KernelWarehouse).
 

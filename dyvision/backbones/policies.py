@@ -2,8 +2,9 @@
 
 A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
 function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
-to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like), classifiers
-and the last ones of detection heads are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers are an option of ``create_model``.
+to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like), classifiers and
+the predictors of detection heads are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers
+are an option of ``create_model``.
 """
 
 from __future__ import annotations

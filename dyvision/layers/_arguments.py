@@ -39,7 +39,7 @@ def check_between(name: str, value: float, largest: float, allowed: str | None =
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 < value <= largest or math.isinf(value):
-        allowed = allowed or ("a positive number" if math.isinf(largest) else f"in (0, {largest:g}]")
+        allowed = allowed or ("positive" if math.isinf(largest) else f"in (0, {largest:g}]")
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
@@ -63,7 +63,8 @@ def check_temperature(value: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not _SMALLEST <= value <= _LARGEST:
         raise ValueError(
-            f"temperature must be positive and finite in float32 ({_SMALLEST:.3g} to {_LARGEST:.3g}), got {value!r}"
+            f"temperature must be positive, got {value!r}; float32, which keeps it, goes from {_SMALLEST:.3g} to "
+            f"{_LARGEST:.3g}"
         )
 
 
@@ -122,12 +123,15 @@ def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown:
         TypeError: Always; it lists the layer's own arguments and the closest ones.
     """
     own, wrong = own_arguments(layer_class, base), list(unknown)
-    taken = (
-        f"arguments beside those of nn.Conv2d: {', '.join(own)}" if own else "no arguments beside those of nn.Conv2d"
-    )
+    taken = ", ".join(own) if own else "none"
     general = [name for name in inspect.signature(base.__init__).parameters if name not in ("self", "unknown")]
     hints = []
     for name in wrong:
+        if name in general:  # from_conv takes it from the convolution
+            hints.append(f"{name!r} of its own: the convolution's is taken")
+            continue
         near = difflib.get_close_matches(str(name), [*own, *general], n=1, cutoff=0.5)
         hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise TypeError(f"{layer_class.__name__} has no argument {', '.join(hints)}; it has {taken}")
+    raise TypeError(
+        f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"
+    )

@@ -63,8 +63,8 @@ def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(x, size)
     for axis, count in zip((2, 3), size, strict=True):
         length = x.shape[axis]
-        # window i of an axis goes from floor(i L / n) to ceil((i + 1) L / n)
-        windows = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+        # window i of an axis goes from floor(i L / n) to ceil((i + 1) L / n); ONNX divides negative numbers differently
+        windows = [(i * length // count, ((i + 1) * length + count - 1) // count) for i in range(count)]
         parts = [x[:, :, first:end] if axis == 2 else x[..., first:end] for first, end in windows]
         x = torch.cat([part.mean(axis, keepdim=True) for part in parts], axis)
     return x

@@ -231,7 +231,8 @@ def select_region(outputs: Tensor, guide: Tensor) -> Tensor:
             chosen = torch.where(region == index, outputs[:, index], chosen)
     else:
         chosen = outputs.gather(1, region[:, None].expand(-1, 1, outputs.shape[2], -1, -1)).squeeze(1)
-    if not torch.is_grad_enabled():
+    # torch.jit.trace checks its graph with and without gradients: it has to be the same
+    if not torch.is_grad_enabled() and not torch._C._is_tracing():
         return chosen
     soft = torch.softmax(guide, 1)
     # zero in value; its gradient goes to the guide only

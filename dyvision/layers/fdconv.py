@@ -125,7 +125,7 @@ class KernelModulation(CoefficientBranch):
             self.channel_fc(hidden),
             self.filter_fc(hidden),
             None if self.spatial_fc is None else self.spatial_fc(hidden),
-            hidden.new_zeros(len(hidden), 1) if self.kernel_fc is None else self.kernel_fc(hidden),
+            hidden.new_zeros(hidden.shape[0], 1) if self.kernel_fc is None else self.kernel_fc(hidden),
             self._arrange(local),
         )
 
@@ -274,7 +274,7 @@ class FDConv2d(DynamicConv2d):
 
     def _kernels(self, gates: FDConvCoefficients) -> Tensor:
         """Build ``[B, C_out, C_in/groups, k, k]``."""
-        batch, frequencies = len(gates.kernel), self.order.numel()
+        batch, frequencies = gates.kernel.shape[0], self.order.numel()
         # back from the order of radii to places: each is written once, so that gradients need no atomic sums
         sorted_factors = gates.kernel[..., None].expand(-1, -1, frequencies // self.num_kernels).reshape(batch, -1)
         factors = torch.zeros_like(sorted_factors).index_copy(1, self.order.long(), sorted_factors)

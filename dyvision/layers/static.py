@@ -48,7 +48,7 @@ class StaticConv2d(nn.Conv2d):
     def forward(self, x: Tensor, coefficients: None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``."""
         if isinstance(x, fx.Proxy):
-            return record_call(self, x)  # type: ignore[no-any-return]
+            return record_call(self, x)
         if self.pads_same:
             (top, bottom), (left, right) = pads(x.shape[-2:], self.kernel_size, self.stride, "same", self.dilation)
             x = F.pad(x, (left, right, top, bottom))

@@ -11,13 +11,14 @@ def is_transformed() -> bool:
 
     It differentiates and batches plain operations; autograd functions of our own have no rule for it.
     """
+    if torch.compiler.is_compiling():  # which traces through transforms itself
+        return False
     # private: there is no public question for either; torch.autograd.Function asks the first one itself
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_traced() -> bool:
     """Whether the operations of this call are recorded or transformed: they have to be plain and always the same."""
-    # a compiler answers the first question with a constant, and never sees the others
     return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
 
 

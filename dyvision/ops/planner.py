@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._geometry import Edges, Geometry, is_channels_last
-from dyvision.ops._modes import is_traced, is_transformed
+from dyvision.ops._modes import is_traced
 
 try:  # torch 2.7; before it, all sizes count as dynamic
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -192,7 +192,7 @@ def make_plan(problem: Problem) -> Plan:
 
 def _traceable(problem: Problem) -> Plan:
     """What can be traced: anything measured for sizes that a compiler knows, or what works for all."""
-    if not torch.compiler.is_compiling() or is_transformed():
+    if not torch.compiler.is_compiling():
         return _for_all_sizes(problem)
     sizes = (problem.batch, problem.in_channels, *problem.size)
     if problem.kernel != (1, 1) and has_static_value is not None and all(has_static_value(size) for size in sizes):
