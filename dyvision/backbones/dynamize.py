@@ -144,7 +144,7 @@ def _replace_sharing_kernels(
     mixed = [site.name for site in sites if not site.conv.weight.requires_grad and _thaw(layers[site.name], trained)]
     if mixed and preserve_outputs:
         warnings.warn(
-            f"{', '.join(mixed[:3])} were frozen, but share their kernels with convolutions that train: they train, too",
+            f"{', '.join(mixed[:3])} were frozen, but share kernels with convolutions that train: these kernels train",
             stacklevel=3,
         )
 
