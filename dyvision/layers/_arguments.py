@@ -108,16 +108,19 @@ def check_own_arguments(layer_class: type[nn.Module], base: type[nn.Module], nam
     own = own_arguments(layer_class, base)
     unknown = [name for name in names if name not in own]
     if unknown:
-        reject_unknown(layer_class, base, unknown)
+        reject_unknown(layer_class, base, unknown, settable=False)
 
 
-def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown: Iterable[str]) -> NoReturn:
+def reject_unknown(
+    layer_class: type[nn.Module], base: type[nn.Module], unknown: Iterable[str], settable: bool = True
+) -> NoReturn:
     """Report arguments that a layer does not have.
 
     Args:
         layer_class: The layer's class.
         base: The class whose arguments are those of ``nn.Conv2d``.
         unknown: Names of the arguments.
+        settable: Whether the arguments of ``nn.Conv2d`` could have been given as well.
 
     Raises:
         TypeError: Always; it lists the layer's own arguments and the closest ones.
@@ -130,7 +133,7 @@ def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown:
         if name in general:  # from_conv takes it from the convolution
             hints.append(f"{name!r} of its own: the convolution's is taken")
             continue
-        near = difflib.get_close_matches(str(name), [*own, *general], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(name), [*own, *general] if settable else own, n=1)
         hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     raise TypeError(
         f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"

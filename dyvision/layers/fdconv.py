@@ -21,10 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_positive, check_temperature
+from dyvision.layers._arguments import check_between, check_temperature
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._frequency import BandGates, conv1d_size, frequency_order, kernels_of, spectrum_of
+from dyvision.layers._frequency import (
+    BandGates,
+    conv1d_size,
+    frequency_groups,
+    frequency_order,
+    kernels_of,
+    spectrum_of,
+)
 from dyvision.layers._initialise import FAN_OUT, InitialisedConv1d, reset_children
 from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
 from dyvision.layers._plain import plain_conv2d
@@ -156,7 +163,8 @@ class FDConv2d(DynamicConv2d):
 
     Args:
         *args: As for ``nn.Conv2d``.
-        num_kernels: Groups n of frequencies; 64 in the paper, must divide their number.
+        num_kernels: Groups n of frequencies, must divide their number; 64 in the paper. By default 4, or 3, 2 or 1
+            where a larger number does not divide.
         reduction: Width of the gates' hidden layer over ``in_channels``, at least 16.
         temperature: T, divides the logits of the kernel modulation; saved with the parameters.
         **kwargs: As for ``nn.Conv2d``.
@@ -173,16 +181,22 @@ class FDConv2d(DynamicConv2d):
     order: Tensor
 
     def __init__(
-        self, *args: Any, num_kernels: int = 4, reduction: float = 1 / 16, temperature: float = 1.0, **kwargs: Any
+        self,
+        *args: Any,
+        num_kernels: int | None = None,
+        reduction: float = 1 / 16,
+        temperature: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_positive("num_kernels", num_kernels)
         check_between("reduction", reduction, 1)
         check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
+        self.initial_temperature = float(temperature)
         out_channels, inputs, height, width = self.kernel_shape
+        plane = (out_channels * height, inputs * width // 2 + 1)
         self.is_dynamic = min(inputs, out_channels) > FEW_CHANNELS and self.kernel_size in KERNEL_SIZES
+        self.num_kernels = frequency_groups(num_kernels, math.prod(plane) if self.is_dynamic else None)
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
         # fixed, unlike the temperatures that are annealed
@@ -190,13 +204,10 @@ class FDConv2d(DynamicConv2d):
         if not self.is_dynamic:
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         else:
-            plane = (out_channels * height, inputs * width // 2 + 1)
-            if math.prod(plane) % num_kernels:
-                raise ValueError(f"num_kernels must divide the number of frequencies {plane}, got {num_kernels}")
             self.dft_weight = nn.Parameter(torch.empty(*plane, 2, **dd))
             self.register_buffer("order", torch.empty(math.prod(plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
-            self.branch = KernelModulation(self.in_channels, self.kernel_shape, num_kernels, hidden, **dd)
+            self.branch = KernelModulation(self.in_channels, self.kernel_shape, self.num_kernels, hidden, **dd)
             self.bands = BandGates(self.in_channels, **dd) if self.kernel_size == (3, 3) else None
         self.reset_parameters()
 
