@@ -103,13 +103,14 @@ class TrainLoader(DataLoader[Any]):
         self._progress = progress
         self._position = position
         self._handed_out = 0
+        self._begun: int | None = None  # the epoch of the last iteration
         self._resume: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: nothing happens before the first batch is asked for. Lightning calls iter() before it sets the
         # epoch, and workers would already fetch the wrong epoch's samples.
         skip = self._batches_to_skip()
-        self._handed_out = skip
+        self._handed_out, self._begun = skip, self._plan()["epoch"]
         unread = skip
         if isinstance(self.sampler, TrainSampler):
             self.sampler.start = skip * (self.batch_size or 1)
@@ -146,8 +147,11 @@ class TrainLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Where in which epoch this loader is."""
+        plan = self._plan()
+        if self._begun not in (None, plan["epoch"]):
+            return {**plan, "batches": 0}  # between two epochs: the counters are still those of the one before
         known = self._progress() if self._progress is not None else None
-        return {**self._plan(), "batches": self._handed_out if known is None else known}
+        return {**plan, "batches": self._handed_out if known is None else known}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """The next iteration over the same epoch leaves out the batches already trained on."""

@@ -61,7 +61,7 @@ class TrainingRun:
         own_folder = best["dirpath"] is None
         best["dirpath"] = best["dirpath"] or str(self.folder.checkpoints)
         keeps_last, best["save_last"] = best["save_last"], None
-        if own_folder and not (self.request.value("checkpoint", "enable_version_counter")):
+        if own_folder:
             best["enable_version_counter"] = False  # a checkpoint that is written again after a kill is the same
         if best["monitor"] is not None:
             # a metric belongs to the weights that were evaluated: between validations there is no best checkpoint
