@@ -135,8 +135,7 @@ class LogPosition(Callback):
                 logger.save()
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
-                raise type(error)(
-                    error.errno, f"the log in {logger.save_dir} could not be written: {reason}"
-                ) from error
+                message = f"the log in {logger.save_dir} could not be written: {reason}"
+                raise type(error)(error.errno, message) from error
             if isinstance(logger, MetricsLog):
                 checkpoint[ROWS] = logger.rows
