@@ -99,7 +99,11 @@ def run_quickstart(
             arguments.append(f"--model.backbone_weights={weights}")
         run = TaskCLI("quickstart", read_request(arguments))
         untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][metric]
-        run.trainer.fit(run.model, datamodule=run.datamodule)
+        try:
+            run.trainer.fit(run.model, datamodule=run.datamodule)
+        finally:
+            if run.run is not None:
+                run.run.release(run.trainer)
         trained = float(run.trainer.callback_metrics[metric])  # the last epoch ends with a validation
         checkpoints[task] = last_checkpoint(run.trainer)
         weights = weights or checkpoints[task]
