@@ -13,6 +13,7 @@ from dyvision.data.class_names import normal, read_class_names
 from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation, list_folders, list_images
+from dyvision.data.findings import Findings
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize, Pipeline
 from dyvision.data.splits import read_split_file, split_line
 from dyvision.data.transforms import TransformSpec, plain_spec
@@ -190,16 +191,17 @@ class ImageFolderDataModule(VisionDataModule):
             raise DataError(f"{where}; expected {_LAYOUT}; the split names are arguments.{hint}")
         return folder
 
-    def _class_folders(self, folder: Path) -> dict[str, list[str]]:
+    @staticmethod
+    def _class_folders(folder: Path, findings: Findings | None = None) -> dict[str, list[str]]:
         """Names on disk of each class: two, where one name is written in two Unicode forms."""
         found: dict[str, list[str]] = {}
-        for name in list_folders(folder, self.findings):
+        for name in list_folders(folder, findings):
             found.setdefault(normal(name), []).append(name)
         return found
 
     def _in_folders(self, split: str) -> list[tuple[str, int]]:
         folder = self._split_folder(split)
-        found = self._class_folders(folder)
+        found = self._class_folders(folder, self.findings)
         images = {
             name: [
                 os.path.normpath(folder / written / image)

@@ -56,6 +56,10 @@ class Pipeline:
         task: Which labels have to come along. For segmentation, areas outside the image get label 255.
         where: Name of the argument, for messages.
 
+    Attributes:
+        only_resizes: Whether the image always stays whole and in place: what is seen in the result can be brought back
+            to the stored image by resizing.
+
     Raises:
         ValueError: If the list is wrong, or a transform moves pixels but cannot move this task's labels.
     """
@@ -80,6 +84,7 @@ class Pipeline:
             warnings.filterwarnings("ignore", message="Got processor for bboxes")
             self._compose = A.Compose(transforms, bbox_params=boxes) if transforms else None
         self.where = where
+        self.only_resizes = all(map(_only_resizes, transforms))
 
     def __call__(
         self,
@@ -144,6 +149,12 @@ class Pipeline:
         return Transformed(image, None, new_boxes[visible], kept[visible], new_masks[visible])
 
 
+def _only_resizes(transform: Any) -> bool:
+    if isinstance(transform, A.BaseCompose):
+        return all(map(_only_resizes, transform.transforms))
+    return isinstance(transform, (A.ImageOnlyTransform, A.Resize, A.LongestMaxSize, A.SmallestMaxSize, A.NoOp))
+
+
 def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:
     for transform in transforms:
         if isinstance(transform, A.BaseCompose):
@@ -160,7 +171,7 @@ def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:
 def to_tensor(image: NDArray[np.uint8], channels: int = 3) -> Tensor:
     """uint8 ``[H, W, 3]`` to float32 ``[channels, H, W]`` in 0..1; one channel is the luminance."""
     if channels == 1:  # transforms see RGB whatever the network gets
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[:, :, None]
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.float32).div_(255)
 
 

@@ -164,12 +164,11 @@ def test_names_and_folders_are_arguments(tmp_path: Path, save: Any) -> None:
     save(tmp_path / "img" / "fit" / "1_depth.png")
     save(tmp_path / "lab" / "fit" / "1_ids.png", np.full((24, 32), 7, np.uint8))
     options = {
-        "train_split": "fit", "val_split": "fit", "image_dir": "img", "label_dir": "lab", "label_suffix": "_ids.png"
+        "train_split": "fit", "image_dir": "img", "label_dir": "lab", "label_suffix": "_ids.png"
     }  # fmt: skip
     for suffix in ("_rgb", "_rgb.webp"):
         data = module(tmp_path, image_suffix=suffix, **options)
-        data.setup("fit")
-        assert len(data.datasets["train"]) == 1
+        assert len(data.build_dataset("fit", train=True)) == 1
     with pytest.raises(
         DataError, match=r"image_suffix='_leftImg8bit' \(there are files like 1_depth.png, 1_rgb.webp\)"
     ):
