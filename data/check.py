@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,13 +104,13 @@ def _own_splits(module: VisionDataModule) -> list[str]:
 
 
 def _build(module: VisionDataModule, split: str, findings: Findings) -> VisionDataset | None:
+    dataset = None
     try:
         dataset = module.build_dataset(split, train=False)
         if split == module.train_split:
             module.check_labels(dataset)
     except (DataError, OSError) as error:
         _refuse(findings, str(module.root / split), error)
-        return None
     return dataset
 
 
@@ -193,8 +194,9 @@ def _merge(findings: Findings, found: Sequence[Finding]) -> None:
 def _refuse(findings: Findings, file: str, error: Exception) -> None:
     """An exception as a finding: readers name the file first and the fix last."""
     text = " ".join(str(error).split())
-    for prefix in (f"{file}: ", f"{file} "):
-        text = text.removeprefix(prefix)
+    named, separator, rest = text.partition(": ")
+    if separator and os.path.lexists(named):
+        file, text = named, rest
     what, separator, fix = text.rstrip(".").rpartition("; ")
     findings.refused_because(file, what if separator else fix, fix if separator else "training ends there")
 

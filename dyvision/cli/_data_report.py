@@ -35,7 +35,7 @@ def print_report(report: Report, root: Path) -> None:
         console.print("nothing to repair, to doubt or to refuse")
         return
     table = Table(title=f"findings in {escape(str(root))}", show_lines=True)
-    for name in ("", "file", "where", "what", "training"):
+    for name in ("", "file, where", "what", "training"):
         table.add_column(name, overflow="fold")
     for kind in _STYLES:
         for group in _groups([one for one in found if one.outcome == kind]):
@@ -55,17 +55,22 @@ def _groups(found: list[Finding]) -> list[list[Finding]]:
 
 def _row(group: list[Finding], root: Path) -> list[str]:
     first = group[0]
-    inside = Path(first.file).is_relative_to(root)
-    file = str(Path(first.file).relative_to(root)) if inside else first.file
+    file = _relative(first.file, root)
     if len(group) > 1:
         file += f" and {len(group) - 1} more files"
     count = sum(one.count for one in group)
-    where = ", ".join(first.examples)
+    where = ", ".join(_relative(example, root) for example in first.examples)
     more = count - len(first.examples)
     if len(group) == 1 and first.examples and more > 0:
         where += f" and {more} more"
+    file += f"\n({where})" if where else ""
     outcome = first.outcome if count == 1 else f"{first.outcome} {count}x"
-    return [escape(text) for text in (outcome, file, where, first.what, first.training)]
+    return [escape(text) for text in (outcome, file, first.what, first.training)]
+
+
+def _relative(file: str, root: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else file
 
 
 def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> None:
