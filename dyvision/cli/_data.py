@@ -165,7 +165,7 @@ def _parse(kind: Any, section: dict[str, Any], options: Sequence[str]) -> Vision
     try:
         parsed = parser.parse_object({"data": section})
         parsed = parser.parse_args(list(options), namespace=parsed)
-        module: VisionDataModule = parser.instantiate_classes(parsed).data
     except jsonargparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    module: VisionDataModule = kind(**parsed.data.as_dict())
     return module
