@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
@@ -18,13 +17,14 @@ from dyvision.data.files import ImageReader, find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
+from dyvision.data.resume import ResumableData
 from dyvision.data.samplers import EvalSampler, TrainSampler
 from dyvision.data.splits import choose_validation, shared_images
 
 __all__ = ("PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -260,16 +260,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            progress=self._trained_batches,
+            progress=self.trained_batches,
+            position=self.take_stored_position,
             **self._options(),
         )
-
-    def _trained_batches(self) -> int | None:
-        trainer = self.trainer
-        if trainer is None:
-            return None
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
 
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)
