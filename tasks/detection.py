@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
-from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
+from dyvision.tasks.heads.detection_config import (
+    IMAGENET_GREY_MEAN,
+    IMAGENET_GREY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DetectorConfig,
+)
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import CocoEvaluator, drop_not_finite
@@ -142,6 +148,8 @@ class DetectionTask(BaseTask):
     def _config(self) -> DetectorConfig:
         values = self.hparams
         mean, std = values.image_mean or IMAGENET_MEAN, values.image_std or IMAGENET_STD
+        if values.in_chans == 1:  # of the luminance
+            mean, std = values.image_mean or IMAGENET_GREY_MEAN, values.image_std or IMAGENET_GREY_STD
         for name, value in (("image_mean", mean), ("image_std", std)):
             if len(value) != values.in_chans:
                 raise ValueError(
