@@ -5,20 +5,20 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
+from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images
-from dyvision.data.loaders import TrainLoader, collate, init_worker
+from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
 from dyvision.data.samplers import EvalSampler, TrainSampler
 
-__all__ = ("PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
+__all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
 class VisionDataModule(L.LightningDataModule, ABC):
@@ -40,6 +40,8 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
 
     Raises:
         ValueError: If a number is out of range.
@@ -61,6 +63,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: bool,
         pin_memory: bool | None,
         persistent_workers: bool,
+        on_bad_sample: OnBadSample,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -71,6 +74,8 @@ class VisionDataModule(L.LightningDataModule, ABC):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: expected at least {least}.")
+        if on_bad_sample not in get_args(OnBadSample):
+            raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -81,6 +86,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         self.drop_last = drop_last
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.on_bad_sample: OnBadSample = on_bad_sample
         self.num_classes: int | None = None
         self.class_names: list[str] = []
         self.class_colors: list[list[int]] = []
@@ -153,6 +159,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """Shuffled, augmented; resumes in mid-epoch."""
         dataset = self._dataset("train", "fit")
         sampler = TrainSampler(dataset, seed=self.seed)
+        dataset.on_bad_sample = self.on_bad_sample
         drop_last = self.drop_last
         if drop_last and len(sampler) < self.batch_size:
             warnings.warn(
@@ -180,7 +187,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)
         batch_size = self.eval_batch_size or self.batch_size
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
+        return Loader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,20 @@ def find_images(path: Path) -> list[Path]:
     return found
 
 
+def require_regular(path: str | Path) -> None:
+    """Checks that a path is a file: opening a named pipe that nobody writes to would wait forever.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        OSError: If it is a pipe, a socket, a device or a folder.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is not a regular file")
+
+
 def _decode(path: str | Path) -> Image.Image:
     try:
+        require_regular(path)
         image = Image.open(path)
         image.load()
     except FileNotFoundError:
@@ -129,6 +142,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: If the file is missing or is not an image.
     """
     try:
+        require_regular(path)
         with Image.open(path) as image:
             return image.height, image.width
     except FileNotFoundError:
