@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
-from dyvision.data.files import find_images
+from dyvision.data.files import find_images, read_image
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
 from dyvision.data.samplers import EvalSampler, TrainSampler
@@ -113,6 +115,14 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """
         if not self.root.is_dir() or not any(self.root.iterdir()):
             raise DataError(f"root={str(self.root)!r}: {describe(self.root)}; expected {layout}.")
+
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """A picture as ``predict`` sees it before its transforms, uint8 ``[H, W, 3]``, to draw predictions on.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded; the message names it.
+        """
+        return read_image(path)
 
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""

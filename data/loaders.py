@@ -106,8 +106,8 @@ def _no_shared_memory(error: Exception) -> str:
         room = f" (/dev/shm: {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MB free)"
     reason = " ".join(str(error).split())
     return (
-        f"the worker processes cannot hand over a batch in shared memory{room}: set data.num_workers to 0, make batches "
-        f"smaller, or give the machine more of it (docker run --shm-size=2g); {reason}"
+        f"the worker processes cannot hand over a batch in shared memory{room}: set data.num_workers to 0, make "
+        f"batches smaller, or give the machine more of it (docker run --shm-size=2g); {reason}"
     )
 
 

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
@@ -59,7 +60,7 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
-        parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
+        add_prediction_options(parser)
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
         )
@@ -91,7 +92,7 @@ class TaskCLI(cli.LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
-        from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
+        from dyvision.tasks.callbacks import ResultsTable
 
         trainer = self.config_init.trainer
         if trainer.logger in (None, True) and not trainer.fast_dev_run:
@@ -104,7 +105,7 @@ class TaskCLI(cli.LightningCLI):
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
-            added.append(PredictionWriter(self.config.output or "predictions"))
+            added.append(prediction_writer(self.config))
         kwargs["callbacks"] = [*(trainer.callbacks or []), *added]
         return super().instantiate_trainer(**kwargs)
 
