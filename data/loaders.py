@@ -134,6 +134,11 @@ class Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
+            if self.num_workers:
+                # what workers need; PyTorch's iterator leaves a traceback behind if it gets only a part of it
+                context = self.multiprocessing_context or torch.multiprocessing.get_context()
+                probe = [(context.Queue(), context.Event()) for _ in range(self.num_workers + 1)]
+                del probe
             batches = super().__iter__()
         except (OSError, RuntimeError) as error:
             if not self.num_workers:

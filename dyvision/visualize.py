@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dyvision.saving import replacing
+
 Color = Sequence[int]
 #: An image as this module takes it.
 ImageLike = Any
@@ -223,8 +225,8 @@ def save(image: ImageLike, path: str | Path) -> Path:
     target = Path(path)
     if not target.suffix:
         target = target.with_suffix(".png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    as_image(image).save(target)
+    with replacing(target) as part:
+        as_image(image).save(part)
     return target
 
 

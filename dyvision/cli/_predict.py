@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -36,11 +37,12 @@ def report_predictions(trainer: Trainer) -> int:
     print(f"predictions in {writer.summary()}")
     if not failed:
         return 0
-    names = "; ".join(list(failed.values())[:3])
-    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    first, *others = failed
+    shown = [Path(path).name for path in others[:3]]
+    more = f"; also {', '.join(shown)}{' ...' * (len(others) > 3)}" if others else ""
     print(
         f"dyvision: error: no predictions for {len(failed)} image{'s' * (len(failed) != 1)}, listed in "
-        f"{writer.output / 'failed.csv'} (the others are written): {names}{more}",
+        f"{writer.output / 'failed.csv'} (the others are written): {failed[first]}{more}",
         file=sys.stderr,
     )
     return 1
