@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, get_args
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,12 +17,13 @@ from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images, read_image
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
+from dyvision.data.resume import ResumableData
 from dyvision.data.samplers import EvalSampler, TrainSampler
 
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -183,16 +183,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            progress=self._trained_batches,
+            progress=self.trained_batches,
+            position=self.take_stored_position,
             **self._options(),
         )
-
-    def _trained_batches(self) -> int | None:
-        trainer = self.trainer
-        if trainer is None:
-            return None
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
 
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import warnings
@@ -160,12 +161,21 @@ class TrainLoader(Loader):
         *args: As for ``torch.utils.data.DataLoader``.
         progress: How many batches of this epoch were trained on, or None if nobody knows. It differs from the number
             handed out when training stops inside a step. By default, what was handed out.
+        position: Asked once an iteration starts: a state to go on from that was not given to ``load_state_dict``, or
+            None.
         **kwargs: As for ``torch.utils.data.DataLoader``.
     """
 
-    def __init__(self, *args: Any, progress: Callable[[], int | None] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        progress: Callable[[], int | None] | None = None,
+        position: Callable[[], dict[str, int] | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._progress = progress
+        self._position = position
         self._handed_out = 0
         self._resume: dict[str, int] | None = None
 
@@ -173,14 +183,17 @@ class TrainLoader(Loader):
         # A generator: nothing happens before the first batch is asked for. Lightning calls iter() before it sets the
         # epoch, and workers would already fetch the wrong epoch's samples.
         skip = self._batches_to_skip()
+        self._handed_out = skip
+        unread = skip
         if isinstance(self.sampler, TrainSampler):
             self.sampler.start = skip * (self.batch_size or 1)
-        self._handed_out = skip
+            unread = 0
         skipped: dict[str, None] = {}
         try:
-            for batch in super().__iter__():
+            for batch in itertools.islice(super().__iter__(), unread, None):
                 self._handed_out += 1
-                skipped.update(dict.fromkeys(batch.pop("skipped", ())))
+                if isinstance(batch, dict):  # a loader of somebody's own collate_fn may give anything
+                    skipped.update(dict.fromkeys(batch.pop("skipped", ())))
                 yield batch
         finally:
             self._report(list(skipped))
@@ -194,7 +207,8 @@ class TrainLoader(Loader):
             )
 
     def _batches_to_skip(self) -> int:
-        resume, self._resume = self._resume, None
+        stored = self._position() if self._position is not None else None
+        resume, self._resume = self._resume or stored, None
         if resume is None or resume["epoch"] != self._plan()["epoch"]:
             return 0
         changed = [key for key, value in self._plan().items() if resume.get(key) != value]
