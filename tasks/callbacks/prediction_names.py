@@ -37,7 +37,7 @@ def output_name(path: str | Path, roots: Sequence[Path]) -> Path:
         folder = root.parent if root == source else root
         for place, base in ((source.parent, folder), (_real(source.parent), _real(folder))):
             if place.is_relative_to(base):
-                return _below(base, (*place.relative_to(base).parts, source.name))
+                return _below(base, place.relative_to(base).parts, source.name)
     return source.relative_to(source.anchor).with_name(_name(source.parent, source.name))
 
 
@@ -49,24 +49,28 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _below(base: Path, parts: Iterable[str]) -> Path:
+def _below(base: Path, folders: Iterable[str], name: str) -> Path:
     result = Path()
-    for part in parts:
-        result /= _name(base, part)
-        base /= part
-    return result
+    for folder in folders:
+        result /= _listed(base).get(folder, folder)
+        base /= folder
+    return result / _name(base, name)
 
 
 def _name(folder: Path, name: str) -> str:
-    """The output name of an entry of a folder."""
-    try:
-        names = _names(str(folder), folder.stat().st_mtime_ns)
-    except OSError:  # it vanished, or may not be listed
-        names = {}
+    """The output name of an image in a folder."""
+    names = _listed(folder)
     if name in names:
         return names[name]
     taken = {_key(other) for other in names.values()}
     return _free((_short(name) if _is_image(name) or "." not in name else f"{name}.png", f"{name}.png"), taken)
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    try:
+        return _names(str(folder), folder.stat().st_mtime_ns)
+    except OSError:  # it vanished, or may not be listed
+        return {}
 
 
 @lru_cache(maxsize=64)
