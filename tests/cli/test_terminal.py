@@ -17,7 +17,7 @@ WRITE = [
     sys.executable,
     "-c",
     "from dyvision.cli._terminal import prepare_streams; import rich; prepare_streams()\n"
-    f"print({ascii(TEXT)}); rich.print({ascii('[b]λ[/b] ─')})\n"
+    f"print({TEXT!a}); rich.print({'[b]λ[/b] ─'!a})\n"
     "for i in range(100000): print(i)",
 ]
 
