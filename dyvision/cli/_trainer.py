@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
@@ -64,7 +65,7 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
-        parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
+        add_prediction_options(parser)
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
         )
@@ -110,7 +111,7 @@ class TaskCLI(cli.LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
-        from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
+        from dyvision.tasks.callbacks import ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
         trains = self.command in ("fit", "quickstart")
@@ -127,7 +128,7 @@ class TaskCLI(cli.LightningCLI):
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
-            added.append(PredictionWriter(self.config.output or "predictions"))
+            added.append(prediction_writer(self.config))
         options["callbacks"] = [*added, *(options["callbacks"] or [])]
         options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
         try:
