@@ -109,8 +109,10 @@ def test_every_option_starts_from_a_static_convolution(kernel, options) -> None:
     layer = FDConv2d.from_conv(conv, **options)
     torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="use preserve_outputs=False"):
-        FDConv2d.from_conv(conv, param_reduction=0.5)
-    assert FDConv2d.from_conv(conv, preserve_outputs=False, param_reduction=0.5)(x).shape == conv(x).shape
+        FDConv2d.from_conv(conv, param_reduction=0.5, num_kernels=2)
+    assert (
+        FDConv2d.from_conv(conv, preserve_outputs=False, param_reduction=0.5, num_kernels=2)(x).shape == conv(x).shape
+    )
 
 
 def test_frequencies_are_sorted_by_radius_and_saved() -> None:
