@@ -32,7 +32,7 @@ class Official:
 
     def get(self, name: str, *shape: int, scale: float | None = None, shift: float = 0.0) -> Tensor:
         if name not in self.state:
-            fan_in = math.prod(shape[1:]) if len(shape) > 1 else 25
+            fan_in = (math.prod(shape[1:]) if len(shape) > 1 else 25) or 1
             self.state[name] = torch.randn(shape, dtype=torch.float64) * (scale or fan_in**-0.5) + shift
         assert self.state[name].shape == shape, name
         return self.state[name]
