@@ -84,7 +84,8 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
     for (left, middle, right), result in zip(grid, rows, strict=True):
         matrices = [_without_diagonal(part.matrix) for part in (result.static, result.dynamic)]
         # to the largest of both: most pairs of a wide layer are far from 1
-        limit = max([float(matrix.nan_to_num().max()) for matrix in matrices] + [1e-6])
+        values = [float(value) for matrix in matrices for value in (matrix.nan_to_num().max(), 2 * matrix.nanmean())]
+        limit = max([value for value in values if not math.isnan(value)] + [1e-6])
         for place, matrix, name in zip((left, middle), matrices, ("static", "dynamic"), strict=True):
             size = len((result.static if name == "static" else result.dynamic).matrix)
             image = place.imshow(
