@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyvision.data.base import PredictDataset, VisionDataModule, VisionDataset
-    from dyvision.data.cityscapes import CityscapesDataModule, CityscapesDataset
+    from dyvision.data.base import VisionDataModule
+    from dyvision.data.cityscapes import CityscapesDataModule
+    from dyvision.data.cityscapes_dataset import CityscapesDataset
     from dyvision.data.cityscapes_labels import CITYSCAPES_LABELS, CityscapesLabel, LabelTable
     from dyvision.data.coco import COCODataModule, CocoDataset
+    from dyvision.data.datasets import PredictDataset, VisionDataset
     from dyvision.data.errors import DataError
     from dyvision.data.imagefolder import ImageFolderDataModule, ImageFolderDataset
     from dyvision.data.plot import contact_sheet, detect_format, show
@@ -23,7 +25,7 @@ _ORIGIN = {
     "CITYSCAPES_LABELS": "cityscapes_labels",
     "COCODataModule": "coco",
     "CityscapesDataModule": "cityscapes",
-    "CityscapesDataset": "cityscapes",
+    "CityscapesDataset": "cityscapes_dataset",
     "CityscapesLabel": "cityscapes_labels",
     "CocoDataset": "coco",
     "DataError": "errors",
@@ -31,11 +33,11 @@ _ORIGIN = {
     "ImageFolderDataModule": "imagefolder",
     "ImageFolderDataset": "imagefolder",
     "LabelTable": "cityscapes_labels",
-    "PredictDataset": "base",
+    "PredictDataset": "datasets",
     "SAMPLE_CLASSES": "samples",
     "SAMPLE_LABELS": "samples",
     "VisionDataModule": "base",
-    "VisionDataset": "base",
+    "VisionDataset": "datasets",
     "contact_sheet": "plot",
     "detect_format": "plot",
     "show": "plot",

@@ -1,126 +1,30 @@
-"""What all datasets and data modules share: seeded samples, loaders, classes."""
+"""What all data modules share: splits, loaders, classes."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
-from dyvision.data.files import find_images, read_image
+from dyvision.data.files import ImageReader, find_images
+from dyvision.data.findings import Findings
 from dyvision.data.loaders import TrainLoader, collate, init_worker
-from dyvision.data.pipeline import Pipeline, TaskName
-from dyvision.data.samplers import EvalSampler, SampleKey, TrainSampler
+from dyvision.data.pipeline import TaskName
+from dyvision.data.resume import ResumableData
+from dyvision.data.samplers import EvalSampler, TrainSampler
+from dyvision.data.splits import choose_validation, shared_images
 
-ToTensor = Callable[[NDArray[Any]], Tensor]
-
-
-class VisionDataset(Dataset[dict[str, Any]], ABC):
-    """Samples of one split as dictionaries.
-
-    Index it with an int, or with the ``SampleKey`` of a sampler, which brings the seed of the random transforms.
-
-    Args:
-        pipeline: Transforms of this split.
-        to_tensor: Turns the transformed image into what the network gets.
-        class_names: Names of the classes.
-        class_colors: ``[r, g, b]`` of each.
-    """
-
-    task: TaskName
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        to_tensor: ToTensor,
-        class_names: Sequence[str] = (),
-        class_colors: Sequence[Sequence[int]] = (),
-    ) -> None:
-        self.pipeline = pipeline
-        self.to_tensor = to_tensor
-        self.class_names = list(class_names)
-        self.class_colors = [list(color) for color in class_colors]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    @abstractmethod
-    def read(self, index: int, seed: int) -> dict[str, Any]:
-        """Reads and transforms one sample; keys as in the batch."""
-
-    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
-        """One sample.
-
-        Raises:
-            DataError: If a file of it is broken; the message names the file.
-            IndexError: If there is no such sample.
-        """
-        index, seed, valid = key if isinstance(key, SampleKey) else SampleKey(key, seed=max(key, 0))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} samples")
-        return {"task": self.task, "valid": valid, **self.read(index % len(self), seed)}
-
-    def plot(self, sample: dict[str, Any]) -> Any:
-        """Draws a sample of this dataset with its labels.
-
-        Returns:
-            A ``PIL.Image.Image``.
-        """
-        from dyvision.data.plot import plot_sample
-
-        return plot_sample(sample, self)
+__all__ = ("PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class PredictDataset(VisionDataset):
-    """Images without labels.
-
-    Args:
-        paths: Image files.
-        task: Whose batches these become.
-        pipeline: Evaluation transforms.
-        to_tensor: As for ``VisionDataset``.
-        image_ids: For results files that name images by number; 1, 2, ... by default.
-        **classes: ``class_names`` and ``class_colors``.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        task: TaskName,
-        pipeline: Pipeline,
-        to_tensor: ToTensor,
-        image_ids: Sequence[int] | None = None,
-        **classes: Any,
-    ) -> None:
-        super().__init__(pipeline, to_tensor, **classes)
-        self.task = task
-        self._paths = [str(path) for path in paths]
-        self._image_ids = list(image_ids) if image_ids is not None else list(range(1, len(paths) + 1))
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._paths)
-
-    def read(self, index: int, seed: int) -> dict[str, Any]:
-        """``image``, ``path``, ``original_size`` and ``image_id``."""
-        path = self._paths[index]
-        pixels = read_image(path)
-        image = self.pipeline(pixels, seed, path=path).image
-        size = (pixels.shape[0], pixels.shape[1])
-        image_id = self._image_ids[index]
-        return {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
-
-
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -139,6 +43,15 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        val_fraction: Validate on this share of the training split, chosen by ``val_seed``, instead of on ``val_split``;
+            the rest is trained on.
+        val_seed: Seed of that choice.
+        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
+        reader: How pictures are read.
+
+    Attributes:
+        findings: What the readers repaired or doubt; ``setup`` tells it. One that collects is given by a check of the
+            whole data set.
 
     Raises:
         ValueError: If a number is out of range.
@@ -160,6 +73,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: bool,
         pin_memory: bool | None,
         persistent_workers: bool,
+        val_fraction: float | None = None,
+        val_seed: int = 0,
+        in_chans: int | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -170,6 +87,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: expected at least {least}.")
+        if val_fraction is not None and not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}: expected a share between 0 and 1, such as 0.2.")
+        if in_chans not in (None, 1, 3):
+            raise ValueError(f"in_chans={in_chans}: expected 1 (grey) or 3.")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -180,6 +101,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
         self.drop_last = drop_last
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.val_fraction, self.val_seed = val_fraction, val_seed
+        self.in_chans = in_chans
+        self.reader = ImageReader() if reader is None else reader
+        self.findings = Findings()
         self.num_classes: int | None = None
         self.class_names: list[str] = []
         self.class_colors: list[list[int]] = []
@@ -211,18 +136,88 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """Image files of ``predict_root``."""
         return find_images(self.predict_root) if self.predict_root is not None else []
 
+    def check_labels(self, dataset: VisionDataset) -> None:
+        """Looks at the labels of the training split, as far as that takes no time; reports to ``findings``.
+
+        Raises:
+            DataError: If nothing could be learnt from them.
+        """
+
+    def _dataset_options(self) -> dict[str, Any]:
+        self.reader.findings = self.findings if self.findings.collect else None
+        return {"class_names": self.class_names, "class_colors": self.class_colors, "reader": self.reader}
+
     def setup(self, stage: str | None = None) -> None:
         """Builds the datasets of a stage: fit, validate, test, predict, or all of them."""
         stage = getattr(stage, "value", stage)  # Lightning passes an enumeration's value, people the enumeration
+        self._take_channels()
         if stage in (None, "fit") and "train" not in self.datasets:
             self.datasets["train"] = self._filled(self.build_dataset(self.train_split, train=True), self.train_split)
-        if stage in (None, "fit", "validate") and "val" not in self.datasets:
-            self.datasets["val"] = self._filled(self.build_dataset(self.val_split, train=False), self.val_split)
+            if "val" not in self.datasets:
+                self.datasets["val"] = self.build_validation_dataset()
+            self._separate(self.datasets["train"], self.datasets["val"])
+            self.check_labels(self.datasets["train"])
+        if stage in (None, "validate") and "val" not in self.datasets:
+            self.datasets["val"] = self.build_validation_dataset()
         if stage in (None, "test") and "test" not in self.datasets:
-            split = self.test_split or self.val_split
-            self.datasets["test"] = self._filled(self.build_dataset(split, train=False), split)
+            split = self.test_split
+            self.datasets["test"] = (
+                self.build_validation_dataset()
+                if split is None
+                else self._filled(self.build_dataset(split, train=False), split)
+            )
         if stage in (None, "predict") and "predict" not in self.datasets:
             self.datasets["predict"] = self.build_predict_dataset()
+        self.findings.report()
+
+    def build_validation_dataset(self) -> VisionDataset:
+        """The validation split, or with ``val_fraction`` its part of the training split.
+
+        Raises:
+            DataError: If it has no samples.
+        """
+        if self.val_fraction is None:
+            return self._filled(self.build_dataset(self.val_split, train=False), self.val_split)
+        dataset = self._filled(self.build_dataset(self.train_split, train=False), self.train_split)
+        names = [os.path.relpath(path, self.root) for path in dataset.paths()]
+        try:
+            dataset.select(choose_validation(names, self.val_fraction, self.val_seed, dataset.strata()))
+        except ValueError as error:
+            raise DataError(f"{self.root}: val_fraction={self.val_fraction}: {error}.") from error
+        return dataset
+
+    def _separate(self, train: VisionDataset, val: VisionDataset) -> None:
+        """Takes the images of validation out of training, or refuses to train where nobody asked for that."""
+        if self.val_fraction is not None:
+            evaluated = set(val.paths())
+            train.select([position for position, path in enumerate(train.paths()) if path not in evaluated])
+            self._filled(train, self.train_split)
+            return
+        both = shared_images(train.paths(), val.paths())
+        if both:
+            raise DataError(
+                f"{self.root}: {len(both)} of the {len(val)} images of val_split={self.val_split!r} are images of "
+                f"train_split={self.train_split!r} (such as {both[0]}), so the metrics would say nothing about new "
+                "images; set val_fraction (such as 0.2) to keep a part of the training images for validation, or give "
+                "val_split other ones."
+            )
+
+    def _take_channels(self) -> None:
+        model = getattr(self.trainer, "lightning_module", None)
+        wanted = getattr(model, "hparams", {}).get("in_chans") if model is not None else None
+        if wanted is None or wanted == self.channels:
+            return
+        if self.in_chans is not None or wanted not in (1, 3):
+            raise ValueError(
+                f"the model takes images of {wanted} channels (model.in_chans), the data gives {self.channels} "
+                "(data.in_chans: 1, grey, or 3)."
+            )
+        self.in_chans = wanted
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images, 1 or 3."""
+        return self.in_chans or 3
 
     def _filled(self, dataset: VisionDataset, split: str) -> VisionDataset:
         if len(dataset) == 0:
@@ -265,16 +260,10 @@ class VisionDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            progress=self._trained_batches,
+            progress=self.trained_batches,
+            position=self.take_stored_position,
             **self._options(),
         )
-
-    def _trained_batches(self) -> int | None:
-        trainer = self.trainer
-        if trainer is None:
-            return None
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
 
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)

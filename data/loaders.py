@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,8 +31,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Makes the batch that the tasks expect (``docs/architecture.md``) from the samples of one dataset.
 
     Classification images are stacked. Segmentation images of different sizes are padded at the bottom and the right,
-    images with 0 (the mean, once normalised) and masks with 255; ``size`` holds their sizes before that. Detection
-    images stay a list.
+    images with 0 (the mean, once normalised) and masks with 255; ``size`` holds the images' sizes before that, and
+    ``mask_size`` those of the masks where they differ (evaluation compares with the stored label map). Detection images
+    stay a list.
 
     Args:
         samples: Non-empty; all from one dataset.
@@ -54,6 +56,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         batch["size"] = [tuple(image.shape[-2:]) for image in batch["image"]]
         batch["image"] = _pad(batch["image"], 0)
         if "mask" in batch:
+            sizes = [tuple(mask.shape[-2:]) for mask in batch["mask"]]
+            if sizes != batch["size"]:
+                batch["mask_size"] = sizes
             batch["mask"] = _pad(batch["mask"], IGNORE_INDEX)
     return batch
 
@@ -86,12 +91,21 @@ class TrainLoader(DataLoader[Any]):
         *args: As for ``torch.utils.data.DataLoader``.
         progress: How many batches of this epoch were trained on, or None if nobody knows. It differs from the number
             handed out when training stops inside a step. By default, what was handed out.
+        position: Asked once an iteration starts: a state to go on from that was not given to ``load_state_dict``, or
+            None.
         **kwargs: As for ``torch.utils.data.DataLoader``.
     """
 
-    def __init__(self, *args: Any, progress: Callable[[], int | None] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        progress: Callable[[], int | None] | None = None,
+        position: Callable[[], dict[str, int] | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._progress = progress
+        self._position = position
         self._handed_out = 0
         self._resume: dict[str, int] | None = None
 
@@ -99,15 +113,18 @@ class TrainLoader(DataLoader[Any]):
         # A generator: nothing happens before the first batch is asked for. Lightning calls iter() before it sets the
         # epoch, and workers would already fetch the wrong epoch's samples.
         skip = self._batches_to_skip()
+        self._handed_out = skip
+        unread = skip
         if isinstance(self.sampler, TrainSampler):
             self.sampler.start = skip * (self.batch_size or 1)
-        self._handed_out = skip
-        for batch in super().__iter__():
+            unread = 0
+        for batch in itertools.islice(super().__iter__(), unread, None):
             self._handed_out += 1
             yield batch
 
     def _batches_to_skip(self) -> int:
-        resume, self._resume = self._resume, None
+        stored = self._position() if self._position is not None else None
+        resume, self._resume = self._resume or stored, None
         if resume is None or resume["epoch"] != self._plan()["epoch"]:
             return 0
         changed = [key for key, value in self._plan().items() if resume.get(key) != value]

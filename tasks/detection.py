@@ -19,15 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.backbones import create_backbone
-from dyvision.layers import CoefficientBranch
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
 from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
-from dyvision.tasks.metrics.coco import CocoEvaluator
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from dyvision.tasks.metrics.coco import CocoEvaluator, drop_not_finite
+from dyvision.tasks.metrics.coco_backend import load_backend
 
 
 class DetectionTask(BaseTask):
@@ -55,6 +53,8 @@ class DetectionTask(BaseTask):
         detections_per_image: Most detections kept per image; None for the head's default.
         freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
             and few images per process); coefficient branches still update theirs.
+        coco_eval: What computes COCO's numbers: ``"pycocotools"``, or ``"faster-coco-eval"``, which agrees and is
+            several times faster (``pip install 'dyvision[fast-eval]'``).
         results_dir: Folder of the results files; None for the run's folder.
         layer_kwargs: Arguments of the layer.
         policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
@@ -63,6 +63,8 @@ class DetectionTask(BaseTask):
         backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
         class_names: Names of the classes; from the data if None.
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: COCO category id of each class; from the data if None.
@@ -102,6 +104,7 @@ class DetectionTask(BaseTask):
         nms_threshold: float | None = None,
         detections_per_image: int | None = None,
         freeze_norm: bool = False,
+        coco_eval: str = "pycocotools",
         results_dir: str | None = None,
         layer_kwargs: dict[str, Any] | None = None,
         policy: str | list[str] | None = None,
@@ -110,6 +113,7 @@ class DetectionTask(BaseTask):
         backbone_kwargs: dict[str, Any] | None = None,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
@@ -132,6 +136,7 @@ class DetectionTask(BaseTask):
     def check_arguments(self) -> None:
         """Check head and detector settings before the data is read."""
         check_head(self.hparams.head)
+        load_backend(self._coco_eval)
         self._config()
 
     def _config(self) -> DetectorConfig:
@@ -157,7 +162,7 @@ class DetectionTask(BaseTask):
     def build_metric(self, num_classes: int) -> CocoEvaluator:
         """COCO's evaluation with the data's categories; without any they are called 1, 2, ..."""
         names = self.hparams.class_names or [str(class_id) for class_id in self._class_ids]
-        return CocoEvaluator(self._class_ids, names, masks=self._detector.predicts_masks)
+        return CocoEvaluator(self._class_ids, names, masks=self._detector.predicts_masks, backend=self._coco_eval)
 
     def setup(self, stage: str) -> None:
         """Take the classes from the data; results have the category ids of the data they are compared with."""
@@ -165,17 +170,20 @@ class DetectionTask(BaseTask):
         if class_ids:
             self.hparams.class_ids = [int(class_id) for class_id in class_ids]
         super().setup(stage)
+        masks = getattr(getattr(self.trainer, "datamodule", None), "masks", True)
+        if stage != "predict" and not masks and self._detector.predicts_masks:
+            raise ValueError(
+                f"head={self.hparams.head!r} learns from masks and is evaluated on them; set data.masks to true."
+            )
+
+    @property
+    def backbone_network(self) -> nn.Module:
+        """The backbone, without pyramid and head."""
+        return self._detector.backbone
 
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters of the backbone, without pyramid and head."""
-        return self._detector.backbone.parameters()
-
-    def train(self, mode: bool = True) -> DetectionTask:
-        """Switch to training, with ``freeze_norm`` except for the backbone's BatchNorm."""
-        super().train(mode)
-        if mode and self.hparams.freeze_norm and self.network is not None:
-            freeze_norm(self._detector.backbone)
-        return self
+        return self.backbone_network.parameters()
 
     @property
     def _detector(self) -> Detector:
@@ -184,6 +192,10 @@ class DetectionTask(BaseTask):
     @property
     def _class_ids(self) -> list[int]:
         return list(self.hparams.class_ids or range(1, self.hparams.num_classes + 1))
+
+    @property
+    def _coco_eval(self) -> str:
+        return str(self.hparams.get("coco_eval") or "pycocotools")
 
     # Running.
 
@@ -221,7 +233,7 @@ class DetectionTask(BaseTask):
             image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks`` ``[N, H, W]`` (bool).
         """
         self.require(batch, ("image", "path", "image_id", "original_size"))
-        found = self._detect(batch["image"], batch["original_size"])
+        found = [drop_not_finite(one)[0] for one in self._detect(batch["image"], batch["original_size"])]
         predictions = [{name: value.cpu() for name, value in one.items()} for one in found]
         kept = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
         return {**kept, "predictions": predictions}
@@ -271,15 +283,3 @@ class DetectionTask(BaseTask):
         """Where evaluation writes its results files: ``results_dir``, or the run's folder."""
         chosen = self.hparams.results_dir or self.trainer.log_dir or self.trainer.default_root_dir
         return Path(chosen)
-
-
-def freeze_norm(backbone: nn.Module) -> None:
-    """Put BatchNorm into evaluation mode, but not inside coefficient branches.
-
-    Those have no pretrained statistics to keep.
-    """
-    branches = [module for module in backbone.modules() if isinstance(module, CoefficientBranch)]
-    free = {id(module) for branch in branches for module in branch.modules()}
-    for module in backbone.modules():
-        if isinstance(module, _BATCH_NORMS) and id(module) not in free:
-            module.eval()

@@ -1,7 +1,8 @@
 """Semantic segmentation of Cityscapes-like data.
 
 A batch has ``image`` float ``[B, C, H, W]`` (normalised) and ``mask`` int64 ``[B, H, W]`` with classes from 0, and
-``ignore_index`` (255) where there is no label; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
+``ignore_index`` (255) where there is no label; ``mask_size`` (list of ``(H, W)``) where label maps are not of the images'
+size; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
 ``train/loss``, ``val/loss`` (lower is better); ``val/mIoU``, ``val/pixel_accuracy`` and ``val/IoU/<class>`` (higher is
 better), from one confusion matrix of the whole set; the same with ``test/``.
 """
@@ -79,6 +80,10 @@ class SegmentationTask(BaseTask):
         backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
+            and few images per process); coefficient branches still update theirs.
         class_names: Names of the classes; from the data if None.
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: The data set's own number of each class, used in saved label maps; from the data if None.
@@ -124,6 +129,8 @@ class SegmentationTask(BaseTask):
         backbone_kwargs: dict[str, Any] | None = None,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
+        freeze_norm: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
@@ -171,9 +178,14 @@ class SegmentationTask(BaseTask):
         """One confusion matrix per evaluation."""
         return SegmentationMetrics(num_classes, self.hparams.class_names, self.hparams.ignore_index)
 
+    @property
+    def backbone_network(self) -> nn.Module:
+        """The backbone, without heads."""
+        return self._segmenter.backbone
+
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters of the backbone."""
-        return self._segmenter.backbone.parameters()
+        return self.backbone_network.parameters()
 
     def _build_loss(self) -> nn.Module:
         component = parse_component(self.hparams.loss, "loss")
@@ -202,8 +214,9 @@ class SegmentationTask(BaseTask):
         metric = cast(SegmentationMetrics, self.metrics[stage])
         mean = cast(WeightedMean, self.losses[stage])
         for index, logits in self._segment(batch):
-            height, width = _sizes(batch, "size", index, batch["mask"][index].shape)
             # labels may be finer than the image that the network saw; they are what counts
+            own = "mask_size" if "mask_size" in batch else "size"
+            height, width = _sizes(batch, own, index, batch["mask"][index].shape)
             mask = batch["mask"][index : index + 1, :height, :width]
             logits = resize_logits(logits, _size(mask))
             paths = batch["path"][index : index + 1] if "path" in batch else ()

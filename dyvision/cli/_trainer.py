@@ -7,75 +7,29 @@ config files < model of the checkpoint < command line.
 
 from __future__ import annotations
 
-import shlex
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
-from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._resume import kept_options
+from dyvision.cli._run import TrainingRun
+from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
+from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 
-#: task name -> (LightningModule, LightningDataModule)
-TASKS = {
-    "classification": ("ClassificationTask", "ImageFolderDataModule"),
-    "segmentation": ("SegmentationTask", "CityscapesDataModule"),
-    "detection": ("DetectionTask", "COCODataModule"),
-}
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
-
-
-@dataclass
-class Request:
-    """What was asked for, before the options themselves are parsed.
-
-    Attributes:
-        layers: ``(where it comes from, content)`` of every config, bases first.
-        checkpoint: Content of ``--ckpt_path``, without weights; empty if none was given.
-        typed: The remaining command line.
-    """
-
-    layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
-    checkpoint: dict[str, Any] = field(default_factory=dict)
-    typed: list[str] = field(default_factory=list)
-
-    @property
-    def task(self) -> str:
-        """Name of the task: typed, else from the last config that has one, else from the checkpoint."""
-        named = _option(self.typed, "--task")
-        for _, content in reversed(self.layers):
-            named = named or content.get("task")
-        named = named or self.checkpoint.get("task")
-        if named is None:
-            raise ValueError(
-                f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
-            )
-        if named not in TASKS:
-            raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
-        made = self.checkpoint.get("task")
-        if made not in (None, named):
-            raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
-        return str(named)
-
-    def names_class(self, section: str) -> bool:
-        """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
-        given = any("class_path" in (content.get(section) or {}) for _, content in self.layers)
-        return (
-            given
-            or _option(self.typed, f"--{section}.class_path") is not None
-            or _option(self.typed, f"--{section}") is not None
-        )
 
 
 class TaskCLI(cli.LightningCLI):
@@ -88,6 +42,7 @@ class TaskCLI(cli.LightningCLI):
 
     def __init__(self, command: str, request: Request) -> None:
         self.command, self.request = command, request
+        self.run: TrainingRun | None = None
         model, data = TASKS[request.task]
         self.custom = {section: request.names_class(section) for section in ("model", "data")}
         super().__init__(
@@ -95,7 +50,7 @@ class TaskCLI(cli.LightningCLI):
             datamodule_class=LightningDataModule if self.custom["data"] else getattr(data_package, data),
             subclass_mode_model=self.custom["model"],
             subclass_mode_data=self.custom["data"],
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"prog": f"dyvision {command}", "exit_on_error": False},
             args=[],
@@ -114,16 +69,18 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", instantiate=False)
         monitor = getattr(self._model_class, "monitor", None)
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.monitor": monitor, "checkpoint.mode": "max"})
+        parser.add_class_arguments(LastCheckpoint, "last", skip={"dirpath"}, instantiate=False)
 
     def parse_arguments(self, parser: cli.LightningArgumentParser, args: Any) -> None:
         """Check all keys, then parse configs, checkpoint and command line in the order of precedence."""
         known = list(vars(parser.get_defaults().as_flat()))
-        _check_keys(self.request, known, free=[section for section, custom in self.custom.items() if custom])
-        data, model = _checkpoint_sections(self.request, known)
-        contents = [data, *(content for _, content in self.request.layers), model]
+        check_keys(self.request, known, free=[section for section, custom in self.custom.items() if custom])
+        data, model = checkpoint_sections(self.request, known)
+        kept = kept_options(self.request.checkpoint) if self.command == "fit" else {}
+        contents = [data, kept, *(content for _, content in self.request.layers), model]
         with tempfile.TemporaryDirectory() as folder:
             arguments = []
             for number, content in enumerate(contents):
@@ -141,23 +98,43 @@ class TaskCLI(cli.LightningCLI):
             ensure_sample_data(Path(self.config.sample_data))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
+        """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
         from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
 
-        trainer = self.config_init.trainer
-        if trainer.logger in (None, True) and not trainer.fast_dev_run:
-            root = Path(trainer.default_root_dir or "runs")
-            board = TensorBoardLogger(root, name=self.config.task, default_hp_metric=False)
-            kwargs["logger"] = [board, CSVLogger(root, name=self.config.task, version=board.version)]
-        added: list[Callback] = []
-        if self.command in ("fit", "quickstart"):
-            added.append(data_package.FinishEpoch())
+        options = {**self.config_init.trainer, **kwargs}
+        trains = self.command in ("fit", "quickstart")
+        if trains and not options["fast_dev_run"]:
+            self.run = TrainingRun(self.config.as_dict(), self.parser.dump(self.config, skip_none=False), self.request)
+            if options["logger"] in (None, True):
+                options["logger"] = self.run.loggers()
+        added: list[Callback] = self.run.callbacks() if self.run is not None else []
+        if self.run is None:
+            options["logger"] = options["logger"] if options["logger"] is not True else None
+            options["logger"] = options["logger"] or False
+            options["enable_checkpointing"] = False
+            added += [StopOnSignal()] if trains else []
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
             added.append(PredictionWriter(self.config.output or "predictions"))
-        kwargs["callbacks"] = [*(trainer.callbacks or []), *added]
-        return super().instantiate_trainer(**kwargs)
+        options["callbacks"] = [*added, *(options["callbacks"] or [])]
+        options["plugins"] = _with_checkpoint_io(options)
+        trainer = Trainer(**options)
+        if self.run is not None:
+            self.run.complete(trainer)
+        return trainer
+
+
+def _with_checkpoint_io(options: Mapping[str, Any]) -> list[Any]:
+    """The trainer's plugins and the writer of checkpoints, except where the strategy writes its own kind."""
+    plugins = options["plugins"]
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins is not None else []
+    strategy = options["strategy"]
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    writes_its_own = any(kind in name.lower() for kind in ("fsdp", "deepspeed", "modelparallel", "xla"))
+    if writes_its_own or any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        return plugins
+    return [*plugins, AtomicCheckpointIO()]
 
 
 def ensure_sample_data(root: Path, seed: int = 0) -> None:
@@ -189,101 +166,52 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     """
     silence_advice()
     command_line = TaskCLI(command, read_request(arguments))
-    run = getattr(command_line.trainer, command)
+    trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
+    if path is None and command != "fit":
+        _refuse_random_weights(command, command_line)
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
-    run(
-        command_line.model,
-        datamodule=command_line.datamodule,
-        ckpt_path=command_line.config.ckpt_path,
-        weights_only=True,
-        **extra,
-    )
+    try:
+        getattr(trainer, command)(
+            command_line.model, datamodule=command_line.datamodule, ckpt_path=path, weights_only=True, **extra
+        )
+    except BaseException as error:
+        status = _stopped(error, trainer)
+        if command_line.run is not None and trainer.global_step > 0:
+            command_line.run.messages.how_to_go_on(trainer)
+        if status is not None:
+            raise SystemExit(status) from error
+        raise
+    else:
+        if command_line.run is not None:
+            command_line.run.messages.finished(trainer)
+    finally:
+        if command_line.run is not None:
+            command_line.run.release(trainer)
     return command_line
 
 
-def read_request(arguments: Sequence[str]) -> Request:
-    """Split a command line into configs, checkpoint and typed options.
+def _stopped(error: BaseException, trainer: Trainer) -> int | None:
+    """The exit status of a run that was stopped from outside; None for an error."""
+    if isinstance(error, Stopped):
+        return error.status
+    stopper = next((callback for callback in _callbacks(trainer) if isinstance(callback, StopOnSignal)), None)
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the former into the latter
+        return 128 + (stopper.signum if stopper is not None and stopper.signum else signal.SIGINT)
+    return None
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _refuse_random_weights(command: str, command_line: TaskCLI) -> None:
+    """Evaluate a network only if it was trained: by a checkpoint, or a classifier with published weights.
 
     Raises:
-        FileNotFoundError: If a config or the checkpoint does not exist.
-        ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
+        ValueError: If its weights, or those of its head, are random.
     """
-    request = Request()
-    pending = list(arguments)
-    while pending:
-        argument = pending.pop(0)
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-c"):
-            if not equals and not pending:
-                raise ValueError("--config needs a file or a packaged name; see 'dyvision list configs'")
-            request.layers += load_layers(value if equals else pending.pop(0))
-        else:
-            request.typed.append(argument)
-    checkpoint = _option(request.typed, "--ckpt_path")
-    if checkpoint is not None and checkpoint not in ("last", "best", "hpc"):
-        request.checkpoint = _read_checkpoint(Path(checkpoint))
-    return request
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """Return the last value given for an option as ``--name value`` or ``--name=value``."""
-    found = None
-    for argument, following in zip(arguments, [*arguments[1:], "", ""], strict=False):
-        if argument == name:
-            found = following
-        elif argument.startswith(f"{name}="):
-            found = argument.partition("=")[2]
-    return found
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"--ckpt_path {path}: not a checkpoint of dyvision ({type(error).__name__})") from error
-    return {
-        "task": content.get("task"),
-        "model": dict(content.get("hyper_parameters") or {}),
-        "data": dict(content.get("datamodule_hyper_parameters") or {}),
-    }
-
-
-def _check_keys(request: Request, known: list[str], free: list[str]) -> None:
-    """Report every key that does not exist, with the nearest one, in one error."""
-    known = [*known, *free]
-    wrong = [
-        f"{path.name}: {key!r}{closest(key, known)}"
-        for path, content in request.layers
-        for key in unknown_keys(content, known)
-    ]
-    groups = option_groups(known)
-    for argument in request.typed:
-        key = argument.partition("=")[0].removeprefix("--").removesuffix("+")
-        if not argument.startswith("--") or key in ("help", "print_config") or key.endswith(".help") or key in groups:
-            continue
-        below_option = any(key.startswith(f"{option}.") for option in known)
-        negative = key.removeprefix("no_") in known
-        if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{closest(key, known)}")
-    if wrong:
-        raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
-
-
-def _checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a checkpoint contributes: its data below the configs, its model above them."""
-    sections = {
-        section: {
-            name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known
-        }
-        for section in ("data", "model")
-    }
-    for path, content in request.layers:
-        for name, value in (content.get("model") or {}).items():
-            kept = sections["model"].get(name, value)
-            if kept != value and _option(request.typed, f"--model.{name}") is None:
-                typed = shlex.quote(f"--model.{name}={value}")
-                given = f"not {value!r} as in {path.name} (type {typed} to change it)"
-                print(f"model.{name} is {kept!r} as in the checkpoint, {given}")
-    return {"data": sections["data"]}, {"model": sections["model"]}
+    pretrained = command_line.config.model.get("pretrained") and command_line.request.task == "classification"
+    if not command_line.custom["model"] and not pretrained:
+        also = " (or --model.pretrained true)" if command_line.request.task == "classification" else ""
+        raise ValueError(f"{command} needs trained weights: give --ckpt_path FILE, or last or best of the runs{also}")

@@ -5,6 +5,7 @@ See :mod:`dyvision.layers.fdconv` for paper and official files.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._frequency import conv1d_size
-from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._initialise import FAN_OUT, InitialisedConv1d, reset_children
+from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
 
 
 class FDConvCoefficients(NamedTuple):
@@ -63,22 +65,27 @@ class KernelModulation(CoefficientBranch):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         out_channels, _, height, width = kernel_shape
         self.kernel_shape, taps = kernel_shape, height * width
-        self.fc = PreciseLinear(in_channels, hidden, bias=False, **dd)
+        self.fc = PreciseLinear(in_channels, hidden, bias=False, initializer=FAN_OUT, **dd)
         self.bn = GuardedBatchNorm1d(hidden, **dd)
         # StarReLU: scale * relu(z)^2 + shift
         self.star_scale = nn.Parameter(torch.empty(1, **dd))
         self.star_shift = nn.Parameter(torch.empty(1, **dd))
 
-        def head(outputs: int, wanted: bool) -> PreciseLinear | None:
-            return PreciseLinear(hidden, outputs, **dd) if wanted else None
+        near_zero = partial(nn.init.normal_, std=1e-6)
+
+        def head(outputs: int, wanted: bool, initializer: Any = near_zero) -> PreciseLinear | None:
+            return PreciseLinear(hidden, outputs, initializer=initializer, **dd) if wanted else None
 
         self.channel_fc = head(in_channels, axes)
-        self.filter_fc = head(out_channels, axes)
+        self.filter_fc = head(out_channels, axes, FAN_OUT)
         self.spatial_fc = head(taps, axes and taps > 1)
         self.kernel_fc = head(num_gates, num_gates > 1)
         self.norm = nn.LayerNorm(in_channels, **dd) if local else None
         size = conv1d_size(in_channels)
-        self.local_conv = nn.Conv1d(1, out_channels * taps, size, bias=False, **dd) if local else None
+        start = partial(nn.init.constant_, val=1e-6)
+        self.local_conv = (
+            InitialisedConv1d(1, out_channels * taps, size, bias=False, initializer=start, **dd) if local else None
+        )
 
     @property
     def heads(self) -> tuple[PreciseLinear | None, ...]:
@@ -89,19 +96,7 @@ class KernelModulation(CoefficientBranch):
         """Gates near one, apart from the filter gates; see the docstring of :mod:`dyvision.layers.fdconv`."""
         nn.init.ones_(self.star_scale)
         nn.init.zeros_(self.star_shift)
-        self.bn.reset_parameters()
-        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
-        for head in self.heads:
-            if head is None:
-                continue
-            nn.init.zeros_(head.bias)
-            if head is self.filter_fc:
-                nn.init.kaiming_normal_(head.weight, mode="fan_out", nonlinearity="relu")
-            else:
-                nn.init.normal_(head.weight, std=1e-6)
-        if self.norm is not None and self.local_conv is not None:
-            self.norm.reset_parameters()
-            nn.init.constant_(self.local_conv.weight, 1e-6)
+        reset_children(self)
 
     def zero_(self) -> None:
         """Make all logits zero, without gradient."""
@@ -115,23 +110,29 @@ class KernelModulation(CoefficientBranch):
     def predict(self, pooled: Tensor) -> FDConvCoefficients:
         """Map ``[B, C_in]`` to the logits of the gates, before the layer's temperatures and activations."""
         dtype = pooled.dtype
-        # the parameters of a model in half precision: the norm computes in their type, which its statistics have
-        hidden = torch.relu(self.bn(self.fc(pooled).to(self.fc.weight.dtype))).to(dtype).square()
+        hidden = torch.relu(apply_norm(self.bn, self.fc(pooled))).square()
         hidden = self.star_scale.to(dtype) * hidden + self.star_shift.to(dtype)
         channel, filters, spatial, kernel = (None if head is None else head(hidden) for head in self.heads)
-        kernel = hidden.new_zeros(len(hidden), 1) if kernel is None else kernel
+        kernel = hidden.new_zeros(hidden.shape[0], 1) if kernel is None else kernel
         return FDConvCoefficients(channel, filters, spatial, kernel, self._local(pooled))
 
     def _local(self, pooled: Tensor) -> Tensor | None:
         """Logits of the weights ``[B, C_out, C_in/groups, k, k]``; each group keeps its own inputs."""
         if self.norm is None or self.local_conv is None:
             return None
-        norm, dtype = self.norm, pooled.dtype
-        rows = F.layer_norm(pooled, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        weight = self.local_conv.weight.to(dtype)
+        rows = self._normalise(self.norm, pooled)
+        weight = self.local_conv.weight.to(pooled.dtype)
         local = F.conv1d(rows[:, None], weight, padding=weight.shape[2] // 2)
         out_channels, inputs, height, width = self.kernel_shape
         groups = local.shape[2] // inputs
         split = local.view(-1, groups, out_channels // groups, height, width, groups, inputs)
         own = split.squeeze(5).squeeze(1) if groups == 1 else split.diagonal(dim1=1, dim2=5).movedim(-1, 1)
         return own.reshape(-1, out_channels, height, width, inputs).movedim(-1, 2)
+
+    @staticmethod
+    def _normalise(norm: nn.Module, pooled: Tensor) -> Tensor:
+        if type(norm) is not nn.LayerNorm or not norm.elementwise_affine:
+            return apply_norm(norm, pooled)
+        # the parameters of a model in half precision, but not the rows: unlike a BatchNorm it has no statistics
+        weight, bias = norm.weight.to(pooled.dtype), None if norm.bias is None else norm.bias.to(pooled.dtype)
+        return F.layer_norm(pooled, norm.normalized_shape, weight, bias, norm.eps)

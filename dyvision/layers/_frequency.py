@@ -16,15 +16,15 @@ from dyvision.layers._branch import CoefficientBranch
 ACTIVATIONS = ("sigmoid", "tanh", "softmax")
 
 
-def frequency_order(height: int, width: int) -> Tensor:
+def frequency_order(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
     """Sort the frequencies of ``rfft2`` over ``[height, width]`` by radius, stably and in exact arithmetic.
 
     Returns:
         Flat indices into ``[height, width // 2 + 1]``.
     """
-    rows = torch.arange(height)
+    rows = torch.arange(height, device=device)
     rows = torch.minimum(rows, height - rows)
-    columns = torch.arange(width // 2 + 1)
+    columns = torch.arange(width // 2 + 1, device=device)
     # the squared radius (r / height)^2 + (c / width)^2 as an integer: no rounding, the same ties everywhere
     radius = (rows * width).square()[:, None] + (columns * height).square()
     return torch.argsort(radius.flatten(), dim=0, stable=True)
@@ -104,15 +104,20 @@ class BandGates(CoefficientBranch):
         # band by band, the groups of each side by side
         self.weight = nn.Parameter(torch.empty(count * groups, in_channels // groups, kernel_size, kernel_size, **dd))
         self.bias = nn.Parameter(torch.empty(count * groups, **dd))
-        # in float32 and with the 1e-8 of the official code: there 0.5/4 and 0.5/8 still belong to the lower band
-        rows = torch.fft.fftfreq(mask_size[0], dtype=torch.float32, device=device).abs()
-        columns = torch.fft.rfftfreq(mask_size[1], dtype=torch.float32, device=device)
-        radius = torch.maximum(rows[:, None], columns)
-        masks = torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in divisors])
+        self.divisors = tuple(divisors)
+        masks = torch.empty(len(divisors), mask_size[0], mask_size[1] // 2 + 1, dtype=torch.bool, device=device)
         self.register_buffer("masks", masks, persistent=False)
+        self.mask_size = (mask_size[0], mask_size[1])
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, 1e-6), bias 0: the gates start at one."""
+        """N(0, 1e-6), bias 0: the gates start at one. The masks are constants."""
+        # in float32 and with the 1e-8 of the official code: there 0.5/4 and 0.5/8 still belong to the lower band
+        device = self.masks.device
+        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device=device).abs()
+        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device=device)
+        radius = torch.maximum(rows[:, None], columns)
+        self.masks.copy_(torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors]))
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.zeros_(self.bias)
 

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._arguments import check_between, check_positive, check_temperature
+from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._frequency import (
     ACTIVATIONS,
@@ -104,9 +105,9 @@ class FDConv2d(DynamicConv2d):
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_positive("param_ratio", param_ratio)
-        if not 0 < reduction <= 1:
-            raise ValueError(f"reduction must be in (0, 1], got {reduction!r}")
-        numbers = {"temperature": temperature, "gate_scale": gate_scale, "param_reduction": param_reduction}
+        check_between("reduction", reduction, 1)
+        check_temperature(temperature)
+        numbers = {"gate_scale": gate_scale, "param_reduction": param_reduction}
         numbers["kernel_temperature"] = temperature if kernel_temperature is None else kernel_temperature
         for name, value in numbers.items():
             if not 0 < value < math.inf:
@@ -120,6 +121,7 @@ class FDConv2d(DynamicConv2d):
         if not spectral and param_reduction < 1:
             raise ValueError("spectral=False has parameters for all frequencies: param_reduction must be at least 1")
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.initial_temperature = float(temperature)
         self.num_kernels, self.param_ratio, self.param_reduction = num_kernels, param_ratio, param_reduction
         self.gate_scale, self.activation, self.local_activation = gate_scale, activation, local_activation
         #: how many times hotter the gates of frequency groups are
@@ -130,7 +132,7 @@ class FDConv2d(DynamicConv2d):
         self.spectral = spectral and self.is_dynamic
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; fixed, but a buffer like the temperatures that are annealed
-        self.register_buffer("temperature", torch.full((), float(temperature), device=dd["device"]))
+        self.register_buffer("temperature", torch.empty((), device=dd["device"]))
         if not self.spectral:
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         if self.is_dynamic:
@@ -143,8 +145,7 @@ class FDConv2d(DynamicConv2d):
                 places = (self.kept,) if param_reduction < 1 else self.plane
                 spectra = (param_ratio,) if param_ratio > 1 else ()
                 self.dft_weight = nn.Parameter(torch.empty(*spectra, *places, 2, **dd))
-            order = frequency_order(out_channels * height, inputs * width).int()
-            self.register_buffer("order", order.to(dd["device"]))
+            self.register_buffer("order", torch.empty(math.prod(self.plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
             count, axes = num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
@@ -153,7 +154,11 @@ class FDConv2d(DynamicConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise kernel and bias like ``nn.Conv2d``, gates as in the branches."""
+        """Initialise kernel and bias like ``nn.Conv2d``, gates as in the branches; T as at first."""
+        self.temperature.fill_(self.initial_temperature)
+        if self.is_dynamic:
+            out_channels, inputs, height, width = self.kernel_shape
+            self.order.copy_(frequency_order(out_channels * height, inputs * width, self.order.device))
         weight = torch.empty(self.kernel_shape, device=next(self.parameters()).device)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -221,6 +226,10 @@ class FDConv2d(DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
+    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """See the base class."""
+        return [self.dft_weight if self.spectral else self.weight], [] if self.bias is None else [self.bias]
+
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""
         return f"{super().extra_repr()}, " + (f"num_kernels={self.num_kernels}" if self.is_dynamic else "static")
@@ -242,7 +251,7 @@ class FDConv2d(DynamicConv2d):
         # the small gates first: fewer products of the kernels' size
         outer = None
         if gates.channel is not None and gates.filter is not None:
-            inputs = gates.channel.view(len(kernels), self.groups, 1, -1)
+            inputs = gates.channel.view(kernels.shape[0], self.groups, 1, -1)
             inputs = inputs.expand(-1, -1, self.out_channels // self.groups, -1).flatten(1, 2)
             outer = (gates.filter[..., None] * inputs)[..., None, None]
         if gates.spatial is not None:
@@ -252,7 +261,7 @@ class FDConv2d(DynamicConv2d):
 
     def _spectra(self, gates: Tensor) -> Tensor:
         """Weight the frequencies by ``gates [B, r n]`` and sum them: complex ``[B, O k, I k // 2 + 1]``."""
-        batch, spectra, order = len(gates), self.param_ratio, self.order[: self.kept].long()
+        batch, spectra, order = gates.shape[0], self.param_ratio, self.order[: self.kept].long()
         weight = self.dft_weight if self.spectral else spectrum_of(self.weight)
         # FFTs know no half precision
         dtype = torch.promote_types(torch.promote_types(weight.dtype, gates.dtype), torch.float32)
