@@ -42,10 +42,10 @@ def _profile(options: argparse.Namespace) -> None:
     import json
 
     import torch
-    from rich.console import Console
 
     from dyvision.analysis import profile
     from dyvision.backbones import create_model
+    from dyvision.tables import make_console
 
     try:
         device = torch.device(options.device)
@@ -63,9 +63,7 @@ def _profile(options: argparse.Namespace) -> None:
     if options.json == Path("-"):
         print(text)
     else:
-        console = Console()
-        # piped into a file, a table of 80 columns would break every line
-        console = console if console.is_terminal else Console(width=140)
+        console = make_console()
         console.print(result.table())
         console.print(f"{name}: {result}", soft_wrap=True, highlight=False)
         if options.json is not None:

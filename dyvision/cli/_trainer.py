@@ -103,9 +103,7 @@ class TaskCLI(cli.LightningCLI):
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
-                raise ValueError(
-                    f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}"
-                )
+                raise ValueError(f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}")
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
 
