@@ -133,7 +133,28 @@ def _replace_sharing_kernels(
         if preserve_outputs:  # not before: sharing initialises anew
             with torch.no_grad():
                 layers[site.name].load_static(site.conv.weight, site.conv.bias)
+            layers[site.name].freeze_like(site.conv)
         _replace(model, site, layers[site.name])
+    trained = {
+        id(kernel)
+        for site in sites
+        if site.conv.weight.requires_grad
+        for kernel in layers[site.name].kernels_and_biases()[0]
+    }
+    mixed = [site.name for site in sites if not site.conv.weight.requires_grad and _thaw(layers[site.name], trained)]
+    if mixed and preserve_outputs:
+        warnings.warn(
+            f"{', '.join(mixed[:3])} were frozen, but share kernels with convolutions that train: these kernels train",
+            stacklevel=3,
+        )
+
+
+def _thaw(layer: DynamicConv2d, trained: set[int]) -> bool:
+    """Let the kernels of a layer train that others, which train, share with it; whether there are any."""
+    kernels = [kernel for kernel in layer.kernels_and_biases()[0] if id(kernel) in trained]
+    for kernel in kernels:
+        kernel.requires_grad_(True)
+    return bool(kernels)
 
 
 def _try_trace(

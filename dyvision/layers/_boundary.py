@@ -35,7 +35,7 @@ def at_boundary(forward: Forward) -> Forward:
     @functools.wraps(forward)
     def guarded(self: DynamicConv2d, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(x, Tensor) and x.ndim == 4:
-            if torch._C._is_tracing():  # shapes are recorded, not compared
+            if torch.jit.is_tracing():  # shapes are recorded, not compared
                 return forward(self, x, *args, **kwargs)
             if x.shape[1] == self.in_channels and x.numel():
                 if torch.compiler.is_compiling():

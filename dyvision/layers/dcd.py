@@ -229,8 +229,7 @@ class DCDConv2d(DynamicConv2d):
             static, low = F.conv2d(x, weight, shift, self.stride).split_with_sizes((self.out_channels, self.rank), 1)
             return static, low
         static = self._static(x, bias)
-        centred = self._centred(x, (static.shape[-2], static.shape[-1]))
-        return static, F.conv2d(centred, down, None, self.stride, groups=self.blocks)
+        return static, F.conv2d(self._centred(x), down, None, self.stride, groups=self.blocks)
 
     def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
         """``P (BN2(Phi BN1(low)) + BN1(low))``."""
@@ -246,21 +245,16 @@ class DCDConv2d(DynamicConv2d):
             mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
         return self.conv_p(apply_norm(self.bn2, mixed) + low)
 
-    def _centred(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def _centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""
-        (top, _), (left, _) = self.pads(x)
         edges: list[int] = []
-        for axis, before in ((1, left), (0, top)):  # F.pad starts with the last axis
-            centre = self.dilation[axis] * ((self.kernel_size[axis] - 1) // 2)
-            first = before - centre
-            length = (size[axis] - 1) * self.stride[axis] + 1
-            edges += [first, length - (x.shape[2 + axis] + first)]
-        # what a stride skips at the end needs no crop
-        keeps = [
-            edge == 0 or (index % 2 == 1 and -self.stride[1 - index // 2] < edge < 0)
-            for index, edge in enumerate(edges)
-        ]
-        if all(keeps):
+        for axis, (before, after) in zip((1, 0), reversed(self.pads(x)), strict=True):  # F.pad starts with the last
+            dilation, reach = self.dilation[axis], self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            first = before - dilation * ((self.kernel_size[axis] - 1) // 2)
+            # up to the last position that some input size could have: what a stride skips does no harm, and the edge
+            # is the same for all sizes
+            edges += [first, 1 + before + after - reach - first]
+        if not any(edges):
             return x
         mode = self.padding_mode if max(edges) > 0 and self.padding_mode != "zeros" else "constant"
         return F.pad(x, edges, mode="constant" if mode == "zeros" else mode)

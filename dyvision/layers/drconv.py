@@ -232,7 +232,7 @@ def select_region(outputs: Tensor, guide: Tensor) -> Tensor:
     else:
         chosen = outputs.gather(1, region[:, None].expand(-1, 1, outputs.shape[2], -1, -1)).squeeze(1)
     # torch.jit.trace checks its graph with and without gradients: it has to be the same
-    if not torch.is_grad_enabled() and not torch._C._is_tracing():
+    if not torch.is_grad_enabled() and not torch.jit.is_tracing():
         return chosen
     soft = torch.softmax(guide, 1)
     # zero in value; its gradient goes to the guide only

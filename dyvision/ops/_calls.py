@@ -127,7 +127,7 @@ def prepare(tensors: Tensors, arguments: Arguments, training: bool, mixed: int =
     dtype = input.dtype
     if dtype != torch.float64 and autocasts(input.device):
         dtype = torch.get_autocast_dtype(input.device.type)
-    if not torch._C._is_tracing() and input.shape[0] == 0:
+    if not torch.jit.is_tracing() and input.shape[0] == 0:
         return Call(edges, dtype, geometry, training, Plan(EMPTY, EMPTY), plain=False)
     problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges)
     plain = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)

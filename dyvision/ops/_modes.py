@@ -19,12 +19,12 @@ def is_transformed() -> bool:
 
 def is_traced() -> bool:
     """Whether the operations of this call are recorded or transformed: they have to be plain and always the same."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
 
 
 def is_exporting() -> bool:
     """Whether the operations of this call will be run at other sizes: by an exporter, or ``torch.jit.trace``."""
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():
         return True
     # torch 2.7; before it an exporter cannot be told from a compiler
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
