@@ -207,10 +207,8 @@ def layout_options(path: str | Path, format: str) -> dict[str, Any]:
         layout = detect_layout(root)
         return {} if layout in (None, "cityscapes") else {"layout": layout}
     if format == "coco":
-        names = sorted(file.parent.name for file in root.glob(f"*/{_ROBOFLOW}"))
-        if names:
-            options = {"images": "{split}", "annotations": f"{{split}}/{_ROBOFLOW}", "train_split": "train"}
-            return options | {"val_split": _evaluated(names)}
+        if any(root.glob(f"*/{_ROBOFLOW}")):
+            return {"layout": "roboflow"}
         files = sorted((root / "annotations").glob("instances_*.json"))
         names = [file.stem.removeprefix("instances_") for file in files]
         return {"train_split": _choose(None, names, "train2017"), "val_split": _evaluated(names, "val2017")}
