@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_annotations.py [--examples 2000]
 
-A traceback, a crash or a hang is a fault. hypothesis changes up to three fields of a valid file to values that exporters
-(and nobody) would write, and makes a failing file as small as it can.
+A traceback, a crash or a hang is a fault. hypothesis changes up to three fields of a valid file to values that
+exporters (and nobody) would write, and makes a failing file as small as it can.
 """
 
 from __future__ import annotations

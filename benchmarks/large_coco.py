@@ -2,9 +2,10 @@
 
     python benchmarks/large_coco.py [--scale 1.0] [--repeat 3] [--steps 0]
 
-Writes a file of 118,287 images and 860,001 annotations (times ``--scale``) into a temporary folder; the images are links
-to one. Every measurement is a process of its own; the imports are not counted as time, but in the peak. ``--steps``
-also reads that many batches with two workers and prints how the memory of all processes grew. Prints medians.
+Writes a file of 118,287 images and 860,001 annotations (times ``--scale``) into a temporary folder; the images are
+links to one. Every measurement is a process of its own; the imports are not counted as time, but in the peak.
+``--steps`` also reads that many batches with two workers and prints how the memory of all processes grew. Prints
+medians.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def write(root: Path, scale: float) -> None:
         for number, name in enumerate(names, start=1):
             record = {
                 "license": 3, "file_name": name, "coco_url": url + name, "height": HEIGHT, "width": WIDTH,
-                "date_captured": "2013-11-14 16:28:13", "flickr_url": f"http://farm9.staticflickr.com/{name}", "id": number,
+                "date_captured": "2013-11-14 16:28:13", "flickr_url": f"http://farm9.staticflickr.com/{name}",
+                "id": number,
             }  # fmt: skip
             file.write(("" if number == 1 else ", ") + json.dumps(record))
         file.write('], "annotations": [')
@@ -59,7 +61,7 @@ def write(root: Path, scale: float) -> None:
         for number in range(annotations):
             x, y = rng.uniform(0, WIDTH - 60), rng.uniform(0, HEIGHT - 60)
             corners = rng.integers(6, 44)
-            points = np.round(rng.uniform(0, 55, (corners, 2)) + (x, y), 2)
+            points = np.round(rng.uniform(0, 55, (corners, 2)) + np.array([x, y]), 2)
             low, high = points.min(axis=0), points.max(axis=0)
             crowd = number % 86 == 0
             runs = {"size": [HEIGHT, WIDTH], "counts": [1000, 50, HEIGHT * WIDTH - 1050]}

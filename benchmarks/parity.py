@@ -175,8 +175,8 @@ def compare(fixture: Fixture, options: argparse.Namespace) -> Comparison:
         (output * fixture.tensors["grad_seed"]).sum().backward()
         pairs = list(gradients(fixture, module, dict(zip(names, inputs, strict=True))))
         largest = max((theirs.abs().max().item() for _, _, theirs in pairs), default=0.0)
-        for name, ours, theirs in pairs:
-            ours = torch.zeros_like(theirs) if ours is None else ours
+        for name, gradient, theirs in pairs:
+            ours = torch.zeros_like(theirs) if gradient is None else gradient
             errors.gradients[name] = relative(ours, theirs, options.gradient_floor * largest)
     return errors
 
@@ -186,6 +186,8 @@ def build_from_network(fixture: Fixture) -> nn.Module:
     parameters = fixture.group("param.")
     method = fixture.meta["method"]
     arguments, state = fixture.record("constructor"), fixture.record("state", {})
+    if "widths" in fixture.meta:  # beside the constructor's own arguments
+        arguments = {"widths": fixture.record("widths"), **arguments}
     text = f"{fixture.meta.get('case', '')} {fixture.name}"
     model = build_network(method, fixture.meta["class"], arguments, state, parameters, text)
     load_official(model, parameters, source_of(fixture))
@@ -205,8 +207,12 @@ def build_from_layer(fixture: Fixture) -> nn.Module:
         ValueError: If a name is missing, unexpected or of another shape.
     """
     method = get_method(fixture.meta["method"])
-    layer = method.build_layer(fixture.meta["class"], fixture.record("constructor"), fixture.record("state", {}))
-    ours = layer.load_state_dict(translate(fixture, layer, {}), strict=False)
+    arguments, parameters = fixture.record("constructor"), fixture.group("param.")
+    if hasattr(method, "adapt"):
+        arguments = method.adapt(arguments, parameters)
+    layer = method.build_layer(fixture.meta["class"], arguments, fixture.record("state", {}))
+    absent: dict[str, Tensor] = method.with_bias(parameters) if hasattr(method, "with_bias") else {}
+    ours = layer.load_state_dict(translate(fixture, layer, absent), strict=False)
     needed = {name for name, _ in layer.named_parameters()}
     needed |= {name for name, _ in layer.named_buffers() if name.endswith(("running_mean", "running_var"))}
     missing = [name for name in ours.missing_keys if name in needed]

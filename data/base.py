@@ -6,22 +6,24 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
+from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import ImageReader, find_images
 from dyvision.data.findings import Findings
-from dyvision.data.loaders import TrainLoader, collate, init_worker
+from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
 from dyvision.data.resume import ResumableData
 from dyvision.data.samplers import EvalSampler, TrainSampler
 from dyvision.data.splits import choose_validation, shared_images
 
-__all__ = ("PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
+__all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
 class VisionDataModule(ResumableData, ABC):
@@ -48,6 +50,8 @@ class VisionDataModule(ResumableData, ABC):
         val_seed: Seed of that choice.
         in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
         reader: How pictures are read.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
 
     Attributes:
         findings: What the readers repaired or doubt; ``setup`` tells it. One that collects is given by a check of the
@@ -77,6 +81,7 @@ class VisionDataModule(ResumableData, ABC):
         val_seed: int = 0,
         in_chans: int | None = None,
         reader: ImageReader | None = None,
+        on_bad_sample: OnBadSample = "error",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -91,6 +96,8 @@ class VisionDataModule(ResumableData, ABC):
             raise ValueError(f"val_fraction={val_fraction}: expected a share between 0 and 1, such as 0.2.")
         if in_chans not in (None, 1, 3):
             raise ValueError(f"in_chans={in_chans}: expected 1 (grey) or 3.")
+        if on_bad_sample not in get_args(OnBadSample):
+            raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -101,6 +108,7 @@ class VisionDataModule(ResumableData, ABC):
         self.drop_last = drop_last
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.on_bad_sample: OnBadSample = on_bad_sample
         self.val_fraction, self.val_seed = val_fraction, val_seed
         self.in_chans = in_chans
         self.reader = ImageReader() if reader is None else reader
@@ -131,6 +139,14 @@ class VisionDataModule(ResumableData, ABC):
         """
         if not self.root.is_dir() or not any(self.root.iterdir()):
             raise DataError(f"root={str(self.root)!r}: {describe(self.root)}; expected {layout}.")
+
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """A picture as ``predict`` sees it before its transforms, uint8 ``[H, W, 3]``, to draw predictions on.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded; the message names it.
+        """
+        return self.reader(path, labelled=False)
 
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""
@@ -247,6 +263,7 @@ class VisionDataModule(ResumableData, ABC):
         """Shuffled, augmented; resumes in mid-epoch."""
         dataset = self._dataset("train", "fit")
         sampler = TrainSampler(dataset, seed=self.seed)
+        dataset.on_bad_sample = self.on_bad_sample
         drop_last = self.drop_last
         if drop_last and len(sampler) < self.batch_size:
             warnings.warn(
@@ -268,7 +285,7 @@ class VisionDataModule(ResumableData, ABC):
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)
         batch_size = self.eval_batch_size or self.batch_size
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
+        return Loader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""

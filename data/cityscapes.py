@@ -8,7 +8,7 @@ from pathlib import Path
 from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes_dataset import CityscapesDataset
 from dyvision.data.cityscapes_labels import LabelTable, train_id_table
-from dyvision.data.datasets import PredictDataset, VisionDataset
+from dyvision.data.datasets import OnBadSample, PredictDataset, VisionDataset
 from dyvision.data.errors import did_you_mean
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.label_checks import look_at_labels
@@ -62,6 +62,8 @@ class CityscapesDataModule(VisionDataModule):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
         val_fraction: Validate on this share of the training split instead of on ``val_split``.
         val_seed: Seed of that choice.
         exif_orientation: ``"ignore"`` reads pictures as they are stored, ``"apply"`` upright.
@@ -106,6 +108,7 @@ class CityscapesDataModule(VisionDataModule):
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
+        on_bad_sample: OnBadSample = "error",
         val_fraction: float | None = None,
         val_seed: int = 0,
         exif_orientation: Orientation = "ignore",
@@ -117,7 +120,7 @@ class CityscapesDataModule(VisionDataModule):
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
             drop_last, pin_memory, persistent_workers, val_fraction, val_seed, in_chans,
-            ImageReader(exif_orientation, max_image_pixels, bit_depth),
+            ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         if min(crop_size) < 1 or min(image_size or (1,)) < 1:

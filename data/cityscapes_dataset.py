@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dyvision.data._packed import PackedList
-from dyvision.data.cityscapes_labels import LabelTable
+from dyvision.data.cityscapes_labels import LabelTable, SizeError
 from dyvision.data.datasets import ToTensor, VisionDataset
 from dyvision.data.errors import DataError
 from dyvision.data.files import ImageReader, image_size
@@ -71,9 +71,10 @@ class CityscapesDataset(VisionDataset):
         if label_path is None:
             labels = np.full(size, IGNORE_INDEX, dtype=np.uint8)
         else:
-            labels = self._table.read(label_path, self.reader)
-        if labels.shape != size:
-            raise DataError(self._sizes_differ(path, size, label_path, (labels.shape[0], labels.shape[1])))
+            try:
+                labels = self._table.read(label_path, self.reader, size)
+            except SizeError as error:
+                raise DataError(self._sizes_differ(path, size, label_path, error.size)) from error
         out = self.pipeline(pixels, seed, mask=None if self._stored_labels else labels, path=path)
         mask = torch.from_numpy(np.ascontiguousarray(labels if self._stored_labels else out.mask)).to(torch.int64)
         return {"image": self.to_tensor(out.image), "mask": mask, "path": path, "original_size": size}

@@ -7,7 +7,7 @@ of their ids. Everything else is ignored (255).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,7 @@ CITYSCAPES_LABELS = tuple(
 )
 
 _MAX_ID = 65535
+_SMALL = (np.dtype(np.uint8), np.dtype(np.uint16))  # types whose values are all valid positions of a table
 _NO_LABEL = -1  # what tools write into signed label maps for "nothing here"
 
 #: ``{class name: (r, g, b)}`` as PASCAL VOC draws its label maps; the border, (224, 224, 192), is ignored.
@@ -94,6 +95,19 @@ _VOC_BORDER = (224, 224, 192)
 def train_id_table() -> dict[int, str]:
     """Names of the 19 train ids, which ``*_labelTrainIds.png`` hold instead of labelIds."""
     return {label.train_id: label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX}
+
+
+class SizeError(ValueError):
+    """A label map is not of the size of its image.
+
+    Args:
+        height: Of the label map.
+        width: Of the label map.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(f"the label map is {height}x{width} (height x width)")
+        self.size = (height, width)
 
 
 class LabelTable:
@@ -168,13 +182,21 @@ class LabelTable:
         if not 0 < len(names) < IGNORE_INDEX:
             raise ValueError(f"classes: expected 1 to {IGNORE_INDEX - 1} names, got {len(names)}.")
 
-    def read(self, path: str, reader: ImageReader) -> NDArray[np.uint8]:
+    def read(self, path: str, reader: ImageReader, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Reads a label map as class indices ``[H, W]``, 255 where ignored.
+
+        Args:
+            path: The file.
+            reader: How it is read.
+            size: Height and width that it has to have.
 
         Raises:
             DataError: If it cannot be read, or holds ids or colours outside the table; the message names the file.
+            SizeError: If it is of another size.
         """
         image = reader.label_image(path)
+        if size is not None and (image.height, image.width) != size:
+            raise SizeError(image.height, image.width)
         if len(self._packed):
             return self._from_colors(to_packed_colors(image), path)
         try:
@@ -192,7 +214,10 @@ class LabelTable:
         image = reader.label_image(path)
         if len(self._packed):
             return np.unique(self._from_colors(to_packed_colors(image), path)).astype(np.int64)
-        return np.unique(self._ids_of(image, path, reader))
+        ids = self._ids_of(image, path, reader)
+        if ids.dtype in _SMALL:
+            return np.flatnonzero(np.bincount(ids.reshape(-1))).astype(np.int64)
+        return np.unique(ids).astype(np.int64)
 
     def is_trained(self, label_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether ids, as ``label_ids`` gives them, are classes and not ignored."""
@@ -201,7 +226,7 @@ class LabelTable:
         known = self._lookup[label_ids.clip(0, _MAX_ID)]
         return (known >= 0) & (known != IGNORE_INDEX) & (label_ids >= 0)
 
-    def _ids_of(self, image: Image.Image, path: str, reader: ImageReader) -> NDArray[np.int64]:
+    def _ids_of(self, image: Image.Image, path: str, reader: ImageReader) -> NDArray[np.integer[Any]]:
         tell = reader.tell_about(path, "repaired")
         try:
             ids = to_label_ids(image, tell)
@@ -210,21 +235,24 @@ class LabelTable:
         if image.mode == "1" and self._lookup[1] < 0 and self._lookup[IGNORE_INDEX] != IGNORE_INDEX:
             tell("a bilevel label map, and the table has 255 but not 1", "its white pixels are read as 255")
             ids = ids * IGNORE_INDEX
-        if (ids == _NO_LABEL).any():
+        if ids.dtype not in _SMALL and (ids == _NO_LABEL).any():
             tell("label id -1", "ignored")
         return ids
 
-    def to_train_ids(self, label_ids: NDArray[np.int64], path: str = "the label map") -> NDArray[np.uint8]:
+    def to_train_ids(self, label_ids: NDArray[np.integer[Any]], path: str = "the label map") -> NDArray[np.uint8]:
         """Label ids ``[H, W]`` to class indices ``[H, W]``, 255 where ignored.
 
         Raises:
             DataError: If an id is not in the table; the message names the file and the ids.
         """
-        inside = label_ids.clip(0, _MAX_ID)
-        mapped = self._lookup[inside]
-        outside = inside != label_ids
-        if outside.any():
-            mapped = np.where(outside, np.where(label_ids == _NO_LABEL, IGNORE_INDEX, -1), mapped)
+        if label_ids.dtype in _SMALL:
+            mapped = self._lookup[label_ids]
+        else:
+            inside = label_ids.clip(0, _MAX_ID)
+            mapped = self._lookup[inside]
+            outside = inside != label_ids
+            if outside.any():
+                mapped = np.where(outside, np.where(label_ids == _NO_LABEL, IGNORE_INDEX, -1), mapped)
         unknown = mapped < 0
         if unknown.any():
             ids = np.unique(label_ids[unknown]).tolist()

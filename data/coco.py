@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, cast
 from dyvision.data.base import PredictDataset, VisionDataModule
 from dyvision.data.coco_dataset import CocoDataset
 from dyvision.data.coco_json import CocoFile, read_categories, read_coco
-from dyvision.data.datasets import ToTensor
+from dyvision.data.datasets import OnBadSample, ToTensor
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.pipeline import Pipeline, to_tensor
@@ -77,6 +77,8 @@ class COCODataModule(VisionDataModule):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
         val_fraction: Validate on this share of the training split, instead of on ``val_split``; of the images with each
             rare category a share, too.
         val_seed: Seed of that choice.
@@ -115,6 +117,7 @@ class COCODataModule(VisionDataModule):
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
+        on_bad_sample: OnBadSample = "error",
         val_fraction: float | None = None,
         val_seed: int = 0,
         in_chans: int | None = None,
@@ -130,7 +133,7 @@ class COCODataModule(VisionDataModule):
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split or self.layout.train,
             val_split or self.layout.val, test_split, predict_root, seed, drop_last, pin_memory, persistent_workers,
-            val_fraction, val_seed, in_chans, ImageReader(exif_orientation, max_image_pixels, bit_depth),
+            val_fraction, val_seed, in_chans, ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         if image_size is not None and image_size < 1:

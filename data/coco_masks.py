@@ -70,7 +70,7 @@ def clean(segmentation: Any, where: str, fields: Fields) -> list[list[float]] | 
     if all(isinstance(part, dict) for part in segmentation):
         return _from_objects(segmentation, where, fields)
     repairs: list[str] = []
-    while len(segmentation) == 1 and _depth(segmentation) > 3:
+    while len(segmentation) == 1 and _is_wrapped(segmentation[0]):
         segmentation = segmentation[0]
         repairs = ["'segmentation' is nested too deeply"]
     if _depth(segmentation) == 1:
@@ -87,6 +87,12 @@ def clean(segmentation: Any, where: str, fields: Fields) -> list[list[float]] | 
         for repair in dict.fromkeys(repairs):
             fields.findings.repaired(fields.path, repair, "read as polygons", where)
     return usable or None
+
+
+def _is_wrapped(part: Any) -> bool:
+    """Whether the only part is a list of polygons itself, not one polygon of numbers or of points."""
+    depth = _depth(part)
+    return depth > 2 or (depth == 2 and any(isinstance(item, list) and len(item) >= MIN_POLYGON for item in part))
 
 
 def _depth(value: Any) -> int:

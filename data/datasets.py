@@ -5,17 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dyvision.data.errors import DataError
 from dyvision.data.files import ImageReader
 from dyvision.data.pipeline import Pipeline, TaskName
 from dyvision.data.samplers import SampleKey
 
 ToTensor = Callable[[NDArray[Any]], Tensor]
+
+#: What training does with a sample that cannot be read.
+OnBadSample = Literal["error", "skip"]
+
+# so many samples in a row that cannot be read are a fault of the data set or of the pipeline, not of a file
+_TRIES = 20
+# any size: the image only keeps the place of one that could not be read
+_BLANK = np.zeros((256, 256, 3), dtype=np.uint8)
 
 
 class VisionDataset(Dataset[dict[str, Any]], ABC):
@@ -32,6 +42,10 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
     """
 
     task: TaskName
+    #: ``"skip"`` draws another sample for one that cannot be read and says so in its ``skipped``, a list of messages.
+    #: Which one depends on the sample's seed only, not on workers. The data module sets it for training; evaluation
+    #: never skips.
+    on_bad_sample: OnBadSample = "error"
 
     def __init__(
         self,
@@ -81,7 +95,22 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
         index, seed, valid = key if isinstance(key, SampleKey) else SampleKey(key, seed=max(key, 0))
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} samples")
-        return {"task": self.task, "valid": valid, **self.read(index % len(self), seed)}
+        read = self._read_or_replace if self.on_bad_sample == "skip" else self.read
+        return {"task": self.task, "valid": valid, **read(index % len(self), seed)}
+
+    def _read_or_replace(self, index: int, seed: int) -> dict[str, Any]:
+        draw = np.random.default_rng(seed)
+        skipped: list[str] = []
+        for _ in range(_TRIES):
+            try:
+                return {**self.read(index, seed), "skipped": skipped}
+            except DataError as error:
+                skipped.append(str(error))
+                index = int(draw.integers(len(self)))
+        raise DataError(
+            f"{skipped[0].rstrip('.')}; none of {_TRIES - 1} samples drawn in its place can be used either, the last "
+            f"because: {skipped[-1]}"
+        )
 
     def plot(self, sample: dict[str, Any]) -> Any:
         """Draws a sample of this dataset with its labels.
@@ -129,10 +158,20 @@ class PredictDataset(VisionDataset):
         return list(self._paths)
 
     def read(self, index: int, seed: int) -> dict[str, Any]:
-        """``image``, ``path``, ``original_size`` and ``image_id``."""
+        """``image``, ``path``, ``original_size`` and ``image_id``.
+
+        An image that cannot be read does not end ``predict``: its sample is blank, not valid, and says why in
+        ``failed``.
+        """
         path = self._paths[index]
-        pixels = self.reader(path, labelled=False)
-        image = self.pipeline(pixels, seed, path=path).image
+        failed: dict[str, Any] = {}
+        try:
+            pixels = self.reader(path, labelled=False)
+            image = self.pipeline(pixels, seed, path=path).image
+        except DataError as error:
+            failed = {"failed": str(error), "valid": False}
+            pixels = image = _BLANK
         size = (pixels.shape[0], pixels.shape[1])
         image_id = self._image_ids[index]
-        return {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
+        sample = {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
+        return {**sample, **failed}

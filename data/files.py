@@ -168,7 +168,8 @@ def read_label_map(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -
         DataError: If the file is missing, cannot be decoded or is a picture in colour.
     """
     try:
-        return to_label_ids(open_image(path, max_image_pixels), lambda what, training: None)
+        ids = to_label_ids(open_image(path, max_image_pixels), lambda what, training: None)
+        return ids.astype(np.int64)
     except DataError:
         raise
     except ValueError as error:

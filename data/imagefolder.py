@@ -10,7 +10,7 @@ from typing import Any
 from dyvision.data._packed import PackedList
 from dyvision.data.base import VisionDataModule
 from dyvision.data.class_names import normal, read_class_names
-from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
+from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation, list_folders, list_images
 from dyvision.data.findings import Findings
@@ -96,6 +96,8 @@ class ImageFolderDataModule(VisionDataModule):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
         val_fraction: Validate on this share of the training split, equal in all classes, instead of on ``val_split``.
         val_seed: Seed of that choice.
         exif_orientation: ``"ignore"`` reads pictures as they are stored, ``"apply"`` upright.
@@ -131,6 +133,7 @@ class ImageFolderDataModule(VisionDataModule):
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
+        on_bad_sample: OnBadSample = "error",
         val_fraction: float | None = None,
         val_seed: int = 0,
         exif_orientation: Orientation = "ignore",
@@ -142,7 +145,7 @@ class ImageFolderDataModule(VisionDataModule):
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
             drop_last, pin_memory, persistent_workers, val_fraction, val_seed, in_chans,
-            ImageReader(exif_orientation, max_image_pixels, bit_depth),
+            ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         if image_size < 1 or not 0 < crop_ratio <= 1:

@@ -169,6 +169,21 @@ def cut(name: str, suffix: str) -> str | None:
     return name[: len(name) - len(suffix)] if name.endswith(suffix) else None
 
 
+def detect_layout(root: Path) -> str | None:
+    """Which of ``LAYOUTS`` a folder has, by what lies in it; None if none."""
+    if (root / "leftImg8bit").is_dir():
+        return "cityscapes"
+    if (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir():
+        return "voc"
+    if any((root / split / "v1.2" / "labels").is_dir() for split in LAYOUTS["mapillary"].splits.values()):
+        return "mapillary"
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return "folders"
+    if any((folder.parent / "images").is_dir() for folder in root.glob("*/masks")):
+        return "folders"
+    return "roboflow" if any(root.glob("*/_classes.csv")) and any(root.glob("*/*_mask.png")) else None
+
+
 def layout_table(name: str, root: Path) -> tuple[dict[int, str] | None, list[int]]:
     """The label table that comes with a layout, and the ids that are ignored.
 

@@ -79,7 +79,7 @@ def _to_8_bits(values: NDArray[Any], bit_depth: int | None, declared: int | None
     return np.clip(np.rint(values.astype(np.float64) * (255 / scale)), 0, 255).astype(np.uint8)
 
 
-def to_label_ids(image: Image.Image, tell: Tell) -> NDArray[np.int64]:
+def to_label_ids(image: Image.Image, tell: Tell) -> NDArray[np.integer[Any]]:
     """Reads a picture of labels.
 
     The stored values are the ids; for a palette image its indices, for a bilevel image 0 and 1. Grey stored as RGB is
@@ -90,7 +90,7 @@ def to_label_ids(image: Image.Image, tell: Tell) -> NDArray[np.int64]:
         tell: Is told of repairs.
 
     Returns:
-        int64 ``[H, W]``.
+        Integers ``[H, W]``, of the type that the file stores.
 
     Raises:
         ValueError: If it is a picture in colour, or holds values that are not whole numbers.
@@ -114,7 +114,7 @@ def to_label_ids(image: Image.Image, tell: Tell) -> NDArray[np.int64]:
             )
         tell("label ids stored as floating-point numbers", "read as whole numbers")
         return whole
-    return values.astype(np.int64)
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
 def to_packed_colors(image: Image.Image) -> NDArray[np.int64]:

@@ -13,13 +13,21 @@ from dyvision.data.coco import COCODataModule
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
+from dyvision.data.layouts import detect_layout
 from dyvision.data.samplers import SampleKey, sample_seed
 from dyvision.visualize import as_image, denormalize, draw_boxes, draw_label, draw_legend, fit, grid, overlay_mask, save
 
+#: Data module of each format.
+MODULES: dict[str, type[VisionDataModule]] = {
+    "imagefolder": ImageFolderDataModule,
+    "cityscapes": CityscapesDataModule,
+    "coco": COCODataModule,
+}
 #: Formats that ``show`` knows.
-FORMATS = ("imagefolder", "cityscapes", "coco")
+FORMATS = tuple(MODULES)
 
 _TILE = (320, 240)
+_ROBOFLOW = "_annotations.coco.json"
 
 
 def plot_sample(sample: dict[str, Any], dataset: VisionDataset, tile: tuple[int, int] = _TILE) -> Image.Image:
@@ -116,15 +124,16 @@ def detect_format(path: str | Path) -> str:
     """
     root = Path(path)
     if root.is_dir():
-        if (root / "leftImg8bit").is_dir():
-            return "cityscapes"
-        if any((root / "annotations").glob("*.json")):
+        if any((root / "annotations").glob("*.json")) or any(root.glob(f"*/{_ROBOFLOW}")):
             return "coco"
+        if detect_layout(root) is not None:
+            return "cityscapes"
         if _is_class_folders(root) or any(_is_class_folders(root / name) for name in list_folders(root)):
             return "imagefolder"
     raise DataError(
-        f"{root}: {describe(root)}; expected one of: <split>/<class>/*.jpg (imagefolder), leftImg8bit/ and gtFine/ "
-        "(cityscapes), annotations/instances_<split>.json (coco); or say which with format."
+        f"{root}: {describe(root)}; expected one of: <split>/<class>/*.jpg (imagefolder), leftImg8bit/ and gtFine/ or "
+        "images/ and masks/ (cityscapes), annotations/instances_<split>.json or <split>/_annotations.coco.json (coco); "
+        "or say which with format."
     )
 
 
@@ -142,6 +151,7 @@ def show(
     augment: bool = False,
     masks: bool = True,
     seed: int = 0,
+    module: VisionDataModule | None = None,
 ) -> Path:
     """Draws a contact sheet of a data set on disk.
 
@@ -155,6 +165,7 @@ def show(
         augment: Show what training would see: the format's default training transforms.
         masks: For COCO, draw instance masks where there are some.
         seed: Of the random transforms.
+        module: The data module that reads it, with options of one's own, in place of ``path`` and ``format``.
 
     Returns:
         The file written.
@@ -165,6 +176,10 @@ def show(
     """
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}.{did_you_mean(format, FORMATS)}")
+    if module is not None:
+        return contact_sheet(
+            _of_module(module, split or "train", augment), output, count=count, columns=columns, seed=seed
+        )
     kind = format or detect_format(path)
     module, split = _module(Path(path), kind, split, masks)
     try:
@@ -177,21 +192,61 @@ def show(
     return contact_sheet(dataset, output, count=count, columns=columns, seed=seed)
 
 
-def _module(root: Path, kind: str, split: str | None, masks: bool) -> tuple[VisionDataModule, str]:
-    if kind == "cityscapes":
-        folder = root / "leftImg8bit"
-        module: VisionDataModule = CityscapesDataModule(str(root), scale_range=(1.0, 1.0), crop_size=(256, 512))
-        return module, _choose(split, list_folders(folder) if folder.is_dir() else [])
-    if kind == "coco":
+def layout_options(path: str | Path, format: str) -> dict[str, Any]:
+    """Options of the data module that follow from what lies in the folder of a data set.
+
+    Args:
+        path: Folder of the data set.
+        format: One of ``FORMATS``.
+
+    Returns:
+        Arguments of the format's data module.
+    """
+    root = Path(path)
+    if format == "cityscapes":
+        layout = detect_layout(root)
+        return {} if layout in (None, "cityscapes") else {"layout": layout}
+    if format == "coco":
+        if any(root.glob(f"*/{_ROBOFLOW}")):
+            return {"layout": "roboflow"}
         files = sorted((root / "annotations").glob("instances_*.json"))
         names = [file.stem.removeprefix("instances_") for file in files]
-        return COCODataModule(str(root), masks=masks), _choose(split, names, "train2017")
-    if root.is_dir() and split is None and _is_class_folders(root):
+        return {"train_split": _choose(None, names, "train2017"), "val_split": _evaluated(names, "val2017")}
+    if root.is_dir() and _is_class_folders(root):
+        return {"train_split": ".", "val_split": "."}
+    names = list_folders(root) if root.is_dir() else []
+    return {"train_split": _choose(None, names), "val_split": _evaluated(names)}
+
+
+def _evaluated(names: list[str], default: str = "val") -> str:
+    return next((name for name in names if name.startswith("val")), default)
+
+
+def _module(root: Path, kind: str, split: str | None, masks: bool) -> tuple[VisionDataModule, str]:
+    if kind == "imagefolder" and root.is_dir() and split is None and _is_class_folders(root):
         root, split = root.absolute().parent, root.absolute().name
+    options = layout_options(root, kind)
+    if kind == "cityscapes":
+        folder = root / "leftImg8bit"
+        options |= {"scale_range": (1.0, 1.0), "crop_size": (256, 512)}
+        names = list_folders(folder) if folder.is_dir() else []
+        return CityscapesDataModule(str(root), **options), _choose(split, names)
+    if kind == "coco":
+        names = [file.parent.name for file in root.glob(f"*/{_ROBOFLOW}")]
+        files = sorted((root / "annotations").glob("instances_*.json"))
+        names = names or [file.stem.removeprefix("instances_") for file in files]
+        return COCODataModule(str(root), masks=masks, **options), _choose(split, names, "train2017")
     names = list_folders(root) if root.is_dir() else []
     split = _choose(split, names)
-    train = split if "train" not in names else "train"
-    return ImageFolderDataModule(str(root), train_split=train), split
+    return ImageFolderDataModule(str(root), train_split=split if "train" not in names else "train"), split
+
+
+def _of_module(module: VisionDataModule, split: str, augment: bool) -> VisionDataset:
+    """A split of a data module: ``train``, ``val``, ``test``, or its own name."""
+    names = {"train": module.train_split, "val": module.val_split, "test": module.test_split or module.val_split}
+    if module.val_fraction is not None and split == "val":
+        return module.build_validation_dataset()
+    return module.build_dataset(names.get(split, split), train=augment)
 
 
 def _choose(split: str | None, names: list[str], default: str = "train") -> str:

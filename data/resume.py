@@ -77,12 +77,13 @@ class FinishEpoch(L.Callback):
         checkpoint.get("callbacks", {}).pop("Timer", None)
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         epoch, batch = epochs["current"], batches["current"]
-        trained, last, steps = batch["processed"], batches["is_last_batch"], checkpoint["global_step"]
+        trained, steps = batch["processed"], checkpoint["global_step"]
+        last = batches["is_last_batch"] and batch["ready"] == trained  # it is set once the last batch was fetched
         validating = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("validating", False)
         if (trained == 0 and epoch["processed"] == epoch["completed"]) or (
             last and (epoch["processed"] == epoch["started"] or epoch["started"] < epoch["ready"])
         ):
-            self._between_epochs = True
+            self._between_epochs, last = True, False
             _set(epochs, epoch["processed"])
             _set(batches, trained)
             stepped = steps
@@ -96,7 +97,8 @@ class FinishEpoch(L.Callback):
         else:
             _set(epochs, min(epoch["completed"], epoch["started"] - 1), begun=1)
             _set(batches, trained - 1, begun=1, processed=1)
-            stepped = steps - 1
+            stepped = steps - (trained % trainer.accumulate_grad_batches == 0)
+        batches["is_last_batch"] = last
         optimizer = loops.get("epoch_loop.automatic_optimization.optim_progress", {}).get("optimizer", {})
         if optimizer.get("step", {}).get("total", {}).get("completed") == steps:
             # the step at which rows are logged: Lightning itself adds the last one after a step and a validation

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
-from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
+from dyvision.tasks.heads.detection_config import (
+    IMAGENET_GREY_MEAN,
+    IMAGENET_GREY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DetectorConfig,
+)
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import CocoEvaluator, drop_not_finite
@@ -142,6 +148,8 @@ class DetectionTask(BaseTask):
     def _config(self) -> DetectorConfig:
         values = self.hparams
         mean, std = values.image_mean or IMAGENET_MEAN, values.image_std or IMAGENET_STD
+        if values.in_chans == 1:  # of the luminance
+            mean, std = values.image_mean or IMAGENET_GREY_MEAN, values.image_std or IMAGENET_GREY_STD
         for name, value in (("image_mean", mean), ("image_std", std)):
             if len(value) != values.in_chans:
                 raise ValueError(
@@ -229,14 +237,16 @@ class DetectionTask(BaseTask):
         """Detect objects in a batch without labels.
 
         Returns:
-            ``path``, ``image_id``, ``original_size`` and ``predictions``: per image ``boxes`` (pixels of the original
-            image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks`` ``[N, H, W]`` (bool).
+            ``path``, ``image_id``, ``original_size`` and ``predictions`` of the valid samples: per image ``boxes``
+            (pixels of the original image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks``
+            ``[N, H, W]`` (bool).
         """
         self.require(batch, ("image", "path", "image_id", "original_size"))
         found = [drop_not_finite(one)[0] for one in self._detect(batch["image"], batch["original_size"])]
-        predictions = [{name: value.cpu() for name, value in one.items()} for one in found]
-        kept = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
-        return {**kept, "predictions": predictions}
+        result = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
+        result["predictions"] = [{name: value.cpu() for name, value in one.items()} for one in found]
+        valid = [bool(flag) for flag in batch.get("valid", [True] * len(found))]
+        return {name: [one for one, flag in zip(values, valid, strict=True) if flag] for name, values in result.items()}
 
     def _detect(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
         return [

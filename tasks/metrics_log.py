@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,11 @@ class LogPosition(Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Flush and count."""
         for logger in trainer.loggers:
-            logger.save()
+            try:
+                logger.save()
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                message = f"the log in {logger.save_dir} could not be written: {reason}"
+                raise type(error)(error.errno, message) from error
             if isinstance(logger, MetricsLog):
                 checkpoint[ROWS] = logger.rows

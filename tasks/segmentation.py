@@ -1,8 +1,8 @@
 """Semantic segmentation of Cityscapes-like data.
 
 A batch has ``image`` float ``[B, C, H, W]`` (normalised) and ``mask`` int64 ``[B, H, W]`` with classes from 0, and
-``ignore_index`` (255) where there is no label; ``mask_size`` (list of ``(H, W)``) where label maps are not of the images'
-size; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
+``ignore_index`` (255) where there is no label; ``mask_size`` (list of ``(H, W)``) where label maps are not of the
+images' size; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
 ``train/loss``, ``val/loss`` (lower is better); ``val/mIoU``, ``val/pixel_accuracy`` and ``val/IoU/<class>`` (higher is
 better), from one confusion matrix of the whole set; the same with ``test/``.
 """

@@ -212,14 +212,16 @@ def _fdconv(layer: FDConv2d, call: Call) -> Cost:
     if not layer.is_dynamic:
         return Cost(static=convolution(layer, call))
     numbers, taps = math.prod(layer.kernel_shape), math.prod(layer.kernel_size)
-    count, inputs, outputs = layer.num_kernels, layer.in_channels, layer.out_channels
-    mixing = min(count * numbers, 2 * layer.order.numel() + _fourier(numbers)) if count > 1 else 0
-    spatial = numbers if taps > 1 else 0
-    on_kernel = numbers // taps + spatial + numbers
-    on_maps = inputs * call.inputs + outputs * call.outputs + spatial
-    mixing += numbers + min(on_kernel, on_maps)  # first the local gates, one per weight
+    count, inputs, outputs = layer.num_kernels * layer.param_ratio, layer.in_channels, layer.out_channels
+    spectra = 2 * layer.kept * layer.param_ratio
+    mixing = min(count * numbers, spectra + _fourier(numbers)) if count > 1 else 0
+    spatial = numbers if layer.branch.spatial_fc is not None else 0
+    if layer.branch.local_conv is not None:
+        mixing += numbers
+    if layer.branch.channel_fc is not None:
+        mixing += min(numbers // taps + spatial + numbers, inputs * call.inputs + outputs * call.outputs + spatial)
     if layer.bands is not None:
-        bands = layer.bands.weight.shape[0]
+        bands = len(layer.bands.masks) + layer.bands.low
         mixing += inputs * ((1 + bands) * _fourier(call.inputs) + bands * call.inputs)
     return _dynamic(layer, call, mixing)
 

@@ -15,7 +15,7 @@ from dyvision.analysis.cost import Cost
 from dyvision.analysis.macs import evaluating, make_input
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from dyvision.tables import FittingTable
 
 _CHEAPEST = (
     "MACs: multiply-adds for the whole input by the cheapest exact formulation of each dynamic layer: the convolution, "
@@ -78,18 +78,18 @@ class Profile:
         """Multiply-adds per stage (``layer1``, ``blocks.3``), in order; stages without any are left out."""
         return _group(self.rows)
 
-    def table(self) -> Table:
+    def table(self) -> FittingTable:
         """One line per module with multiply-adds, the rest together, and the total."""
-        from rich.table import Table
+        from dyvision.tables import NAME, FittingTable
 
         timed = self.latency_ms is not None
         size = " x ".join(map(str, self.input_size))
-        table = Table(title=f"input {size} on {self.device}", caption=self.counted, caption_justify="left")
-        table.add_column("module", overflow="fold")
-        table.add_column("class", overflow="fold")
-        numbers = ["output", "parameters", "MACs (M)", "branch (M)", "mixing (M)", "activations (MiB)"]
-        for name in [*numbers, *(["ms"] if timed else [])]:
-            table.add_column(name, justify="right")
+        table = FittingTable(f"input {size} on {self.device}", self.counted, elsewhere="--json FILE has them")
+        table.add_column("module", NAME)
+        table.add_column("class", importance=5)
+        numbers = (("output", 4), ("parameters", 1), ("MACs (M)", 1), ("branch (M)", 3), ("mixing (M)", 3))
+        for name, importance in (*numbers, ("activations (MiB)", 6), *((("ms", 2),) if timed else ())):
+            table.add_column(name, importance, justify="right")
         shown = [row for row in self.rows if row.cost.total]
         for row in shown:
             shape = "x".join(map(str, (row.output_shape or ())[1:]))

@@ -124,7 +124,7 @@ def analyze_routing(
         batches: ``(images, labels)``; labels int ``[B]``, or None everywhere.
         static: The same network with static convolutions, to compare with: its layers have the same names. None
             compares with each layer's own kernels (``LayerRouting.static_source`` says which).
-        layers: Glob patterns of the layers' names.
+        layers: Glob patterns of the layers' names, or of their ends from some module on.
         correlation_images: Kernels are formed for that many images, the first ones.
 
     Returns:
@@ -192,6 +192,8 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> dict[st
     convs = {name: child for name, child in model.named_modules() if isinstance(child, (DynamicConv2d, nn.Conv2d))}
     for pattern in patterns:
         matching = {name: module for name, module in convs.items() if fnmatchcase(name, pattern)}
+        if not matching:  # as the table prints names: without the modules that all layers are in
+            matching = {name: module for name, module in convs.items() if fnmatchcase(name, f"*.{pattern}")}
         usable = {name: module for name, module in matching.items() if _is_supported(module)}
         if not usable:
             raise ValueError(_nothing(pattern, matching, list(convs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any, cast
@@ -14,6 +15,7 @@ from torch import nn
 from dyvision.backbones._classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones._dilation import dilate_stages
 from dyvision.backbones._features import Backbone
+from dyvision.backbones._pretrained import report_pretrained
 from dyvision.backbones._registration import find_builder
 from dyvision.backbones._weights import load_pretrained_file
 from dyvision.backbones.dynamize import dynamize
@@ -21,6 +23,15 @@ from dyvision.backbones.policies import Policy
 from dyvision.layers import get_layer
 
 _OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Names of a static network's tensors with pretrained weights, of those without, and of weights not used."""
+
+    names: tuple[str, ...]
+    classifier: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def create_model(
@@ -70,14 +81,20 @@ def create_model(
     _check_count("num_classes", num_classes, 0)
     if dynamic_classifier:
         check_dynamic_classifier(layer, num_classes)
-    arguments = {**(model_kwargs or {}), **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {})}
-    model = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
+    arguments = {
+        **_mapping("model_kwargs", model_kwargs),
+        **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {}),
+    }
+    model, loaded = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
     if not pretrained:
         _start_classifier(model)
-    layer_kwargs = {**(layer_kwargs or {}), **layer_arguments}
+    layer_kwargs = {**_mapping("layer_kwargs", layer_kwargs), **layer_arguments}
     preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
     model = dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
-    return replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
+    model = replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
+    if loaded is not None:
+        report_pretrained(model, name, pretrained, loaded.names, loaded.classifier, loaded.skipped)
+    return model
 
 
 def create_backbone(
@@ -129,13 +146,23 @@ def create_backbone(
     get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
     if output_stride not in _OUTPUT_STRIDES:
         raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
-    arguments = {**(model_kwargs or {}), **({"output_stride": output_stride} if output_stride != 32 else {})}
-    body = _build(name, 0, in_chans, drop_path_rate, pretrained, arguments)
+    arguments = {
+        **_mapping("model_kwargs", model_kwargs),
+        **({"output_stride": output_stride} if output_stride != 32 else {}),
+    }
+    body, loaded = _build(name, 0, in_chans, drop_path_rate, pretrained, arguments)
     preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
     body = dynamize(
-        body, layer, policy=policy, preserve_outputs=preserve, **{**(layer_kwargs or {}), **layer_arguments}
+        body,
+        layer,
+        policy=policy,
+        preserve_outputs=preserve,
+        **{**_mapping("layer_kwargs", layer_kwargs), **layer_arguments},
     )
     backbone = Backbone(body, out_indices, name)
+    if loaded is not None:
+        skipped = [key for key in loaded.skipped if key not in backbone._pruned]
+        backbone.pretrained_report = report_pretrained(backbone.body, name, pretrained, loaded.names, (), skipped)  # type: ignore[assignment]
     if max(level["reduction"] for level in backbone.feature_info.info) > output_stride != 32:
         raise ValueError(f"{name} cannot be dilated: output_stride={output_stride} is not possible, use 32")
     return backbone
@@ -148,7 +175,7 @@ def _build(
     drop_path_rate: float,
     pretrained: bool | str | PathLike[str],
     arguments: dict[str, Any],
-) -> nn.Module:
+) -> tuple[nn.Module, _Loaded | None]:
     builder = find_builder(name)
     _check_count("in_chans", in_chans, 1)
     if drop_path_rate:
@@ -169,9 +196,17 @@ def _build(
         raise ValueError(
             f"no pretrained weights for {name} ({_first_line(error)}); use pretrained=False or the path of a file"
         ) from error
+    if pretrained is False:
+        return model, None
+    names = tuple(model.state_dict())
     if not isinstance(pretrained, bool):
-        load_pretrained_file(model, pretrained)
-    return model
+        report = load_pretrained_file(model, pretrained)
+        return model, _Loaded(names, report.fresh, report.skipped)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    head = config.get("classifier") or ()
+    head = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
+    resized = config.get("num_classes") not in (None, num_classes)
+    return model, _Loaded(names, tuple(name for name in names if resized and name.startswith(head)), ())
 
 
 def _construct(construct: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
@@ -207,8 +242,14 @@ def _check_count(argument: str, value: int, lowest: int) -> None:
         raise ValueError(f"{argument} must be an integer of at least {lowest}, not {value!r}")
 
 
+def _mapping(argument: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{argument} must be a mapping from names to values, not {value!r}")
+    return value or {}
+
+
 def _rate(argument: str, value: float) -> float:
-    if not 0 <= value < 1:
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be in [0, 1), not {value!r}")
     return value
 

@@ -33,10 +33,12 @@ class LoadReport:
     Attributes:
         loaded: Number of tensors loaded.
         skipped: Names in the source that were not used (heads, pruned levels, optimiser copies).
+        fresh: Names of the classifier's tensors that keep their initialisation, because it has other classes.
     """
 
     loaded: int
     skipped: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
         fit = _without(_fit(model, renamed), head)
         if not (fit.missing or fit.reshaped or fit.unexpected):
             model.load_state_dict(fit.tensors, strict=False)
-            return LoadReport(len(fit.tensors), tuple(fit.skipped))
+            fresh = tuple(key for key in model.state_dict() if key.startswith(head) and key not in fit.tensors)
+            return LoadReport(len(fit.tensors), tuple(fit.skipped), fresh)
         first = first or fit
     raise ValueError(_misfit(model, first, str(path)) if first else f"{path} holds no weights")
 

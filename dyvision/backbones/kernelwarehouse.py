@@ -163,6 +163,23 @@ def create_kernelwarehouse(
     variant = VARIANTS[name]
     options = {**variant.model_kwargs, **model_kwargs}
     model: nn.Module = timm.create_model(variant.backbone, num_classes=num_classes, **options)
+    return add_warehouses(model, variant, preserve_outputs, mixing)
+
+
+def add_warehouses(
+    model: nn.Module, variant: Variant, preserve_outputs: bool = False, mixing: float = 0.0
+) -> nn.Module:
+    """Replace the convolutions of a static network, of any widths, as in a published one; in place.
+
+    Args:
+        model: A network with the modules of the variant's backbone.
+        variant: Which layers share what, in which budget.
+        preserve_outputs: Start from the network's weights; for budgets of at least 1x.
+        mixing: Initial t of all layers.
+
+    Raises:
+        ValueError: If outputs cannot be preserved.
+    """
     groups: dict[str, list[KernelWarehouseConv2d]] = {}
     built: list[tuple[KernelWarehouseConv2d, Tensor, Tensor | None]] = []
     for module, layer_name in variant.layers(model).items():

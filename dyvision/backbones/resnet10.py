@@ -16,4 +16,13 @@ def resnet10(pretrained: bool = False, **arguments: Any) -> nn.Module:
     if pretrained:
         raise RuntimeError("none are published")
     block: Any = BasicBlock  # timm annotates an instance
-    return ResNet(block, (1, 1, 1, 1), **arguments)
+    model: nn.Module = ResNet(block, (1, 1, 1, 1), **arguments)
+    # which weights of a file are adapted to other input channels and classes
+    model.pretrained_cfg = {  # type: ignore[assignment]
+        "architecture": "resnet10",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "first_conv": "conv1",
+        "classifier": "fc",
+    }
+    return model

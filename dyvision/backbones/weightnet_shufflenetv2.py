@@ -8,6 +8,7 @@ the widths are slightly different. Global pooling replaces the official 7x7 wind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class WeightNetShuffleNetV2(ShuffleNetV2):
     """ShuffleNetV2 of generated kernels, with feature maps.
 
     Args:
-        width: ``"0.5"``, ``"1.0"``, ``"1.5"`` or ``"2.0"``.
+        width: ``"0.5"``, ``"1.0"``, ``"1.5"`` or ``"2.0"``; or the channels of stem, three stages and head.
         num_classes: Outputs of the classifier; 0 gives pooled features.
         in_chans: Channels of the input.
         output_stride: Stride of the last feature map, 8, 16 or 32. Stages that would exceed it keep the resolution and
@@ -116,7 +117,7 @@ class WeightNetShuffleNetV2(ShuffleNetV2):
 
     def __init__(
         self,
-        width: str,
+        width: str | Sequence[int],
         num_classes: int = 1000,
         in_chans: int = 3,
         output_stride: int = 32,
@@ -125,14 +126,17 @@ class WeightNetShuffleNetV2(ShuffleNetV2):
     ) -> None:
         # not the parent's constructor: it would build torchvision's network; what is inherited is the feature contract
         nn.Module.__init__(self)
-        if width not in WIDTHS:
+        if isinstance(width, str) and width not in WIDTHS:
             raise ValueError(f"width must be one of {', '.join(WIDTHS)}, got {width!r}")
-        channels = WIDTHS[width]
+        channels = WIDTHS[width] if isinstance(width, str) else tuple(width)
+        if len(channels) != 5 or min(channels) < 1 or any(count % 2 for count in channels[1:4]):
+            raise ValueError(f"width must be five positive numbers, those of the stages even, got {channels}")
+        name = width if isinstance(width, str) else "custom"
         self.conv1 = _conv_norm_relu(in_chans, channels[0], 3, stride=2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         reductions = [2, 4]
         stride, dilation = 4, 1
-        for name, repeats, inputs, outputs in zip(STAGES, REPEATS, channels, channels[1:], strict=False):
+        for stage, repeats, inputs, outputs in zip(STAGES, REPEATS, channels, channels[1:], strict=False):
             step = 2 if 2 * stride <= output_stride else 1
             first = WeightNetShuffleUnit(
                 inputs, outputs, outputs // 2, stride=step, dilation=dilation, split=False, **layer_kwargs
@@ -143,16 +147,16 @@ class WeightNetShuffleNetV2(ShuffleNetV2):
                 WeightNetShuffleUnit(outputs // 2, outputs, outputs // 2, dilation=dilation, **layer_kwargs)
                 for _ in range(repeats - 1)
             ]
-            setattr(self, name, nn.Sequential(first, *rest))
+            setattr(self, stage, nn.Sequential(first, *rest))
             reductions.append(stride)
         self.conv5 = _conv_norm_relu(channels[3], channels[4], 1)
         maps = zip((channels[0], *channels[:4]), reductions, ("conv1", "maxpool", *STAGES), strict=True)
         self.feature_info = [{"num_chs": c, "reduction": r, "module": module} for c, r, module in maps]
         self.num_features = channels[4]
-        self.drop_rate = DROP_RATES.get(width, 0.0) if drop_rate is None else drop_rate
+        self.drop_rate = DROP_RATES.get(name, 0.0) if drop_rate is None else drop_rate
         self.grad_checkpointing = False
         self.pretrained_cfg = {
-            "architecture": _name(width),
+            "architecture": _name(name),
             "num_classes": 1000,
             "input_size": (3, 224, 224),
             "first_conv": "conv1.0",

@@ -14,10 +14,12 @@
 * ``"weightnet"``: ``create_model("weightnet_shufflenetv2_x1_0")``.
 * ``"kernelwarehouse"``: the names of ``dyvision.backbones.kernelwarehouse.VARIANTS``.
 
-:func:`build_network` does so from an official class and its arguments. The modules of this package translate single
-layers, one method each.
+:func:`create_official` reads all this from the names and shapes of the weights, at any width, and loads them;
+:func:`build_network` takes an official class and its arguments. The modules of this package translate single layers,
+one method each.
 """
 
+from dyvision.checkpoints._create import create_official
 from dyvision.checkpoints._load import SOURCES, OfficialReport, load_official, translate_state
 from dyvision.checkpoints._methods import get_method, list_methods
 from dyvision.checkpoints._networks import build_network, is_network
@@ -26,6 +28,7 @@ __all__ = (
     "SOURCES",
     "OfficialReport",
     "build_network",
+    "create_official",
     "get_method",
     "is_network",
     "list_methods",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -29,6 +30,20 @@ _TRANSLATE: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
     "weightnet": weightnet.layer_state,
 }
 SOURCES = tuple(_TRANSLATE)
+#: names that only one source has
+_MARKS = (
+    ("kernelwarehouse", r"warehouse_manager\."),
+    ("odconv", r"\.attention\.channel_fc\."),
+    ("dyconv", r"\.attention\.fc2\."),
+    ("dcd", r"\.fc_phi\."),
+    ("condconv", r"\broute\.fc\."),
+    ("weightnet", r"\.wn_fc1\."),
+    ("timm", r"\.routing_fn\."),
+)
+#: names of each kind that an error message shows
+_SHOWN = 8
+#: what wrappers put before all names
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 _WAREHOUSE = "warehouse_manager.weights."
 #: what ours save and the official ones do not: schedules, and counters that old files and MegEngine's lack
 _OURS_ALONE = ("temperature", "mixing", "num_batches_tracked")
@@ -79,7 +94,7 @@ def load_official(
 
     Raises:
         ValueError: If the source is unknown, the file cannot be read, or names are missing, unexpected or of another
-            shape (all are listed); nothing is loaded then.
+            shape (the first of each are listed); nothing is loaded then.
 
     Example:
         >>> import dyvision
@@ -87,15 +102,15 @@ def load_official(
         >>> model = dyvision.create_model("mobilenetv2_035", layer="dcd", dynamic_classifier=True)
         >>> report = load_official(model, "dcd_mobilenetv2_035.pth", source="dcd")  # doctest: +SKIP
     """
-    if source not in SOURCES:
-        near = difflib.get_close_matches(str(source), SOURCES, n=2, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}{hint}")
+    check_source(source)
+    state = read_official(source_weights)
+    if source == "dyconv":
+        state = dyconv.with_bias(state)
     target = model.state_dict()
     tensors: dict[str, Tensor] = {}
     mapped: list[tuple[str, str]] = []
     unexpected, reshaped = [], []
-    for official, names, tensor in _translate(model, read_official(source_weights), source):
+    for official, names, tensor in _translate(model, state, source):
         for name in names:
             if name not in target:
                 unexpected.append(official if official == name else f"{official} (here {name})")
@@ -111,7 +126,7 @@ def load_official(
     kept = [name for name in absent if name.rpartition(".")[2] in _OURS_ALONE]
     missing = [name for name in absent if name not in set(kept)]
     if missing or unexpected or reshaped:
-        raise ValueError(_misfit(source, missing, unexpected, reshaped))
+        raise ValueError(_misfit(source, missing, unexpected, reshaped, guess_source(state)))
     model.load_state_dict(tensors, strict=False)
     return OfficialReport(source, tuple(mapped), tuple(kept))
 
@@ -152,8 +167,9 @@ def read_official(source_weights: Mapping[str, Any] | str | PathLike[str]) -> di
         # training scripts save their options beside the weights: a plain record, safe to read
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = read_state_dict(source_weights)
-    while all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state.pop("n_averaged", None)  # torch's averaged models count in it
+    while prefix := next((wrapper for wrapper in _WRAPPERS if all(name.startswith(wrapper) for name in state)), ""):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
@@ -197,13 +213,37 @@ def _split(name: str, modules: Mapping[str, str] | set[str]) -> tuple[str, str]:
     return "", name
 
 
-def _misfit(source: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
+def check_source(source: str) -> None:
+    """Check the name of a source.
+
+    Raises:
+        ValueError: If it is unknown; the message gives the closest names.
+    """
+    if source not in SOURCES:
+        near = difflib.get_close_matches(str(source), SOURCES, n=2, cutoff=0.4)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}{hint}")
+
+
+def guess_source(names: Iterable[str]) -> str | None:
+    """Whose names these are; None if no name says so."""
+    text = "\n".join(names)
+    return next((source for source, mark in _MARKS if re.search(mark, text)), None)
+
+
+def _misfit(source: str, missing: list[str], unexpected: list[str], reshaped: list[str], guessed: str | None) -> str:
     parts = [
-        f"{len(names)} {what}: {', '.join(names)}"
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if names
     ]
-    return (
-        f"these {source} weights do not fit the model; {'; '.join(parts)}. Create the model in the published setting: "
-        "layer, policy, layer_kwargs, dynamic_classifier, num_classes (see help(dyvision.checkpoints))"
-    )
+    if guessed not in (source, None):
+        hint = f"their names are those of {guessed}: load_official(..., source={guessed!r})"
+    elif reshaped and not missing and not unexpected:
+        hint = "create_official builds the network that the shapes are of"
+    else:
+        hint = (
+            "create the model in the published setting: layer, policy, layer_kwargs, dynamic_classifier, num_classes "
+            "(see help(dyvision.checkpoints)), or by create_official"
+        )
+    return f"these {source} weights do not fit the model; {'; '.join(parts)}; {hint}"

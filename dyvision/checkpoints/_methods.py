@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, cast
@@ -39,6 +39,20 @@ def get_method(name: str) -> Method:
         hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise ValueError(f"unknown method {name!r}{hint}; methods are {', '.join(known)}")
     return cast(Method, import_module(f"dyvision.checkpoints.{name}"))
+
+
+def check_arguments(official_class: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Check that every argument is one of the official constructor's: what is not understood must not be dropped.
+
+    Raises:
+        ValueError: If one is unknown; the message gives the closest names.
+    """
+    names = sorted(known)
+    for name in arguments:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+            hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+            raise ValueError(f"{official_class} has no argument {name!r}{hint}; it has {', '.join(names)}")
 
 
 def fit(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

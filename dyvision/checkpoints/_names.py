@@ -24,7 +24,7 @@ from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 #: how a block of MobileNetV2 names its convolutions and norms: numbered one by one, convolution-norm-activation
 #: triples numbered together (all but the last, linear one), or by what they do
 _FLAT, _NESTED, _NAMED = "flat", "nested", "named"
-_MOBILENETV2_STYLES = {"dcd": _FLAT, "condconv": _NAMED, "odconv": _NESTED, "kernelwarehouse": _NESTED}
+MOBILENETV2_STYLES = {"dcd": _FLAT, "condconv": _NAMED, "odconv": _NESTED, "kernelwarehouse": _NESTED}
 _NAMED_PAIRS = {
     3: (("pw", "bn_pw"), ("dw", "bn_dw"), ("pw_linear", "bn_pw_linear")),
     2: (("dw", "bn_dw"), ("pw_linear", "bn_pw_linear")),
@@ -52,8 +52,8 @@ def module_names(model: nn.Module, source: str) -> dict[str, str]:
         }
     if isinstance(model, ResNet):
         return _classifier(model, "fc")
-    if isinstance(model, EfficientNet) and source in _MOBILENETV2_STYLES:
-        return {**_mobilenetv2(model, _MOBILENETV2_STYLES[source]), **_classifier(model, "classifier")}
+    if isinstance(model, EfficientNet) and source in MOBILENETV2_STYLES:
+        return {**_mobilenetv2(model, MOBILENETV2_STYLES[source]), **_classifier(model, "classifier")}
     if isinstance(model, ConvNeXt) and source == "kernelwarehouse":
         return _convnext(model)
     raise ValueError(
@@ -106,8 +106,27 @@ def _mobilenetv2(model: EfficientNet, style: str) -> dict[str, str]:
             names[f"features.{number}.{pair[0]}"] = f"{ours}.{conv}"
             names[f"features.{number}.{pair[1]}"] = f"{ours}.bn{place + 1}"
         names[f"features.{number}.route"] = f"{ours}.coefficient_branch"
-    head = f"features.{len(blocks) + 1}" if style == _NESTED else "conv"
+    head = _mobilenetv2_head(style, len(blocks))
     return {**names, f"{head}.0": "conv_head", f"{head}.1": "bn2"}
+
+
+def mobilenetv2_norms(style: str, expansions: Sequence[float]) -> tuple[list[tuple[str, str]], str]:
+    """Official names of the first and the last norm of every block, and of the norm behind them.
+
+    Args:
+        style: A value of :data:`MOBILENETV2_STYLES`.
+        expansions: Of the blocks, in order; where it is 1 there is no convolution that expands.
+    """
+    ends = []
+    for number, expansion in enumerate(expansions, 1):
+        count = 2 if expansion == 1 else 3
+        first, last = _pair(style, 0, count)[1], _pair(style, count - 1, count)[1]
+        ends.append((f"features.{number}.{first}", f"features.{number}.{last}"))
+    return ends, f"{_mobilenetv2_head(style, len(ends))}.1"
+
+
+def _mobilenetv2_head(style: str, blocks: int) -> str:
+    return f"features.{blocks + 1}" if style == _NESTED else "conv"
 
 
 def _pair(style: str, place: int, count: int) -> tuple[str, str]:

@@ -67,6 +67,13 @@ def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate any part of a layer's or classifier's state dict to the names of :class:`DCDConv2d`."""
     return {
-        _NAMES.get(name, name): tensor[:, :, None, None] if name.startswith("cls") and tensor.ndim == 2 else tensor
+        _NAMES.get(name, name): tensor[:, :, None, None]
+        if name.startswith("cls") and tensor.ndim == 2
+        else _widen(tensor)
         for name, tensor in state.items()
     }
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Zeros where the official branch has no width at all (``conv_dy`` below 16 channels): ours has one at least."""
+    return tensor if tensor.numel() else tensor.new_zeros([max(size, 1) for size in tensor.shape])

@@ -37,6 +37,24 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     )
 
 
+def with_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add a bias of zero to attentions that have none, as in an older version of the reference."""
+    biases = {
+        name.replace("fc2.weight", "fc2.bias"): tensor.new_zeros(len(tensor))
+        for name, tensor in state.items()
+        if name.endswith("attention.fc2.weight")
+    }
+    return {**biases, **state}
+
+
+def adapt(arguments: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments with the ratio that gives the attention's hidden layer its width, which versions round differently."""
+    weight = parameters.get("attention.fc1.weight")
+    if weight is None or weight.shape[1] == 3:
+        return dict(arguments)
+    return {**arguments, "ratio": (len(weight) - 1) / weight.shape[1]}
+
+
 def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate one layer's state dict: ``attention`` is ``branch``, its 1x1 convolutions are linear layers.
 

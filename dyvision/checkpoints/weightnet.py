@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.backbones.weightnet_shufflenetv2 import REPEATS, STAGES, WeightNetShuffleNetV2, WeightNetShuffleUnit
+from dyvision.backbones.weightnet_shufflenetv2 import (
+    REPEATS,
+    STAGES,
+    WIDTHS,
+    WeightNetShuffleNetV2,
+    WeightNetShuffleUnit,
+)
+from dyvision.checkpoints._shapes import Shapes, classes_of
 from dyvision.layers.weightnet import WeightNetConv2d
 
 #: ends of official names and ours
@@ -23,6 +31,7 @@ _RENAMES = (
     (re.compile(r"^conv_last\b"), "conv5"),
     (re.compile(r"^classifier\.0\b"), "fc"),
 )
+_FC1 = "wn_fc1.weight"
 _UNIT = re.compile(r"^features\.(\d+)\b")
 
 
@@ -61,11 +70,33 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
             split=arguments["stride"] == 1,
         )
     if official_class == "ShuffleNetV2":
-        width = str(arguments.get("model_size", "1.5x")).removesuffix("x")
-        return WeightNetShuffleNetV2(width, arguments.get("num_classes", 1000))
+        return build_network(arguments, {})
     raise ValueError(
         f"official_class must be WeightNet, WeightNet_DW, ShuffleV2Block or ShuffleNetV2, got {official_class!r}"
     )
+
+
+def build_network(arguments: Mapping[str, Any], shapes: Shapes) -> nn.Module:
+    """Build our network for ``ShuffleNetV2``, by the shapes of its parameters where there are any.
+
+    Raises:
+        ValueError: If ``model_size`` is none of the official ones.
+    """
+    size = str(arguments.get("model_size", "1.5x")).removesuffix("x")
+    classes = classes_of(shapes) or arguments.get("num_classes", 1000)
+    first = f"features.0.wnet1.{_FC1}"
+    if first not in shapes:
+        return WeightNetShuffleNetV2(size, classes)
+    # the middle of a stage's first unit has half the channels of the stage
+    starts = (0, *(sum(REPEATS[:stage]) for stage in range(1, len(REPEATS))))
+    stages = (2 * math.prod(shapes[f"features.{number}.bn1.weight"]) for number in starts)
+    channels = (shapes["first_conv.0.weight"][0], *stages, shapes["conv_last.0.weight"][0])
+    width = next((known for known, widths in WIDTHS.items() if widths == channels), channels)
+    multiplier = shapes[first][0] * 2 // channels[1]
+    # each group of the generating layer sees M / G activations
+    groups = multiplier // shapes["features.0.wnet1.wn_fc2.weight"][-3]
+    in_chans = shapes["first_conv.0.weight"][1]
+    return WeightNetShuffleNetV2(width, classes, in_chans, multiplier=multiplier, generator_groups=groups)
 
 
 def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

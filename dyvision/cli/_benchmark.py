@@ -72,15 +72,15 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _benchmark(options: argparse.Namespace) -> None:
     import torch
-    from rich.console import Console
     from rich.progress import Progress
 
     from dyvision.analysis.benchmark import describe_machine, make_timer
-    from dyvision.cli._benchmark_output import make_summary, make_table, save_plot, write_csv, write_json
+    from dyvision.cli._benchmark_output import make_summary, make_table, write_csv, write_json
+    from dyvision.cli._benchmark_plot import save_plot
+    from dyvision.tables import make_console
 
     setting = _check(options)
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
+    console = make_console(180)
     rows: list[Row] = []
     with _threads(options.threads):
         torch.manual_seed(0)

@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from dyvision.saving import replacing, write_text
 
-# Okabe and Ito's palette and grey: distinguishable without colour vision
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
-_MARKERS = "osD^v<>P"
+if TYPE_CHECKING:
+    from dyvision.tables import FittingTable
 
 
 @dataclass(frozen=True)
@@ -57,22 +55,23 @@ class Row:
     best: str = ""
 
 
-def make_table(rows: Sequence[Row], title: str) -> Table:
+def make_table(rows: Sequence[Row], title: str) -> FittingTable:
     """One line per group, reference and thing measured, one column per batch; below, geometric means."""
-    from rich.table import Table
+    from dyvision.tables import NAME, FittingTable
 
     batches = list(dict.fromkeys(row.batch for row in rows))
     cells = {(row.group, row.name, row.reference, row.batch): row for row in rows}
-    table = Table(title=title, caption=_CAPTION, caption_justify="left")
-    for column in ("what", "measured", "over"):
-        table.add_column(column, overflow="fold")
-    for batch in batches:
-        table.add_column(f"batch {batch}", justify="right", no_wrap=True)
-        table.add_column("over, ms", justify="right", no_wrap=True, style="dim")
+    table = FittingTable(title, _CAPTION, elsewhere="--csv and --json have them")
+    table.add_column("what", NAME, folds=True)
+    for column in ("measured", "over"):
+        table.add_column(column, NAME)
+    for place, batch in enumerate(batches):
+        table.add_column(f"batch {batch}", importance=1 + place, justify="right")
+        table.add_column("over, ms", importance=1 + 2 * len(batches), justify="right", style="dim")
     memory = any(row.memory_ratio is not None for row in rows)
     if memory:
         for batch in batches:
-            table.add_column(f"memory, batch {batch}", justify="right")
+            table.add_column(f"memory, batch {batch}", importance=1 + len(batches), justify="right")
     previous = None
     for group, name, reference in dict.fromkeys((row.group, row.name, row.reference) for row in rows):
         found = [cells.get((group, name, reference, batch)) for batch in batches]
@@ -100,17 +99,17 @@ def geometric_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, floa
     }
 
 
-def make_summary(rows: Sequence[Row]) -> Table:
+def make_summary(rows: Sequence[Row]) -> FittingTable:
     """Geometric means as a table."""
-    from rich.table import Table
+    from dyvision.tables import NAME, FittingTable
 
-    table = Table(title="geometric mean over the shapes")
-    table.add_column("measured")
-    table.add_column("over")
-    table.add_column("shapes", justify="right")
+    table = FittingTable("geometric mean over the shapes")
+    table.add_column("measured", NAME)
+    table.add_column("over", NAME)
+    table.add_column("shapes", importance=9, justify="right")
     batches = list(dict.fromkeys(row.batch for row in rows))
-    for batch in batches:
-        table.add_column(f"batch {batch}", justify="right")
+    for place, batch in enumerate(batches):
+        table.add_column(f"batch {batch}", importance=1 + place, justify="right")
     for (name, reference), means in geometric_means(rows).items():
         groups = {row.group for row in rows if (row.name, row.reference) == (name, reference)}
         table.add_row(
@@ -121,8 +120,7 @@ def make_summary(rows: Sequence[Row]) -> Table:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write one line per row under a line of names; what was not measured is empty."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -130,9 +128,8 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def write_json(rows: Sequence[Row], machine: Mapping[str, object], path: Path) -> None:
     """Write ``{"machine": ..., "rows": [...]}``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": dict(machine), "rows": [asdict(row) for row in rows]}, indent=1)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_text(path, f"{text}\n")
 
 
 def check_plot(path: Path) -> None:
@@ -146,67 +143,6 @@ def check_plot(path: Path) -> None:
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
         raise ValueError(f"--plot {path}: the suffix must be one of {', '.join(sorted(known))}")
-
-
-def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draw the ratios as dots with their percentiles, one panel per batch, one colour per thing measured."""
-    # not pyplot: no window system, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    batches = list(dict.fromkeys(row.batch for row in rows))
-    series = list(dict.fromkeys((row.name, row.reference) for row in rows))
-    names = list(dict.fromkeys(row.name for row in rows))
-    references = list(dict.fromkeys(row.reference for row in rows))
-    heights, ticks = _arrange(rows)
-    figure = Figure(figsize=(4 + 3 * len(batches), 2.2 + 0.16 * (len(heights) + len(ticks))), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
-    for axes, batch in zip(panels, batches, strict=True):
-        for name, reference in series:
-            own = [row for row in rows if (row.name, row.reference, row.batch) == (name, reference, batch)]
-            index = names.index(name)
-            marker = index // len(_COLORS) * len(references) + references.index(reference)
-            axes.errorbar(
-                [row.ratio for row in own],
-                [heights[row.group, name, reference] for row in own],
-                xerr=[[row.ratio - row.low for row in own], [row.high - row.ratio for row in own]],
-                fmt=_MARKERS[marker % len(_MARKERS)],
-                color=_COLORS[index % len(_COLORS)],
-                markersize=4,
-                elinewidth=1,
-                label=f"{name} / {reference}",
-            )
-        axes.axvline(1, color="#999999", linewidth=1, zorder=0)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(LogLocator(base=2))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_title(f"batch {batch}", fontsize="medium")
-        axes.set_xlabel("time ratio")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    panels[0].set_yticks(list(ticks.values()), list(ticks), fontsize="small")
-    panels[0].set_ylim(max(heights.values()) + 1, -1)  # the first on top; shared by all panels
-    figure.suptitle(title, fontsize="small")
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = 1 + len(batches)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def _arrange(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:
-    """Heights of the dots, one per group and series, and of the groups' names, with a gap between groups."""
-    heights: dict[tuple[str, str, str], int] = {}
-    ticks: dict[str, float] = {}
-    line = 0
-    for group in dict.fromkeys(row.group for row in rows):
-        own = list(dict.fromkeys((row.name, row.reference) for row in rows if row.group == group))
-        heights.update({(group, *key): line + index for index, key in enumerate(own)})
-        ticks[group] = line + (len(own) - 1) / 2
-        line += len(own) + 1
-    return heights, ticks
 
 
 _CAPTION = (

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 from dyvision.cli._benchmark import add_benchmark
+from dyvision.cli._data import add_data
 from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
+from dyvision.saving import replacing
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
 _EPILOG = """\
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_list(commands)
     _add_config(commands)
-    _add_data(commands)
+    add_data(commands)
     add_profile(commands)
     add_report(commands)
     add_reproduce(commands)
@@ -111,47 +113,6 @@ def _config_cp(options: argparse.Namespace) -> None:
         destination = destination / source.name
     if destination.exists():
         raise FileExistsError(f"{destination} exists; choose another name or remove it first")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
+    with replacing(destination) as part:
+        shutil.copyfile(source, part)
     print(destination)
-
-
-def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("data", help="draw sample data, or look at a data set")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    sample = actions.add_parser("sample", help="draw a deterministic scene set in ImageNet, Cityscapes and COCO layout")
-    sample.add_argument("root", type=Path, metavar="DIR")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.set_defaults(run=_data_sample)
-    show = actions.add_parser("show", help="draw a contact sheet with labels, masks or boxes")
-    show.add_argument("root", type=Path, metavar="PATH")
-    show.add_argument(
-        "--format", choices=("imagefolder", "cityscapes", "coco"), help="found from the layout if left out"
-    )
-    show.add_argument("--split", default="train", help="train, val or test")
-    show.add_argument("--output", type=Path, default=Path("sheet.png"))
-    show.add_argument("--count", type=int, default=16, help="number of images")
-    show.add_argument("--augment", action="store_true", help="show what training sees")
-    show.set_defaults(run=_data_show)
-
-
-def _data_sample(options: argparse.Namespace) -> None:
-    from dyvision.data import write_sample_data
-
-    write_sample_data(options.root, seed=options.seed)
-    for name in ("imagenet", "cityscapes", "coco"):
-        print(options.root / name)
-
-
-def _data_show(options: argparse.Namespace) -> None:
-    from dyvision.data import show
-
-    path = show(
-        options.root,
-        format=options.format,
-        split=options.split,
-        output=options.output,
-        count=options.count,
-        augment=options.augment,
-    )
-    print(path)

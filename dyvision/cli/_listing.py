@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 from fnmatch import fnmatch
 
 
@@ -10,14 +12,18 @@ def print_list(what: str, pattern: str = "*") -> None:
 
     Args:
         what: ``layers``, ``backbones``, ``heads``, ``policies`` or ``configs``.
-        pattern: Wildcard the name has to match.
+        pattern: Wildcard the name has to match, or a part of the name.
 
     Raises:
         ValueError: If nothing matches.
     """
-    names = [name for name in _names(what) if fnmatch(name.split("  ")[0], pattern)]
+    known = _names(what)
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    names = [name for name in known if fnmatch(name.split("  ")[0].lower(), wanted.lower())]
     if not names:
-        raise ValueError(f"no {what} match {pattern!r}; see 'dyvision list {what}'")
+        near = difflib.get_close_matches(pattern, [name.split("  ")[0] for name in known], n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"no {what} match {pattern!r}{hint}; see 'dyvision list {what}'")
     print("\n".join(names))
 
 
@@ -39,5 +45,12 @@ def _names(what: str) -> list[str]:
 
         return list_policies()
     from dyvision.tasks.heads import list_heads
+    from dyvision.tasks.heads.mmseg import MMSEG_HEADS
 
-    return [f"{task}/{name}" for task in ("segmentation", "detection") for name in list_heads(task)]
+    absent = frozenset() if importlib.util.find_spec("mmseg") else frozenset(MMSEG_HEADS)
+    note = '  (not installed: pip install "dyvision[mmseg]")'
+    return [
+        f"{task}/{name}{note if name in absent else ''}"
+        for task in ("segmentation", "detection")
+        for name in list_heads(task)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 _WARNINGS = (
@@ -19,13 +20,22 @@ _LOGGED = ("💡 Tip", "Loading `train_dataloader` to estimate")
 
 
 def silence_advice() -> None:
-    """Filter those messages from here on."""
+    """Filter those messages from here on, and show dyvision's own."""
     for pattern in _WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)
+    show_messages()
+
+
+def show_messages() -> None:
+    """Print what dyvision itself has to say (how much of the pretrained weights was used), by one process of a run."""
+    logger = logging.getLogger("dyvision")
+    if not logger.handlers and os.environ.get("LOCAL_RANK", "0") == "0":
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

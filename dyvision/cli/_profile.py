@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dyvision.saving import write_text
+
 
 def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -40,10 +42,10 @@ def _profile(options: argparse.Namespace) -> None:
     import json
 
     import torch
-    from rich.console import Console
 
     from dyvision.analysis import profile
     from dyvision.backbones import create_model
+    from dyvision.tables import make_console
 
     try:
         device = torch.device(options.device)
@@ -61,13 +63,10 @@ def _profile(options: argparse.Namespace) -> None:
     if options.json == Path("-"):
         print(text)
     else:
-        console = Console()
-        # piped into a file, a table of 80 columns would break every line
-        console = console if console.is_terminal else Console(width=140)
+        console = make_console()
         console.print(result.table())
         console.print(f"{name}: {result}", soft_wrap=True, highlight=False)
         if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(f"{text}\n", encoding="utf-8")
+            write_text(options.json, f"{text}\n")
     if options.picture is not None:
         result.save_picture(options.picture, title=name)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
-from rich.table import Table
 
 from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
@@ -17,6 +16,7 @@ from dyvision.cli._messages import silence_advice
 from dyvision.cli._pictures import draw_predictions
 from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
+from dyvision.tables import NAME, FittingTable
 
 #: task, format folder of the sample data, metric, name of the metric in the table
 _TASKS = (
@@ -99,7 +99,11 @@ def run_quickstart(
             arguments.append(f"--model.backbone_weights={weights}")
         run = TaskCLI("quickstart", read_request(arguments))
         untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][metric]
-        run.trainer.fit(run.model, datamodule=run.datamodule)
+        try:
+            run.trainer.fit(run.model, datamodule=run.datamodule)
+        finally:
+            if run.run is not None:
+                run.run.release(run.trainer)
         trained = float(run.trainer.callback_metrics[metric])  # the last epoch ends with a validation
         checkpoints[task] = last_checkpoint(run.trainer)
         weights = weights or checkpoints[task]
@@ -119,11 +123,12 @@ def _image_size(data: LightningDataModule) -> tuple[int, int, int, int]:
 
 
 def _print_results(console: Console, results: list[Result], backbone: str, layer: str, seconds: float) -> None:
-    table = Table(title=f"{backbone} with {layer} layers, {seconds:.0f} s in all")
+    table = FittingTable(f"{backbone} with {layer} layers, {seconds:.0f} s in all")
     for name in ("task", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in ("untrained", "trained", "MACs static", f"MACs {layer}", "s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, NAME)
+    columns = (("untrained", 1), ("trained", 1), ("MACs static", 2), (f"MACs {layer}", 2), ("s", 3))
+    for name, importance in columns:
+        table.add_column(name, importance, justify="right")
     for result in results:
         table.add_row(
             result.task,

@@ -6,20 +6,16 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyvision.saving import write_text
+
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch import Tensor, nn
 
     from dyvision.analysis.routing import LayerRouting
-
-#: layers per picture, spread over the depth; columns of a heat map, those that differ most between classes
-_ROWS, _COLUMNS = 8, 64
-#: colours distinguishable without colour vision (Okabe and Ito)
-_STATIC, _DYNAMIC = "#999999", "#0072B2"
+    from dyvision.tables import FittingTable
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,20 +36,28 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     routing.add_argument(
         "--correlation-images", type=int, default=16, metavar="N", help="of these, to form kernels for"
     )
-    routing.add_argument("--layers", nargs="+", default=["*"], metavar="PATTERN", help="layers by name: 'blocks.3.*'")
+    routing.add_argument(
+        "--layers",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help="as the table names them: 'blocks.3.*'",
+    )
     routing.set_defaults(run=_routing)
 
 
 def _routing(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from dyvision.analysis.routing import analyze_routing
     from dyvision.cli._messages import silence_advice
+    from dyvision.cli._report_pictures import draw_coefficients, draw_correlation
     from dyvision.cli._trainer import TaskCLI, read_request
+    from dyvision.tables import make_console
 
     for name in ("images", "correlation_images"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"--output {options.output} is a file; name a folder")
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
@@ -68,18 +72,16 @@ def _routing(options: argparse.Namespace) -> None:
     batches = _batches(run.datamodule, options.images)
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
-    options.output.mkdir(parents=True, exist_ok=True)
     numbers = {
         "checkpoint": str(options.checkpoint),
         "static": None if options.static is None else str(options.static),
         "classes": classes,
         "layers": [_numbers(result, len(classes)) for result in results],
     }
-    (options.output / "routing.json").write_text(f"{json.dumps(numbers, indent=1)}\n", encoding="utf-8")
+    write_text(options.output / "routing.json", f"{json.dumps(numbers, indent=1)}\n")
     draw_correlation(results, options.output / "correlation.png")
     draw_coefficients(results, options.output / "coefficients.png", classes)
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = make_console()
     console.print(_table(results))
     for name in ("correlation.png", "coefficients.png", "routing.json"):
         console.print(options.output / name, soft_wrap=True, highlight=False)
@@ -136,127 +138,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _table(results: Sequence[LayerRouting]) -> Table:
-    from rich.table import Table
+def _table(results: Sequence[LayerRouting]) -> FittingTable:
+    from dyvision.cli._report_pictures import short_names, static_sources
+    from dyvision.tables import NAME, FittingTable
 
     first = results[0]
     caption = (
         f"|r|: mean absolute correlation of a layer's output kernels, {first.correlation_images} images; static: "
-        f"{_sources(results)}. Share: variance of the coefficients between classes over all of it, "
+        f"{static_sources(results)}. Share: variance of the coefficients between classes over all of it, "
         f"{len(first.coefficients)} images"
     )
     if first.chance_share is not None:
         caption += f"; classes that mean nothing would give {first.chance_share:.3f}"
-    names, prefix = _short(results)
-    table = Table(title=f"routing of {prefix}*" if prefix else "routing", caption=f"{caption}.", caption_justify="left")
-    table.add_column("layer", overflow="fold")
-    for name in ("kind", "coefficients", "|r| static", "|r| dynamic", "share"):
-        table.add_column(name, justify="left" if name == "kind" else "right", no_wrap=True)
+    names, prefix = short_names(results)
+    title = f"routing of {prefix}*" if prefix else "routing"
+    table = FittingTable(title, f"{caption}.", elsewhere="routing.json has them")
+    table.add_column("layer", NAME)
+    table.add_column("kind", importance=3)
+    table.add_column("coefficients", importance=2, justify="right")
+    for name in ("|r| static", "|r| dynamic", "share"):
+        table.add_column(name, justify="right")
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
         shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
         table.add_row(names[result.name], result.kind, str(result.coefficients.shape[1]), *shown)
     return table
-
-
-def _sources(results: Sequence[LayerRouting]) -> str:
-    return ", ".join(dict.fromkeys(result.static_source for result in results))
-
-
-def _short(results: Sequence[LayerRouting]) -> tuple[dict[str, str], str]:
-    """Names without the modules that all layers are in, and these."""
-    names = [result.name for result in results]
-    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    prefix = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, parents))
-    return {name: name.removeprefix(prefix) for name in names}, prefix
-
-
-def _spread(results: Sequence[LayerRouting]) -> tuple[list[LayerRouting], str]:
-    """At most ``_ROWS`` layers from first to last, and what a title says about it."""
-    if len(results) <= _ROWS:
-        return list(results), f"{len(results)} layers"
-    chosen = [results[round(index * (len(results) - 1) / (_ROWS - 1))] for index in range(_ROWS)]
-    return chosen, f"{_ROWS} of {len(results)} layers (--layers chooses)"
-
-
-def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
-    """Draw per layer both matrices of |correlation| and their histograms.
-
-    Args:
-        results: The layers; at most eight are drawn, spread over the depth.
-        path: Picture to write.
-    """
-    import torch
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows, which = _spread(results)
-    names, _ = _short(results)
-    figure = Figure(figsize=(11, 1 + 2.8 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"|correlation| of output kernels, {which}; static: {_sources(results)}")
-    grid = figure.subplots(len(rows), 3, squeeze=False)
-    for (left, middle, right), result in zip(grid, rows, strict=True):
-        pairs = ((left, result.static, "static"), (middle, result.dynamic, "dynamic"))
-        for axes, part, name in pairs:
-            image = axes.imshow(part.matrix.numpy(), vmin=0, vmax=1, cmap="magma", interpolation="nearest")
-            source = result.static_source if name == "static" else f"mean of {result.correlation_images} images"
-            mean = "none" if math.isnan(part.mean) else f"{part.mean:.3f}"
-            axes.set_title(f"{name}: {source}\nmean {mean}", fontsize="small")
-        figure.colorbar(image, ax=middle)
-        left.set_ylabel(names[result.name], fontsize="small")
-        bins = len(result.static.histogram)
-        edges = torch.linspace(0, 1, bins + 1).tolist()
-        right.stairs(result.static.histogram.numpy(), edges, color=_STATIC, fill=True, label="static")
-        right.stairs(result.dynamic.histogram.numpy(), edges, color=_DYNAMIC, linewidth=1.5, label="dynamic")
-        right.set_xlabel("|r|")
-        right.set_title("share of pairs", fontsize="small")
-        right.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=100)
-
-
-def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequence[str] = ()) -> None:
-    """Draw the coefficients of each layer: by class as a heat map, or their distribution if there are no classes.
-
-    Args:
-        results: The layers; at most eight are drawn, spread over the depth.
-        path: Picture to write.
-        classes: Names of the classes, in the order of the labels.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows, which = _spread(results)
-    names, _ = _short(results)
-    height = min(max(2.4, 0.22 * len(classes) + 1.2), 8) if rows[0].labels is not None else 2.4
-    figure = Figure(figsize=(11, 1 + height * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    what = "class mean minus mean of all images" if rows[0].labels is not None else "distribution over images"
-    figure.suptitle(f"coefficients: {what}, {which}")
-    for axes, result in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        count = result.coefficients.shape[1]
-        title = f"{names[result.name]}: {result.meaning}"
-        if result.labels is None:
-            columns = result.coefficients.std(0, correction=0).topk(min(count, _COLUMNS)).indices.sort().values
-            axes.boxplot(result.coefficients[:, columns].numpy(), showfliers=False)
-            ranked = "vary most"
-        else:
-            total = max(len(classes), int(result.labels.max()) + 1)
-            deviation = result.class_means(total) - result.coefficients.mean(0)
-            spread = deviation.nan_to_num().square().sum(0)
-            columns = spread.topk(min(count, _COLUMNS)).indices.sort().values
-            deviation = deviation[:, columns]
-            limit = float(deviation.nan_to_num().abs().max()) or 1.0
-            image = axes.imshow(deviation.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-            figure.colorbar(image, ax=axes)
-            if len(classes) == total <= 40:
-                axes.set_yticks(range(total), classes, fontsize="small")
-            share = result.class_share
-            share_text = "coefficients do not vary" if share is None or math.isnan(share) else f"share {share:.2f}"
-            title += f"; {share_text}"
-            ranked = "differ most between classes"
-        shown = f"{len(columns)} of {count} that {ranked}" if count > _COLUMNS else f"all {count}"
-        axes.set_xticks([])
-        axes.set_xlabel(f"coefficients ({shown})", fontsize="small")
-        axes.set_title(title, fontsize="small")
-    figure.savefig(path, dpi=100)

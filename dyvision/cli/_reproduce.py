@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dyvision.saving import write_text
+
 
 def add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -22,22 +24,27 @@ def _reproduce(options: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.progress import track
-    from rich.table import Table
 
     from dyvision.analysis.reproduce import MACS_TOLERANCE, PARAMS_TOLERANCE, Comparison, read_published, reproduce
+    from dyvision.tables import NAME, FittingTable, make_console
 
     rows = read_published(options.table)
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
+    console = make_console(180)
     found: list[Comparison] = list(
         track(reproduce(rows), total=len(rows), description="counting", console=console, transient=True)
     )
-    table = Table("table", "network", "method, setting", "top-1", title="published against ours, 224 x 224 pixels")
-    for name in ("params, M", "ours", "diff.", "MACs, M", "ours", "executed", "diff."):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("source")
+    table = FittingTable("published against ours, 224 x 224 pixels", elsewhere="--json FILE has them")
+    table.add_column("table", importance=6)
+    table.add_column("network", NAME)
+    table.add_column("method, setting", NAME, folds=True)
+    table.add_column("top-1", importance=4, justify="right")
+    for name, importance in (
+        *(("params, M", 3), ("ours", 3), ("diff.", 1), ("MACs, M", 3), ("ours", 3), ("executed", 5), ("diff.", 1)),
+    ):
+        table.add_column(name, importance, justify="right")
+    table.add_column("note", importance=2, justify="right")
+    table.add_column("source", importance=7, folds=True)
     reasons: list[str] = []
     for one in found:
         row = one.published
@@ -45,7 +52,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         if not one.agrees:
             if row.reason not in reasons:
                 reasons.append(row.reason)
-            number = f"[{reasons.index(row.reason) + 1}]"
+            number = f"\\[{reasons.index(row.reason) + 1}]"  # escaped: brackets are markup
         table.add_row(
             row.table,
             row.network,
@@ -58,7 +65,8 @@ def _reproduce(options: argparse.Namespace) -> None:
             f"{one.macs / 1e6:.1f}",
             f"{one.executed / 1e6:.1f}",
             _percent(one.macs_difference),
-            f"{row.source} {number}".rstrip(),
+            number,
+            row.source,
             style=None if one.agrees else "yellow",
         )
     console.print(table)
@@ -77,8 +85,7 @@ def _reproduce(options: argparse.Namespace) -> None:
             asdict(one.published) | {"our_params": one.params, "our_macs": one.macs, "our_macs_executed": one.executed}
             for one in found
         ]
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(entries, indent=1) + "\n")
 
 
 def _percent(difference: float | None) -> str:

@@ -185,7 +185,8 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     for path, content in request.layers:
         for name, value in (content.get("model") or {}).items():
             kept = sections["model"].get(name, value)
-            if kept != value and option(request.typed, f"--model.{name}") is None:
+            taken_over = value is None or name in ("pretrained", "backbone_weights")  # what a run started from
+            if kept != value and not taken_over and option(request.typed, f"--model.{name}") is None:
                 typed = shlex.quote(f"--model.{name}={value}")
                 given = f"not {value!r} as in {path.name} (type {typed} to change it)"
                 print(f"model.{name} is {kept!r} as in the checkpoint, {given}")

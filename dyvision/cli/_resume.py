@@ -34,12 +34,13 @@ class RunOptions(Callback):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.options = dict(options)
+        self.options = {name: value for name, value in options.items() if _is_plain(value)}
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> RunOptions:
-        """The options to keep of a parsed command line, as a flat mapping."""
-        return cls({name: config[name] for name in KEPT_OPTIONS if _is_plain(config.get(name)) and name in config})
+        """The options to keep of a parsed command line."""
+        pairs = {name: tuple(name.split(".")) for name in KEPT_OPTIONS}
+        return cls({name: config[section][key] for name, (section, key) in pairs.items() if key in config[section]})
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add them."""

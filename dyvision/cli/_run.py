@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision.cli._ending import RunMessages
 from dyvision.cli._request import Request
@@ -17,6 +18,7 @@ from dyvision.cli._resume import RunOptions, take_folder
 from dyvision.data import FinishEpoch
 from dyvision.saving import write_text
 from dyvision.tasks.callbacks import FinalValidation, LastCheckpoint, StopOnSignal
+from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 from dyvision.tasks.metrics_log import LogPosition, MetricsLog
 
 
@@ -43,11 +45,13 @@ class TrainingRun:
 
     def loggers(self) -> list[Any]:
         """TensorBoard and CSV, both in the folder of the run."""
-        place = {"name": self.folder.name, "version": self.folder.version}
-        # what the run before logged after the checkpoint is hidden
-        purge = {"purge_step": self.request.checkpoint.get("global_step")} if self.folder.continued else {}
-        board = TensorBoardLogger(self.folder.root, **place, default_hp_metric=False, **purge)
-        return [board, MetricsLog(self.folder.root, **place, kept=self._log)]
+        root, name, version = self.folder.root, self.folder.name, self.folder.version
+        # TensorBoard hides what the run before logged after the checkpoint
+        purge: dict[str, Any] = {"purge_step": self.request.checkpoint.get("global_step")}
+        board = TensorBoardLogger(
+            root, name, version, default_hp_metric=False, **(purge if self.folder.continued else {})
+        )
+        return [board, MetricsLog(root, name, version, kept=self._log)]
 
     def callbacks(self) -> list[Callback]:
         """What has to be called before all other callbacks, which do and log what belongs to the next step."""
@@ -61,7 +65,7 @@ class TrainingRun:
         own_folder = best["dirpath"] is None
         best["dirpath"] = best["dirpath"] or str(self.folder.checkpoints)
         keeps_last, best["save_last"] = best["save_last"], None
-        if own_folder and not (self.request.value("checkpoint", "enable_version_counter")):
+        if own_folder:
             best["enable_version_counter"] = False  # a checkpoint that is written again after a kill is the same
         if best["monitor"] is not None:
             # a metric belongs to the weights that were evaluated: between validations there is no best checkpoint
@@ -83,3 +87,13 @@ class TrainingRun:
         """Give the folder back; one in which nothing was trained is removed."""
         trained = trainer is not None and trainer.global_step > 0
         self.folder.release(used=trained or any(Path(self.folder.checkpoints).glob("*.ckpt")))
+
+
+def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
+    """The trainer's plugins and the writer of checkpoints, except where the strategy writes its own kind."""
+    given = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins is not None else []
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    writes_its_own = any(kind in name.lower() for kind in ("fsdp", "deepspeed", "modelparallel", "xla"))
+    if writes_its_own or any(isinstance(plugin, CheckpointIO) for plugin in given):
+        return given
+    return [*given, AtomicCheckpointIO()]

@@ -7,9 +7,10 @@ config files < model of the checkpoint < command line.
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,15 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 from dyvision.cli._resume import kept_options
-from dyvision.cli._run import TrainingRun
+from dyvision.cli._run import TrainingRun, with_checkpoint_io
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
-from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
@@ -65,7 +65,7 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
-        parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
+        add_prediction_options(parser)
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
         )
@@ -93,48 +93,51 @@ class TaskCLI(cli.LightningCLI):
                 raise ValueError(str(error)) from error
 
     def before_instantiate_classes(self) -> None:
-        """Draw the sample data a quickstart config refers to."""
+        """Refuse to evaluate a network that was never trained; draw the sample data a quickstart config refers to.
+
+        Raises:
+            ValueError: If the weights, or those of the head, would be random.
+        """
+        evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
+        if evaluates and self.config.ckpt_path is None:
+            classifies = self.request.task == "classification"
+            if not (classifies and self.config.model.pretrained):
+                also = ", or --model.pretrained true" if classifies else ""
+                raise ValueError(f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}")
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
-        from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
+        from dyvision.tasks.callbacks import ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
         trains = self.command in ("fit", "quickstart")
         if trains and not options["fast_dev_run"]:
             self.run = TrainingRun(self.config.as_dict(), self.parser.dump(self.config, skip_none=False), self.request)
+            added = self.run.callbacks()
             if options["logger"] in (None, True):
                 options["logger"] = self.run.loggers()
-        added: list[Callback] = self.run.callbacks() if self.run is not None else []
-        if self.run is None:
-            options["logger"] = options["logger"] if options["logger"] is not True else None
-            options["logger"] = options["logger"] or False
+        else:
+            added = [StopOnSignal()] if trains else []
             options["enable_checkpointing"] = False
-            added += [StopOnSignal()] if trains else []
+            if options["logger"] in (None, True):
+                options["logger"] = False
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
-            added.append(PredictionWriter(self.config.output or "predictions"))
+            added.append(prediction_writer(self.config))
         options["callbacks"] = [*added, *(options["callbacks"] or [])]
-        options["plugins"] = _with_checkpoint_io(options)
-        trainer = Trainer(**options)
+        options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
+        try:
+            trainer = Trainer(**options)
+        except BaseException:
+            if self.run is not None:
+                self.run.release(None)
+            raise
         if self.run is not None:
             self.run.complete(trainer)
         return trainer
-
-
-def _with_checkpoint_io(options: Mapping[str, Any]) -> list[Any]:
-    """The trainer's plugins and the writer of checkpoints, except where the strategy writes its own kind."""
-    plugins = options["plugins"]
-    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins is not None else []
-    strategy = options["strategy"]
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    writes_its_own = any(kind in name.lower() for kind in ("fsdp", "deepspeed", "modelparallel", "xla"))
-    if writes_its_own or any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        return plugins
-    return [*plugins, AtomicCheckpointIO()]
 
 
 def ensure_sample_data(root: Path, seed: int = 0) -> None:
@@ -167,14 +170,14 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     silence_advice()
     command_line = TaskCLI(command, read_request(arguments))
     trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
-    if path is None and command != "fit":
-        _refuse_random_weights(command, command_line)
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
     try:
         getattr(trainer, command)(
             command_line.model, datamodule=command_line.datamodule, ckpt_path=path, weights_only=True, **extra
         )
     except BaseException as error:
+        if isinstance(error, OSError) and isinstance(error.filename, bytes):
+            error.filename = os.fsdecode(error.filename)  # as TensorBoard names its files
         status = _stopped(error, trainer)
         if command_line.run is not None and trainer.global_step > 0:
             command_line.run.messages.how_to_go_on(trainer)
@@ -194,24 +197,8 @@ def _stopped(error: BaseException, trainer: Trainer) -> int | None:
     """The exit status of a run that was stopped from outside; None for an error."""
     if isinstance(error, Stopped):
         return error.status
-    stopper = next((callback for callback in _callbacks(trainer) if isinstance(callback, StopOnSignal)), None)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stopper = next((callback for callback in callbacks if isinstance(callback, StopOnSignal)), None)
     if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the former into the latter
         return 128 + (stopper.signum if stopper is not None and stopper.signum else signal.SIGINT)
     return None
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
-
-
-def _refuse_random_weights(command: str, command_line: TaskCLI) -> None:
-    """Evaluate a network only if it was trained: by a checkpoint, or a classifier with published weights.
-
-    Raises:
-        ValueError: If its weights, or those of its head, are random.
-    """
-    pretrained = command_line.config.model.get("pretrained") and command_line.request.task == "classification"
-    if not command_line.custom["model"] and not pretrained:
-        also = " (or --model.pretrained true)" if command_line.request.task == "classification" else ""
-        raise ValueError(f"{command} needs trained weights: give --ckpt_path FILE, or last or best of the runs{also}")

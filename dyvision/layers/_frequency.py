@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +14,8 @@ from dyvision.layers._arguments import check_positive
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.ops._modes import is_exporting
 
-#: the masks of the bands are built for this size and resized to that of the map
-MASK_SIZE = 64
-#: where each band ends, in 64ths of the sampling rate: below 0.5/2, up to 0.5/4 and up to 0.5/8 (the official code
-#: compares with 0.5/q + 1e-8, which in float32 is larger than 0.5/q for q = 4 and 8, but not for q = 2)
-BANDS = (16, 9, 5)
+#: as the kernels' gates: what the map's gates are at a logit of zero is one
+ACTIVATIONS = ("sigmoid", "tanh", "softmax")
 #: groups of frequencies by default, where they can be divided so
 DEFAULT_GROUPS = 4
 #: an error lists the possible groups up to this number
@@ -68,7 +66,7 @@ def spectrum_of(weight: Tensor) -> Tensor:
     out_channels, in_channels, height, width = weight.shape
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     plane = weight.permute(0, 2, 1, 3).reshape(out_channels * height, in_channels * width)
-    return torch.view_as_real(torch.fft.rfft2(plane)) / spectrum_scale(out_channels, in_channels)
+    return torch.view_as_real(transform(plane)) / spectrum_scale(out_channels, in_channels)
 
 
 def spectrum_scale(out_channels: int, in_channels: int) -> int:
@@ -109,77 +107,121 @@ def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> 
     return torch.fft.ifft2(torch.view_as_complex(full), norm=norm).real
 
 
-def kernels_of(spectrum: Tensor, factors: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """Weight the frequencies and transform back.
-
-    Args:
-        spectrum: ``[O k, I k // 2 + 1, 2]`` as of :func:`spectrum_of`.
-        factors: ``[B, O k, I k // 2 + 1]``; ones give the original kernel.
-        shape: ``(O, I, k, k)``.
-
-    Returns:
-        ``[B, O, I, k, k]``, in float32 at least.
-    """
+def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Transform complex spectra ``[B, O k, I k // 2 + 1]`` to kernels ``[B, O, I, k, k]``; ``shape (O, I, k, k)``."""
     out_channels, in_channels, height, width = shape
-    # FFTs know no half precision
-    dtype = torch.promote_types(torch.promote_types(spectrum.dtype, factors.dtype), torch.float32)
-    scaled = torch.view_as_complex(spectrum.to(dtype).contiguous()) * factors.to(dtype)
-    size = (out_channels * height, in_channels * width)
-    plane = inverse(scaled, size) * spectrum_scale(out_channels, in_channels)
-    return plane.view(-1, out_channels, height, in_channels, width).transpose(2, 3)
+    weight = inverse(plane, (out_channels * height, in_channels * width))
+    return weight.view(-1, out_channels, height, in_channels, width).transpose(2, 3)
 
 
 class BandGates(CoefficientBranch):
-    """Gates of the high bands at every position: ``2 sigmoid(conv3x3(x))``, one channel per band.
+    """Gates of the high bands of frequencies at every position: ``2 sigmoid(conv(x))`` per band and group of channels.
+
+    Band i has the frequencies from ``0.5 / divisors[i]`` (times the sampling rate, the larger of both directions) to
+    where the one before ends; what is below all of them is the low band.
 
     Args:
-        in_channels: Channels of the input.
+        in_channels: Channels C of the input.
+        divisors: One number per high band, growing.
+        low: Whether the low band has gates too.
+        activation: ``"sigmoid"``, ``"tanh"`` (``1 + tanh``), or ``"softmax"`` over the groups, times their number.
+        groups: Groups g of channels with gates of their own; more than 64 stand for one per channel.
+        kernel_size: Of the convolution, odd.
+        mask_size: The masks of the bands are built for this size and resized to that of the map.
         device: Device of the parameters.
         dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If an argument has another value.
     """
 
     masks: Tensor
 
     def __init__(
-        self, in_channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        in_channels: int,
+        divisors: Sequence[float] = (2, 4, 8),
+        low: bool = False,
+        activation: str = "sigmoid",
+        groups: int = 1,
+        kernel_size: int = 3,
+        mask_size: tuple[int, int] = (64, 64),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(len(BANDS), in_channels, 3, 3, **dd))
-        self.bias = nn.Parameter(torch.empty(len(BANDS), **dd))
-        masks = torch.empty(len(BANDS), MASK_SIZE, MASK_SIZE // 2 + 1, dtype=torch.bool, device=device)
+        groups = in_channels if groups > 64 else groups
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"bands: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if groups < 1 or in_channels % groups:
+            raise ValueError(f"bands: groups must divide in_channels={in_channels}, got {groups}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"bands: kernel_size must be odd and positive, got {kernel_size}")
+        if not divisors or min(divisors) <= 0:
+            raise ValueError(f"bands: divisors must be positive numbers, at least one, got {divisors!r}")
+        self.activation, self.groups, self.low = activation, groups, low
+        count = len(divisors) + low
+        # band by band, the groups of each side by side
+        self.weight = nn.Parameter(torch.empty(count * groups, in_channels // groups, kernel_size, kernel_size, **dd))
+        self.bias = nn.Parameter(torch.empty(count * groups, **dd))
+        self.divisors = tuple(divisors)
+        masks = torch.empty(len(divisors), mask_size[0], mask_size[1] // 2 + 1, dtype=torch.bool, device=device)
         self.register_buffer("masks", masks, persistent=False)
+        self.mask_size = (mask_size[0], mask_size[1])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """N(0, 1e-6), bias 0: the gates start at one. The masks are constants."""
-        rows = torch.arange(MASK_SIZE, device=self.masks.device)
-        radius = torch.maximum(torch.minimum(rows, MASK_SIZE - rows)[:, None], rows[: MASK_SIZE // 2 + 1])
-        self.masks.copy_(torch.stack([radius < end for end in BANDS]))
+        # in float32 and with the 1e-8 of the official code: there 0.5/4 and 0.5/8 still belong to the lower band
+        device = self.masks.device
+        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device=device).abs()
+        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device=device)
+        radius = torch.maximum(rows[:, None], columns)
+        self.masks.copy_(torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors]))
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.zeros_(self.bias)
 
     def predict(self, pooled: Tensor) -> Tensor:
-        """Map ``x [B, C, H, W]``, which nothing has pooled, to ``[B, 3, H, W]``."""
-        logits = F.conv2d(pooled, self.weight.to(pooled.dtype), self.bias.to(pooled.dtype), padding=1)
-        return 2 * torch.sigmoid(logits)
+        """Map ``x [B, C, H, W]``, which nothing has pooled, to ``[B, bands, g, H, W]``."""
+        weight, bias = self.weight.to(pooled.dtype), self.bias.to(pooled.dtype)
+        padding, groups = weight.shape[-1] // 2, self.groups
+        if groups > 1:  # a grouped convolution wants the outputs of a group side by side
+            weight = weight.unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
+            bias = bias.unflatten(0, (-1, groups)).t().flatten()
+        logits = F.conv2d(pooled, weight, bias, padding=padding, groups=groups)
+        return gates_of(logits.unflatten(1, (groups, -1)).transpose(1, 2), self.activation, dim=2)
 
     def _pool(self, x: Tensor) -> Tensor:
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def modulate(self, x: Tensor) -> Tensor:
-        """Split ``x [B, C, H, W]`` into bands, scale all but the lowest by their gates, and sum."""
+        """Split ``x [B, C, H, W]`` into bands, scale them by their gates, and sum."""
         gates = self(x)
         size = (x.shape[-2], x.shape[-1])
         rest = x.to(gates.dtype)
         spectrum = transform(rest, norm="ortho")
         masks = F.interpolate(self.masks[None].to(gates.dtype), (size[0], size[1] // 2 + 1))[0]
         output = torch.zeros_like(rest)
-        for mask, gate in zip(masks, gates.unbind(1), strict=True):
+        bands = gates.unbind(1)
+        for mask, gate in zip(masks, bands, strict=False):
             low = inverse(spectrum * mask, size, norm="ortho")
-            output = output + (rest - low) * gate[:, None]
+            output = output + self._scale(rest - low, gate)
             rest = low
-        return (output + rest).to(x.dtype)
+        return (output + (self._scale(rest, bands[-1]) if self.low else rest)).to(x.dtype)
+
+    def _scale(self, band: Tensor, gate: Tensor) -> Tensor:
+        """Scale ``[B, C, H, W]`` by ``[B, g, H, W]``."""
+        if self.groups == 1:
+            return band * gate
+        return (band.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)
+
+
+def gates_of(logits: Tensor, activation: str, scale: float = 2.0, dim: int = 1) -> Tensor:
+    """Gates: ``scale * sigmoid(z)``, ``1 + tanh(z)``, or the softmax along ``dim`` times its length."""
+    if activation == "softmax":
+        return logits.softmax(dim) * logits.shape[dim]
+    return 1 + torch.tanh(logits) if activation == "tanh" else scale * torch.sigmoid(logits)
 
 
 def conv1d_size(channels: int) -> int:

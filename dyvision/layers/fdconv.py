@@ -1,9 +1,9 @@
 """FDConv: kernels mixed in the Fourier domain, modulated weight by weight, on a map modulated by frequency bands.
 
 Chen et al., "Frequency Dynamic Convolution for Dense Image Prediction", CVPR 2025, arXiv 2503.18783, section
-3. Official: ``Linwei-Chen/FDConv``, ``FDConv_detection/mmdet_custom/FDConv.py``. All gates are ``2 sigmoid(z / T)``:
-one at z = 0. As in the code the layer is an ordinary convolution where there is little to gain: see
-:class:`FDConv2d`.
+3. Official: ``Linwei-Chen/FDConv``, ``FDConv_detection/mmdet_custom/FDConv.py``. The gates are ``2 sigmoid(z / T)``
+unless told otherwise: one at z = 0. As in the code the layer is an ordinary convolution where there is little to gain:
+see :class:`FDConv2d`; and the gates of single weights have no temperature.
 
 Differences: the frequencies are sorted stably and their order is saved (the official order of ties depends on the
 platform); kernels of odd width work; groups are supported, each output channel using the gates of its own inputs. The
@@ -14,143 +14,28 @@ official initialisation leaves the filter gates at kaiming-normal, apparently by
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_temperature
+from dyvision.layers._arguments import check_between, check_positive, check_temperature
 from dyvision.layers._base import DynamicConv2d
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._frequency import (
+    ACTIVATIONS,
     BandGates,
-    conv1d_size,
     frequency_groups,
     frequency_order,
+    gates_of,
     kernels_of,
     spectrum_of,
+    spectrum_scale,
 )
-from dyvision.layers._initialise import FAN_OUT, InitialisedConv1d, reset_children
-from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
-
-#: the convolution stays static if C_in / groups or C_out is not larger
-FEW_CHANNELS = 16
-#: or if the kernel has another size
-KERNEL_SIZES = ((1, 1), (3, 3))
-
-
-class FDConvCoefficients(NamedTuple):
-    """Gates in (0, 2), one where nothing is changed.
-
-    Attributes:
-        channel: ``[B, C_in]``.
-        filter: ``[B, C_out]``.
-        spatial: ``[B, k, k]``; None for a 1x1 kernel.
-        kernel: ``[B, n]``, of the frequency groups.
-        local: ``[B, C_out, C_in/groups, k, k]``, one per weight.
-    """
-
-    channel: Tensor
-    filter: Tensor
-    spatial: Tensor | None
-    kernel: Tensor
-    local: Tensor
-
-
-class KernelModulation(CoefficientBranch):
-    """Logits of all gates: linear layers on a hidden vector, and for the local ones a convolution along channels.
-
-    Args:
-        in_channels: Channels of the input.
-        kernel_shape: ``(C_out, C_in/groups, k, k)``.
-        num_kernels: Frequency groups n.
-        hidden: Width of the hidden vector.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        kernel_shape: tuple[int, int, int, int],
-        num_kernels: int,
-        hidden: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        out_channels, _, height, width = kernel_shape
-        self.kernel_shape, taps = kernel_shape, height * width
-        near_zero: dict[str, Any] = {"initializer": partial(nn.init.normal_, std=1e-6), **dd}
-        self.fc = PreciseLinear(in_channels, hidden, bias=False, initializer=FAN_OUT, **dd)
-        self.bn = GuardedBatchNorm1d(hidden, **dd)
-        # StarReLU: scale * relu(z)^2 + shift
-        self.star_scale = nn.Parameter(torch.empty(1, **dd))
-        self.star_shift = nn.Parameter(torch.empty(1, **dd))
-        self.channel_fc = PreciseLinear(hidden, in_channels, **near_zero)
-        self.filter_fc = PreciseLinear(hidden, out_channels, initializer=FAN_OUT, **dd)
-        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **near_zero) if taps > 1 else None
-        self.kernel_fc: PreciseLinear | None = (
-            PreciseLinear(hidden, num_kernels, **near_zero) if num_kernels > 1 else None
-        )
-        self.norm = nn.LayerNorm(in_channels, **dd)
-        self.local_conv = InitialisedConv1d(
-            1,
-            out_channels * taps,
-            conv1d_size(in_channels),
-            bias=False,
-            initializer=partial(nn.init.constant_, val=1e-6),
-            **dd,
-        )
-
-    @property
-    def heads(self) -> tuple[PreciseLinear | None, ...]:
-        """The linear layers that predict logits, in the order of :class:`FDConvCoefficients`."""
-        return self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
-
-    def reset_parameters(self) -> None:
-        """Gates near one, apart from the filter gates; see the module's docstring."""
-        nn.init.ones_(self.star_scale)
-        nn.init.zeros_(self.star_shift)
-        reset_children(self)
-
-    def predict(self, pooled: Tensor) -> FDConvCoefficients:
-        """Map ``[B, C_in]`` to the logits of the gates; the layer divides them by its temperature."""
-        dtype = pooled.dtype
-        hidden = torch.relu(apply_norm(self.bn, self.fc(pooled))).square()
-        hidden = self.star_scale.to(dtype) * hidden + self.star_shift.to(dtype)
-        rows = self._normalise(pooled)
-        weight = self.local_conv.weight.to(dtype)
-        local = F.conv1d(rows[:, None], weight, padding=weight.shape[2] // 2)
-        return FDConvCoefficients(
-            self.channel_fc(hidden),
-            self.filter_fc(hidden),
-            None if self.spatial_fc is None else self.spatial_fc(hidden),
-            hidden.new_zeros(hidden.shape[0], 1) if self.kernel_fc is None else self.kernel_fc(hidden),
-            self._arrange(local),
-        )
-
-    def _normalise(self, pooled: Tensor) -> Tensor:
-        norm = self.norm
-        if type(norm) is not nn.LayerNorm or not norm.elementwise_affine:
-            return apply_norm(norm, pooled)
-        # the parameters of a model in half precision, but not the rows: unlike a BatchNorm it has no statistics
-        weight, bias = norm.weight.to(pooled.dtype), None if norm.bias is None else norm.bias.to(pooled.dtype)
-        return F.layer_norm(pooled, norm.normalized_shape, weight, bias, norm.eps)
-
-    def _arrange(self, local: Tensor) -> Tensor:
-        """Reshape ``[B, C_out * k * k, C_in]`` to the kernel's shape; each group keeps its own inputs."""
-        out_channels, inputs, height, width = self.kernel_shape
-        groups = local.shape[2] // inputs
-        split = local.view(-1, groups, out_channels // groups, height, width, groups, inputs)
-        own = split.squeeze(5).squeeze(1) if groups == 1 else split.diagonal(dim1=1, dim2=5).movedim(-1, 1)
-        return own.reshape(-1, out_channels, height, width, inputs).movedim(-1, 2)
 
 
 @register_layer("fdconv")
@@ -158,15 +43,32 @@ class FDConv2d(DynamicConv2d):
     """Convolution with ``W_b = local * spatial * channel * filter * irfft2(sum_j a[b, j] S_j)``, S_j disjoint spectra.
 
     For 3x3 kernels three frequency bands of the input are scaled before, each by a map of its own. The layer is an
-    ordinary convolution, with a parameter ``weight``, if ``min(C_in / groups, C_out) <= 16`` or the kernel is neither
-    1x1 nor 3x3; then ``is_dynamic`` is false and ``coefficients`` returns None.
+    ordinary convolution, with a parameter ``weight``, if ``min(C_in / groups, C_out) <= min_channels`` or the kernel
+    is not square or not of one of the ``kernel_sizes``; ``is_dynamic`` is false and ``coefficients`` gives None then.
 
     Args:
         *args: As for ``nn.Conv2d``.
         num_kernels: Groups n of frequencies, must divide their number; 64 in the paper. By default 4, or 3, 2 or 1
             where a larger number does not divide.
         reduction: Width of the gates' hidden layer over ``in_channels``, at least 16.
-        temperature: T, divides the logits of the kernel modulation; saved with the parameters.
+        temperature: T, divides the logits of channel, filter and spatial gates; saved with the parameters.
+        kernel_temperature: Divides the logits of the gates of frequency groups; None is ``temperature``.
+        min_channels: Layers with no more channels stay static.
+        kernel_sizes: Sides of the kernels that become dynamic.
+        band_kernel_sizes: Sides of the kernels before which bands of the input are scaled.
+        bands_if_strided: Scale bands before every kernel that has a stride as well.
+        bands: Arguments of :class:`dyvision.layers._frequency.BandGates`, ``divisors``, ``low``, ``activation``,
+            ``groups``, ``kernel_size`` and ``mask_size``.
+        gate_scale: Factor of the sigmoid of channel, filter, spatial and local gates.
+        activation: ``"sigmoid"`` or ``"tanh"`` (``1 + tanh``), of all gates but the local ones; ``"softmax"`` over the
+            frequency groups, with ``kernel_gates_only`` alone.
+        local_activation: ``"sigmoid"`` or ``"tanh"``, of the gates of single weights.
+        kernel_gates_only: Leave out channel, filter and spatial gates.
+        local_gates: Whether there are gates of single weights.
+        param_ratio: Spectra r, each with its own gates; their sum is the kernel.
+        param_reduction: Below one, the part of the frequencies that has parameters, the lowest ones (the kernel is not
+            rescaled then, as in the official code); above one, the kernel is divided by it.
+        spectral: Whether the parameters are the spectrum, or the kernel, which is then transformed at every call.
         **kwargs: As for ``nn.Conv2d``.
 
     Shape:
@@ -186,29 +88,73 @@ class FDConv2d(DynamicConv2d):
         num_kernels: int | None = None,
         reduction: float = 1 / 16,
         temperature: float = 1.0,
+        kernel_temperature: float | None = None,
+        min_channels: int = 16,
+        kernel_sizes: Sequence[int] = (1, 3),
+        band_kernel_sizes: Sequence[int] = (3,),
+        bands_if_strided: bool = False,
+        bands: Mapping[str, Any] | None = None,
+        gate_scale: float = 2.0,
+        activation: str = "sigmoid",
+        local_activation: str = "sigmoid",
+        kernel_gates_only: bool = False,
+        local_gates: bool = True,
+        param_ratio: int = 1,
+        param_reduction: float = 1.0,
+        spectral: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_positive("param_ratio", param_ratio)
         check_between("reduction", reduction, 1)
         check_temperature(temperature)
+        numbers = {"gate_scale": gate_scale, "param_reduction": param_reduction}
+        numbers["kernel_temperature"] = temperature if kernel_temperature is None else kernel_temperature
+        for name, value in numbers.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value!r}")
+        known = ACTIVATIONS if kernel_gates_only else ACTIVATIONS[:2]
+        if activation not in known:
+            only = "" if kernel_gates_only else " (softmax needs kernel_gates_only=True)"
+            raise ValueError(f"activation must be one of {', '.join(known)}, got {activation!r}{only}")
+        if local_activation not in ACTIVATIONS[:2]:
+            raise ValueError(f"local_activation must be sigmoid or tanh, got {local_activation!r}")
+        if not spectral and param_reduction < 1:
+            raise ValueError("spectral=False has parameters for all frequencies: param_reduction must be at least 1")
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.initial_temperature = float(temperature)
+        self.param_ratio, self.param_reduction = param_ratio, param_reduction
+        self.gate_scale, self.activation, self.local_activation = gate_scale, activation, local_activation
+        #: how many times hotter the gates of frequency groups are
+        self.kernel_heat = numbers["kernel_temperature"] / temperature
         out_channels, inputs, height, width = self.kernel_shape
-        plane = (out_channels * height, inputs * width // 2 + 1)
-        self.is_dynamic = min(inputs, out_channels) > FEW_CHANNELS and self.kernel_size in KERNEL_SIZES
-        self.num_kernels = frequency_groups(num_kernels, math.prod(plane) if self.is_dynamic else None)
+        side = height if height == width else 0
+        self.is_dynamic = min(inputs, out_channels) > min_channels and side in kernel_sizes
+        self.spectral = spectral and self.is_dynamic
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if self.has_bias else None
-        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        # fixed, unlike the temperatures that are annealed
+        # float32 whatever the parameters' type; fixed, but a buffer like the temperatures that are annealed
         self.register_buffer("temperature", torch.empty((), device=dd["device"]))
-        if not self.is_dynamic:
+        if not self.spectral:
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
-        else:
-            self.dft_weight = nn.Parameter(torch.empty(*plane, 2, **dd))
-            self.register_buffer("order", torch.empty(math.prod(plane), dtype=torch.int32, device=dd["device"]))
+        if self.is_dynamic:
+            self.plane = (out_channels * height, inputs * width // 2 + 1)
+            self.kept = int(math.prod(self.plane) * min(param_reduction, 1))
+            if not self.kept:
+                raise ValueError(
+                    f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
+                )
+        self.num_kernels = frequency_groups(num_kernels, self.kept if self.is_dynamic else None)
+        if self.is_dynamic:
+            if self.spectral:
+                places = (self.kept,) if param_reduction < 1 else self.plane
+                spectra = (param_ratio,) if param_ratio > 1 else ()
+                self.dft_weight = nn.Parameter(torch.empty(*spectra, *places, 2, **dd))
+            self.register_buffer("order", torch.empty(math.prod(self.plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
-            self.branch = KernelModulation(self.in_channels, self.kernel_shape, self.num_kernels, hidden, **dd)
-            self.bands = BandGates(self.in_channels, **dd) if self.kernel_size == (3, 3) else None
+            count, axes = self.num_kernels * param_ratio, not kernel_gates_only
+            self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
+            banded = height in band_kernel_sizes or (bands_if_strided and self.stride[0] > 1)
+            self.bands = BandGates(self.in_channels, **(bands or {}), **dd) if banded else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -234,14 +180,19 @@ class FDConv2d(DynamicConv2d):
         if not self.is_dynamic:
             return None
         logits: FDConvCoefficients = self.branch(x)
-        temperature = self.temperature.to(logits.channel.dtype)
-        channel, filters, kernel, local = (
-            2 * torch.sigmoid(z / temperature) for z in (logits.channel, logits.filter, logits.kernel, logits.local)
+        temperature = self.temperature.to(logits.kernel.dtype)
+
+        def gates(z: Tensor | None) -> Tensor | None:
+            return None if z is None else gates_of(z / temperature, self.activation, self.gate_scale)
+
+        spatial, local = gates(logits.spatial), logits.local
+        return FDConvCoefficients(
+            gates(logits.channel),
+            gates(logits.filter),
+            None if spatial is None else spatial.unflatten(1, self.kernel_size),
+            gates_of(logits.kernel / (temperature * self.kernel_heat), self.activation),
+            None if local is None else gates_of(local, self.local_activation, self.gate_scale),
         )
-        spatial = logits.spatial
-        if spatial is not None:
-            spatial = 2 * torch.sigmoid(spatial / temperature).unflatten(1, self.kernel_size)
-        return FDConvCoefficients(channel, filters, spatial, kernel, local)
 
     def forward(self, x: Tensor, coefficients: FDConvCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
@@ -255,44 +206,79 @@ class FDConv2d(DynamicConv2d):
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Start from the spectrum of W under gates of exactly one.
+        """Start from the spectrum of W under gates that change nothing.
 
         At the first step the heads learn, but not the layers before them, whose gradient is zero.
+
+        Raises:
+            ValueError: If ``param_reduction`` leaves out frequencies.
         """
+        if self.is_dynamic:
+            if self.param_reduction < 1:
+                raise ValueError("param_reduction below 1 leaves frequencies out: use preserve_outputs=False")
+            self.branch.zero_()
+            if self.bands is not None:
+                nn.init.zeros_(self.bands.weight)
+                nn.init.zeros_(self.bands.bias)
+            # what the gates of logits zero multiply to
+            at_zero = 1.0 if self.activation == "tanh" else self.gate_scale / 2
+            factor = at_zero ** sum(head is not None for head in self.branch.heads[:3])
+            if self.branch.local_conv is not None and self.local_activation == "sigmoid":
+                factor *= self.gate_scale / 2
+            weight = weight * (self.param_reduction / (self.param_ratio * factor))
         self._set_kernel(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
-        if self.is_dynamic:
-            for head in (*self.branch.heads, self.bands):
-                if head is not None:
-                    nn.init.zeros_(head.weight)
-                    nn.init.zeros_(head.bias)
-            nn.init.zeros_(self.branch.local_conv.weight)
 
     def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
         """See the base class."""
-        return [self.dft_weight if self.is_dynamic else self.weight], [] if self.bias is None else [self.bias]
+        return [self.dft_weight if self.spectral else self.weight], [] if self.bias is None else [self.bias]
 
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""
         return f"{super().extra_repr()}, " + (f"num_kernels={self.num_kernels}" if self.is_dynamic else "static")
 
     def _set_kernel(self, weight: Tensor) -> None:
-        if self.is_dynamic:
-            self.dft_weight.copy_(spectrum_of(weight))
-        else:
+        if not self.spectral:
             self.weight.copy_(weight)
+            return
+        spectrum = spectrum_of(weight)
+        if self.param_reduction < 1:
+            spectrum = spectrum.flatten(0, 1)[self.order[: self.kept].long()]
+        self.dft_weight.copy_(spectrum)
 
     def _kernels(self, gates: FDConvCoefficients) -> Tensor:
         """Build ``[B, C_out, C_in/groups, k, k]``."""
-        batch, frequencies = gates.kernel.shape[0], self.order.numel()
-        # back from the order of radii to places: each is written once, so that gradients need no atomic sums
-        sorted_factors = gates.kernel[..., None].expand(-1, -1, frequencies // self.num_kernels).reshape(batch, -1)
-        factors = torch.zeros_like(sorted_factors).index_copy(1, self.order.long(), sorted_factors)
-        kernels = kernels_of(self.dft_weight, factors.view(batch, *self.dft_weight.shape[:2]), self.kernel_shape)
+        kernels = kernels_of(self._spectra(gates.kernel), self.kernel_shape)
+        if gates.local is not None:
+            kernels = kernels * gates.local
         # the small gates first: fewer products of the kernels' size
-        inputs = gates.channel.view(batch, self.groups, 1, -1).expand(-1, -1, self.out_channels // self.groups, -1)
-        outer = (gates.filter[..., None] * inputs.flatten(1, 2))[..., None, None]
+        outer = None
+        if gates.channel is not None and gates.filter is not None:
+            inputs = gates.channel.view(kernels.shape[0], self.groups, 1, -1)
+            inputs = inputs.expand(-1, -1, self.out_channels // self.groups, -1).flatten(1, 2)
+            outer = (gates.filter[..., None] * inputs)[..., None, None]
         if gates.spatial is not None:
-            return kernels * gates.local * (outer * gates.spatial[:, None, None])
-        return kernels * gates.local * outer
+            spatial = gates.spatial[:, None, None]
+            outer = spatial if outer is None else outer * spatial
+        return kernels if outer is None else kernels * outer
+
+    def _spectra(self, gates: Tensor) -> Tensor:
+        """Weight the frequencies by ``gates [B, r n]`` and sum them: complex ``[B, O k, I k // 2 + 1]``."""
+        batch, spectra, order = gates.shape[0], self.param_ratio, self.order[: self.kept].long()
+        weight = self.dft_weight if self.spectral else spectrum_of(self.weight)
+        # FFTs know no half precision
+        dtype = torch.promote_types(torch.promote_types(weight.dtype, gates.dtype), torch.float32)
+        group = gates.view(batch, spectra, self.num_kernels, 1).expand(-1, -1, -1, self.kept // self.num_kernels)
+        factors = group.reshape(batch, spectra, self.kept).to(dtype)
+        if self.param_reduction < 1:
+            # the parameters are in the order of radii, and the official code scales neither them nor the gates
+            parts = weight.to(dtype).view(spectra, self.kept, 2) * factors[..., None]
+            total = parts.sum(1) / (spectra * self.num_kernels)
+            places = total.new_zeros(batch, math.prod(self.plane), 2).index_copy(1, order, total)
+            return torch.view_as_complex(places).view(batch, *self.plane)
+        # back from the order of radii to places: each is written once, so that gradients need no atomic sums
+        placed = torch.zeros_like(factors).index_copy(2, order, factors)
+        parts = weight.to(dtype).view(-1, *self.plane, 2) * placed.view(batch, spectra, *self.plane, 1)
+        scale = spectrum_scale(self.out_channels, self.kernel_shape[1]) / self.param_reduction
+        return torch.view_as_complex(parts.sum(1) * scale)

@@ -53,10 +53,11 @@ class LastCheckpoint(Callback):
         self._saved_at = 0.0
         self._writing_failed = False
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the file; one that another run has written is left alone."""
-        if stage != "fit":
-            return
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the file and begin to count.
+
+        A file that another run has written is left alone; that from which this run goes on is written again.
+        """
         folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir, "checkpoints"))
         resumed = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path is not None else None
         path, number = folder / "last.ckpt", 0
@@ -64,13 +65,9 @@ class LastCheckpoint(Callback):
             number += 1
             path = folder / f"last-v{number}.ckpt"
         self.path = trainer.strategy.broadcast(path.resolve())
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count; the checkpoint a run goes on from is not written again before the next step."""
         self._saved_at = time.monotonic()
-        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path
-        self.saved_step = trainer.global_step if resumed else None
-        self._saved_epoch = trainer.current_epoch if resumed else None
+        self.saved_step = trainer.global_step if resumed == self.path else None
+        self._saved_epoch = trainer.current_epoch if resumed == self.path else None
         self._writing_failed = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -142,5 +139,6 @@ def between_steps(trainer: L.Trainer) -> bool:
     """Whether no training batch is under way and no gradients are accumulated."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     counts = cast(_Counts, progress.current)
-    whole = counts.completed % trainer.accumulate_grad_batches == 0 or progress.is_last_batch
+    ended_epoch = progress.is_last_batch and counts.ready == counts.completed  # Lightning steps after the last batch
+    whole = counts.completed % trainer.accumulate_grad_batches == 0 or ended_epoch
     return counts.started == counts.completed and whole

@@ -8,6 +8,8 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_GREY_MEAN = (0.458971,)
+IMAGENET_GREY_STD = (0.225609,)
 
 
 @dataclass(frozen=True)

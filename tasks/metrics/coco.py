@@ -183,7 +183,6 @@ class CocoEvaluator(Metric):
         written = []
         for kind, results in self._results.items():
             path = Path(folder) / f"coco_results_{stage}_{_KINDS[kind]}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(results))
             written.append(path)
         return written

@@ -225,3 +225,81 @@ def test_hyperparameters_are_plain(folder: Path) -> None:
     assert all(isinstance(value, plain) for value in data.hparams.values())
     again = ImageFolderDataModule(**data.hparams)
     assert again.hparams == data.hparams
+
+
+def test_one_name_in_two_unicode_forms(tmp_path: Path, save: Any) -> None:
+    composed, decomposed = "k\u00e4fer", "ka\u0308fer"
+    for split, name in (("train", composed), ("val", decomposed)):
+        save(tmp_path / split / name / "0.png")
+        save(tmp_path / split / "cat" / "0.png")
+    save(tmp_path / "train" / decomposed / "1.png")
+    (tmp_path / "words.txt").write_text(f"{decomposed}\tBeetle\ncat\tCat\n", encoding="utf-8")
+    data = module(tmp_path)
+    data.setup("validate")
+    assert data.class_names == ["Cat", "Beetle"]
+    assert [data.datasets["val"][k]["label"] for k in range(2)] == [0, 1]
+    assert len(data.build_dataset("train", train=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("dog\ncat\n", ["cat", "dog"]),
+        ("emu\ndog\ncat\n", ["cat", "dog"]),
+        ("1 Dog\n0 Cat\n", ["Cat", "Dog"]),
+        ("1 cat\n2 dog\n", ["cat", "dog"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_never_change_places(folder: Path, text: str, names: list[str], encoding: str) -> None:
+    (folder / "words.txt").write_bytes(text.encode(encoding))
+    data = module(folder)
+    data.setup("fit")
+    assert data.class_names == names
+
+
+def test_names_in_an_unknown_encoding(folder: Path) -> None:
+    (folder / "words.txt").write_bytes("cat\tK\u00e4tzchen\ndog\tHund\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"words.txt: not a text in utf-8"):
+        module(folder).setup("fit")
+
+
+def test_an_empty_folder_in_validation_is_no_class(folder: Path) -> None:
+    (folder / "val" / "bird").mkdir()
+    data = module(folder)
+    with pytest.warns(UserWarning, match=r"empty folders that are no class .*bird"):
+        data.setup("fit")
+    assert data.num_classes == 2
+
+
+def test_grey_images(folder: Path) -> None:
+    grey = module(folder, in_chans=1, mean=(0.0,), std=(1.0,))
+    grey.setup("validate")
+    color = module(folder, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    color.setup("validate")
+    assert grey.datasets["val"][1]["image"].shape == (1, 16, 16)
+    assert torch.equal(grey.datasets["val"][1]["image"][0], color.datasets["val"][1]["image"][1])
+    default = module(folder, in_chans=1)
+    default.setup("validate")
+    assert default.datasets["val"][0]["image"][0, 0, 0] == pytest.approx(-0.458971 / 0.225609, abs=1e-4)
+    with pytest.raises(ValueError, match="mean and std are three numbers"):
+        module(folder, mean=(0.0,), std=(1.0,), in_chans=3)
+
+
+def test_channels_come_from_the_model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    import lightning as L
+
+    from dyvision.tasks import ClassificationTask
+
+    task = ClassificationTask(backbone="mobilenetv2_035", in_chans=1)
+    data = module(folder)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=1,
+        enable_model_summary=False, default_root_dir=tmp_path_factory.mktemp("run"),
+    )  # fmt: skip
+    trainer.fit(task, datamodule=data)
+    assert data.datasets["train"][0]["image"].shape == (1, 16, 16)
+    assert dict(task.hparams)["in_chans"] == 1
+    other = module(folder, in_chans=3)
+    with pytest.raises(ValueError, match="the model takes images of 1 channels"):
+        trainer.fit(ClassificationTask(backbone="mobilenetv2_035", in_chans=1), datamodule=other)

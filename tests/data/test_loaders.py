@@ -166,6 +166,32 @@ def test_resume_from_a_checkpoint_written_after_max_steps(imagenet: Path, tmp_pa
     assert before + after == full
 
 
+class Scheduled(Recorder):
+    """Asks for the number of steps, for which Lightning builds the loader before it restores the loops."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LinearLR(
+            optimizer, total_iters=int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("steps", [3, 4, 6])
+@pytest.mark.parametrize("name", ["last", "after"])
+def test_resume_with_a_schedule(
+    imagenet: Path, tmp_path: Path, name: str, steps: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "Recorder", Scheduled)
+    full = fit(imagenet, tmp_path / "full", max_epochs=2)
+    before = fit(imagenet, tmp_path / "a", workers, max_steps=steps, max_epochs=2)
+    ckpt = tmp_path / "a" / f"{name}.ckpt"
+    after = fit(imagenet, tmp_path / "b", workers, ckpt=ckpt, max_epochs=2, callbacks=[FinishEpoch()])
+    assert before + after == full
+
+
 class _StopInside(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, *rest: Any) -> None:
         if trainer.global_step == 2:

@@ -109,3 +109,13 @@ def test_palettes_are_distinct_and_stable() -> None:
     assert len({tuple(color) for color in colors}) == 100
     assert colors[:10] == palette(10)
     assert all(0 <= value <= 255 for color in colors for value in color)
+
+
+def test_show_finds_roboflows_annotations(write_coco: Any, coco_json: dict[str, Any], tmp_path: Path) -> None:
+    root = write_coco(coco_json)
+    for split, name in (("train2017", "train"), ("val2017", "valid")):
+        (root / split).rename(root / name)
+        (root / "annotations" / f"instances_{split}.json").rename(root / name / "_annotations.coco.json")
+    (root / "annotations").rmdir()
+    assert detect_format(root) == "coco"
+    assert show(root, output=tmp_path / "sheet.png", split="valid").is_file()

@@ -91,6 +91,30 @@ def test_starts_from_a_static_convolution_and_learns_everywhere(inputs, kernel) 
     assert all(parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "tanh", "local_activation": "tanh"},
+        {"gate_scale": 1.5, "param_ratio": 2},
+        {"gate_scale": 3.0, "local_activation": "tanh", "param_reduction": 2.0},
+        {"activation": "softmax", "kernel_gates_only": True, "local_gates": False},
+        {"spectral": False},
+        {"bands": {"low": True, "groups": 4, "activation": "softmax"}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_every_option_starts_from_a_static_convolution(kernel, options) -> None:
+    conv, x = nn.Conv2d(20, OUTPUTS, kernel, padding=1), torch.randn(3, 20, 9, 7)
+    layer = FDConv2d.from_conv(conv, **options)
+    torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="use preserve_outputs=False"):
+        FDConv2d.from_conv(conv, param_reduction=0.5, num_kernels=2)
+    assert (
+        FDConv2d.from_conv(conv, preserve_outputs=False, param_reduction=0.5, num_kernels=2)(x).shape == conv(x).shape
+    )
+
+
 def test_frequencies_are_sorted_by_radius_and_saved() -> None:
     order = frequency_order(6, 8)
     rows, columns = order // 5, order % 5

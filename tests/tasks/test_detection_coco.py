@@ -226,9 +226,115 @@ def test_masks_survive_the_run_length_code():
         assert np.array_equal(mask_api.decode(code), expected.numpy())
 
 
+def test_ids_of_the_annotations_change_nothing():
+    truth = make_truth()
+    detections, targets = make_batch(truth)
+    expected = evaluator()
+    expected.update(detections, targets)
+    expected = expected.compute()
+    for change in (lambda a: a["id"] - 1, lambda a: -a["id"], lambda a: 7, lambda a: None, lambda a: "x"):
+        ours = evaluator()
+        changed = [{**t, "annotations": [{**a, "id": change(a)} for a in t["annotations"]]} for t in targets]
+        ours.update(detections, changed)
+        assert ours.compute() == expected
+
+
+def test_detections_that_are_not_finite_are_not_found(tmp_path):
+    truth = make_truth()
+    detections, targets = make_batch(truth)
+    nan, infinity = float("nan"), float("inf")
+    for box, score in ((nan, 0.9), (infinity, 0.9), (10.0, nan), (10.0, infinity)):
+        broken = evaluator()
+        bad = [
+            {**found, "boxes": torch.full_like(found["boxes"], box), "scores": torch.full_like(found["scores"], score)}
+            for found in detections
+        ]
+        with pytest.warns(UserWarning, match="not finite; they count as not found") as record:
+            broken.update(bad, targets)
+        assert len(record) == 1
+        assert broken.compute()["box_AP"] == broken.compute()["mask_AP"] == 0.0
+        assert [json.loads(path.read_text()) for path in broken.save(tmp_path, "val")] == [[], []]
+    mixed, without = evaluator(), evaluator()
+    extra = [
+        {
+            "boxes": torch.cat([found["boxes"], torch.full((1, 4), nan)]),
+            "scores": torch.cat([found["scores"], torch.ones(1)]),
+            "category_ids": torch.cat([found["category_ids"], torch.tensor([3])]),
+            "masks": torch.cat([found["masks"], torch.ones(1, *found["masks"].shape[1:], dtype=torch.bool)]),
+        }
+        for found in detections
+    ]
+    with pytest.warns(UserWarning, match="not finite"):
+        mixed.update(extra, targets)
+    without.update(detections, targets)
+    assert mixed.compute() == without.compute()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_faster_coco_eval_agrees(seed):
+    pytest.importorskip("faster_coco_eval")
+    truth = make_truth(12, seed)
+    values, classes = [], []
+    for backend in ("pycocotools", "faster-coco-eval"):
+        ours = CocoEvaluator(list(CATEGORIES), list(CATEGORIES.values()), masks=True, backend=backend)
+        ours.update(*make_batch(truth, seed))
+        values.append({name: float(value) for name, value in ours.compute().items()})
+        classes.append(ours.per_class)
+    assert values[0].keys() == values[1].keys() and len(values[0]) == 24
+    assert values[1] == pytest.approx(values[0], abs=1e-12)
+    for name in CATEGORIES.values():
+        assert classes[1][name] == pytest.approx(classes[0][name], abs=1e-12)
+
+
+def test_an_unknown_backend_is_named():
+    with pytest.raises(ValueError, match="coco_eval='detectron': expected one of 'pycocotools', 'faster-coco-eval'"):
+        CocoEvaluator([1], ["a"], backend="detectron")
+
+
 def test_ids_must_be_unique():
     with pytest.raises(ValueError, match="different ids"):
         CocoEvaluator([1, 1], ["a", "b"])
+
+
+def _evaluate_sets(rank: int, world: int, port: int, folder: str) -> None:
+    """Sets of 1, 2 and 7 images, dealt out as the sampler of the data modules does."""
+    from dyvision.data.samplers import EvalSampler
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if world > 1:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    try:
+        for count in (1, 2, 7):
+            detections, targets = make_batch(make_truth(count))
+            ours = evaluator()
+            for key in EvalSampler(range(count)):
+                ours.update([detections[key.position]], [targets[key.position]], [key.valid])
+            values = {name: float(value) for name, value in ours.compute().items()}
+            ours.save(f"{folder}/{world}-{count}", "val")
+            with open(f"{folder}/{world}-{count}-{rank}.json", "w") as file:
+                json.dump([values, ours.per_class], file)
+    finally:
+        if world > 1:
+            torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_agree_on_small_sets(tmp_path):
+    for world in (1, 2, 3):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(_evaluate_sets, (world, port, str(tmp_path)), nprocs=world)
+    for count in (1, 2, 7):
+        values = [
+            (tmp_path / f"{world}-{count}-{rank}.json").read_text() for world in (1, 2, 3) for rank in range(world)
+        ]
+        assert len(set(values)) == 1
+        for kind in ("bbox", "segm"):  # byte for byte: the order of the images, too
+            files = [
+                (tmp_path / f"{world}-{count}" / f"coco_results_val_{kind}.json").read_bytes() for world in (1, 2, 3)
+            ]
+            assert files[0] == files[1] == files[2] and len(files[0]) > 2
 
 
 def _evaluate_share(rank: int, world: int, port: int, folder: str, fail: bool) -> None:

@@ -1,0 +1,108 @@
+"""What ``dyvision data check`` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dyvision.data.check import Report
+    from dyvision.data.findings import Finding
+    from dyvision.data.statistics import SplitStatistics
+
+_STYLES = {"refused": "red", "warned": "yellow", "repaired": "green"}
+_CLASSES_SHOWN = 40
+
+
+def print_report(report: Report, root: Path) -> None:
+    """Print findings, one row per kind, and statistics, one row per class.
+
+    Args:
+        report: What was found.
+        root: Folder of the data set; files are shown relative to it.
+    """
+    console = Console()
+    for split in report.splits:
+        _print_split(console, split, report.duplicates.get(split.split, 0))
+    if report.splits and len(report.splits[0].class_names) <= _CLASSES_SHOWN:
+        console.print(_class_table(report.splits))
+    found = report.findings.all
+    if not found:
+        console.print("nothing to repair, to doubt or to refuse")
+        return
+    table = Table(title=f"findings in {escape(str(root))}", show_lines=True)
+    for name in ("", "file, where", "what", "training"):
+        table.add_column(name, overflow="fold")
+    for kind in _STYLES:
+        for group in _groups([one for one in found if one.outcome == kind]):
+            table.add_row(*_row(group, root), style=_STYLES[kind])
+    console.print(table)
+    counts = {kind: sum(one.count for one in found if one.outcome == kind) for kind in _STYLES}
+    console.print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
+
+
+def _groups(found: list[Finding]) -> list[list[Finding]]:
+    """Findings of the same kind in different files belong together."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for one in found:
+        groups.setdefault((one.what, one.training), []).append(one)
+    return list(groups.values())
+
+
+def _row(group: list[Finding], root: Path) -> list[str]:
+    first = group[0]
+    file = _relative(first.file, root)
+    if len(group) > 1:
+        file += f" and {len(group) - 1} more files"
+    count = sum(one.count for one in group)
+    where = ", ".join(_relative(example, root) for example in first.examples)
+    more = count - len(first.examples)
+    if len(group) == 1 and first.examples and more > 0:
+        where += f" and {more} more"
+    file += f"\n({where})" if where else ""
+    outcome = first.outcome if count == 1 else f"{first.outcome} {count}x"
+    return [escape(text) for text in (outcome, file, first.what, first.training)]
+
+
+def _relative(file: str, root: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else file
+
+
+def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> None:
+    parts = [f"{split.images} images"]
+    if split.broken:
+        parts.append(f"{split.broken} that cannot be read")
+    extent = split.smallest_and_largest()
+    if extent is not None:
+        (low_h, low_w), (high_h, high_w) = extent
+        one = extent[0] == extent[1]
+        parts.append(f"{low_h}x{low_w}" if one else f"from {low_h}x{low_w} to {high_h}x{high_w} (height x width)")
+    share = split.ignored_share()
+    if share is not None:
+        parts.append(f"{100 * share:.1f} % of the pixels ignored")
+    if duplicates:
+        parts.append(f"{duplicates} repeat another one's content")
+    console.print(f"{escape(split.split)}: {', '.join(parts)}")
+
+
+def _class_table(splits: list[SplitStatistics]) -> Table:
+    pixels = any(split.pixels is not None for split in splits)
+    table = Table(title="share of pixels" if pixels else "images or objects")
+    table.add_column("class")
+    for split in splits:
+        table.add_column(escape(split.split), justify="right")
+    for index, name in enumerate(splits[0].class_names):
+        table.add_row(escape(name), *(_cell(split, index) for split in splits))
+    return table
+
+
+def _cell(split: SplitStatistics, index: int) -> str:
+    if split.pixels is not None:
+        total = int(split.pixels.sum()) + split.ignored
+        return f"{100 * int(split.pixels[index]) / total:.2f} %" if split.pixels[index] else "-"
+    return str(split.objects[index]) if split.objects[index] else "-"
