@@ -15,6 +15,10 @@ from torch import nn
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
+class UnknownArgumentError(TypeError, ValueError):
+    """An argument that a layer does not have: a TypeError, as of any call, and bad input where it comes from a file."""
+
+
 def check_positive(name: str, value: int) -> None:
     """Check that an argument is a positive int.
 
@@ -123,7 +127,7 @@ def reject_unknown(
         settable: Whether the arguments of ``nn.Conv2d`` could have been given as well.
 
     Raises:
-        TypeError: Always; it lists the layer's own arguments and the closest ones.
+        UnknownArgumentError: Always; it lists the layer's own arguments and the closest ones.
     """
     own, wrong = own_arguments(layer_class, base), list(unknown)
     taken = ", ".join(own) if own else "none"
@@ -135,6 +139,6 @@ def reject_unknown(
             continue
         near = difflib.get_close_matches(str(name), [*own, *general] if settable else own, n=1)
         hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise TypeError(
+    raise UnknownArgumentError(
         f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"
     )
