@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images, read_image
 from dyvision.data.loaders import TrainLoader, collate, init_worker
@@ -120,7 +121,7 @@ class PredictDataset(VisionDataset):
         return {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
 
 
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(CheckpointMixin, L.LightningDataModule, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the

@@ -34,6 +34,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
+    routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
     routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
@@ -57,14 +58,15 @@ def _routing(options: argparse.Namespace) -> None:
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
+    typed += [f"--trust={options.trust}"] if options.trust else []
     run = TaskCLI("report routing", read_request(typed))
-    model = _load(run.model, options.checkpoint)
+    model = _load(run.model, options.checkpoint, options.trust)
     static = None
     if options.static is not None:
         task = read_request([f"--ckpt_path={options.static}"]).task
         if task != run.model.task:
             raise ValueError(f"--static {options.static}: of task {task!r}, but {options.checkpoint} is of another")
-        static = _load(run.model, options.static)
+        static = _load(run.model, options.static, options.trust)
     batches = _batches(run.datamodule, options.images)
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
@@ -85,9 +87,9 @@ def _routing(options: argparse.Namespace) -> None:
         console.print(options.output / name, soft_wrap=True, highlight=False)
 
 
-def _load(like: Any, path: Path) -> nn.Module:
+def _load(like: Any, path: Path, trust: str) -> nn.Module:
     """The task of a checkpoint with its weights (the averaged ones, if it has them)."""
-    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", trust=trust.split(","))
     return model
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dyvision.checkpoint_file import check_finite, count, read_checkpoint
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli._trust import check_typed, trusted_names, typed_options
+from dyvision.trust import hyperparameters_of, name_unknown
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -26,7 +27,8 @@ class Request:
 
     Attributes:
         layers: ``(where it comes from, content)`` of every config, bases first.
-        checkpoint: Content of ``--ckpt_path``, without weights; empty if none was given.
+        checkpoint: What ``--ckpt_path`` is: its ``path``, the number of its ``weights``, ``task``, and the
+            hyperparameters of ``model`` and ``data``; empty if none was given.
         typed: The remaining command line.
     """
 
@@ -80,6 +82,7 @@ def read_request(arguments: Sequence[str]) -> Request:
             request.layers += load_layers(value if equals else pending.pop(0))
         else:
             request.typed.append(argument)
+    check_typed(request.typed)
     checkpoint = option(request.typed, "--ckpt_path")
     if checkpoint is not None and checkpoint not in ("last", "best", "hpc"):
         request.checkpoint = _read_checkpoint(Path(checkpoint))
@@ -98,16 +101,25 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"--ckpt_path {path}: not a checkpoint of dyvision ({type(error).__name__})") from error
+        content = read_checkpoint(path, mmap=True)
+        check_finite(content["state_dict"], str(path))
+    except (ValueError, OSError) as error:
+        raise type(error)(f"--ckpt_path {error}") from error
+    if not isinstance(content.get("pytorch-lightning_version"), str):
+        raise ValueError(f"--ckpt_path {path}: not a checkpoint of a training run (it lacks Lightning's version)")
+    if (
+        content.get("task") in TASKS
+        and content["state_dict"]
+        and content["hyper_parameters"].get("num_classes") is None
+    ):
+        raise ValueError(f"--ckpt_path {path}: has weights, but its hyperparameters lack num_classes")
     return {
+        "path": path,
+        "weights": count(content["state_dict"]),
         "task": content.get("task"),
-        "model": dict(content.get("hyper_parameters") or {}),
-        "data": dict(content.get("datamodule_hyper_parameters") or {}),
+        "model": content["hyper_parameters"],
+        "data": content["datamodule_hyper_parameters"],
     }
 
 
@@ -133,13 +145,24 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
 
 
 def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a checkpoint contributes: its data below the configs, its model above them."""
-    sections = {
-        section: {
-            name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known
-        }
-        for section in ("data", "model")
-    }
+    """Return what a checkpoint contributes: its data below the configs, its model above them.
+
+    Raises:
+        ValueError: If it names code that neither dyvision knows nor the user names again.
+    """
+    trusted = trusted_names(request.typed, (content for _, content in request.layers))
+    where = f"--ckpt_path {request.checkpoint.get('path')}"
+    sections: dict[str, dict[str, Any]] = {}
+    for section in ("data", "model"):
+        prefix = f"{section}."
+        given = {name.removeprefix(prefix) for name, _ in typed_options(request.typed) if name.startswith(prefix)}
+        if section == "data":
+            given |= {name for _, content in request.layers for name in content.get("data") or {}}
+        stored = request.checkpoint.get(section, {})
+        kept = hyperparameters_of(stored, where, trusted, given, "--trust {names}", prefix)
+        names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+        # a model of the user's own class takes its arguments from the user
+        sections[section] = name_unknown(kept, names, where, prefix) if names else {}
     for path, content in request.layers:
         for name, value in (content.get("model") or {}).items():
             kept = sections["model"].get(name, value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
+from dyvision.building import LimitedMemory
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 
@@ -59,6 +60,9 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
+        parser.add_argument(
+            "--trust", type=str | None, default=None, help="classes a checkpoint may name, as NAME,NAME"
+        )
         parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
@@ -88,6 +92,12 @@ class TaskCLI(cli.LightningCLI):
         """Draw the sample data a quickstart config refers to."""
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
+
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
+        made = self.request.checkpoint
+        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
