@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dyvision.cli._commands import build_parser
+from dyvision.text import printable
 
 __all__ = ("main",)
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("DYVISION_DEBUG"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = printable(" ".join(str(error).split())) or type(error).__name__
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         print(f"dyvision: error: {kind}{message}", file=sys.stderr)
         if not isinstance(error, (ValueError, OSError)):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, distributed
 
+from dyvision.text import csv_cell
 from dyvision.visualize import draw_boxes, overlay_mask, palette
 
 _IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -114,7 +115,8 @@ class PredictionWriter(Callback):
         best = probabilities.topk(min(self.top_k, count), dim=1)
         for path, values, indices in zip(outputs["path"], best.values.tolist(), best.indices.tolist(), strict=True):
             pairs = zip(indices, values, strict=True)
-            self._rows.append([path, *(item for index, p in pairs for item in (class_names[index], f"{p:.6f}"))])
+            ranks = (item for index, p in pairs for item in (csv_cell(class_names[index]), f"{p:.6f}"))
+            self._rows.append([csv_cell(path), *ranks])
 
     def _segmentation(self, outputs: dict[str, Any], names: Sequence[Path], hparams: dict[str, Any]) -> None:
         count = hparams["num_classes"]
