@@ -10,6 +10,7 @@ from dyvision.cli._benchmark import add_benchmark
 from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
+from dyvision.saving import replacing
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
 _EPILOG = """\
@@ -111,8 +112,8 @@ def _config_cp(options: argparse.Namespace) -> None:
         destination = destination / source.name
     if destination.exists():
         raise FileExistsError(f"{destination} exists; choose another name or remove it first")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
+    with replacing(destination) as part:
+        shutil.copyfile(source, part)
     print(destination)
 
 
