@@ -90,6 +90,8 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
                 damaged = archive.testzip()
                 if damaged is not None:
                     raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {_AGAIN}")
+            else:
+                structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
             structure = archive.read(structures[0])
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: the file is damaged ({_first_line(error)}); {_AGAIN}") from error

@@ -151,7 +151,8 @@ def read_state_dict(source: Source) -> dict[str, torch.Tensor]:
             try:
                 content = load_plain(path)
             except ValueError as error:
-                raise ValueError(f"weights file {error}") from error
+                reason = str(error).removeprefix(f"{path}: ")
+                raise ValueError(f"weights file {path} cannot be read: {reason}") from error
     for container in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]

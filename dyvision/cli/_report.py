@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.saving import replacing, write_text
+from dyvision.text import plain, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,7 +159,7 @@ def _table(results: Sequence[LayerRouting]) -> Table:
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
         shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
-        table.add_row(names[result.name], result.kind, str(result.coefficients.shape[1]), *shown)
+        table.add_row(plain(names[result.name]), result.kind, str(result.coefficients.shape[1]), *shown)
     return table
 
 
@@ -254,7 +255,9 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
             image = axes.imshow(deviation.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
             figure.colorbar(image, ax=axes)
             if len(classes) == total <= 40:
-                axes.set_yticks(range(total), classes, fontsize="small")
+                # "$" begins a formula in matplotlib
+                shown = [printable(name).replace("$", r"\$") for name in classes]
+                axes.set_yticks(range(total), shown, fontsize="small")
             share = result.class_share
             share_text = "coefficients do not vary" if share is None or math.isnan(share) else f"share {share:.2f}"
             title += f"; {share_text}"

@@ -113,8 +113,8 @@ def build_mmseg_head(
 def _check_types(value: Any, what: str) -> None:
     """Check that nested configurations name types of mmseg's registries only.
 
-    mmengine imports whatever a dotted ``type`` names, other packages for a ``_scope_``, and unpickles the ``checkpoint``
-    of an ``init_cfg``.
+    mmengine imports whatever a dotted ``type`` names, other packages for a ``_scope_``, and unpickles the
+    ``checkpoint`` of an ``init_cfg``.
     """
     if isinstance(value, Mapping):
         kind = value.get("type")
