@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 class CheckpointMixin(L.LightningDataModule):
     """A data module that can be built from a checkpoint of any origin."""
 
-    # Lightning's is bound in a way of its own, which type checkers do not take for a class method
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
+    def load_from_checkpoint(
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,

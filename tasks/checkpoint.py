@@ -62,9 +62,8 @@ class CheckpointMixin(L.LightningModule):
                 # Lightning does not ask callbacks when it saves weights only
                 callback.on_save_checkpoint(self.trainer, self, checkpoint)
 
-    # Lightning's is bound in a way of its own, which type checkers do not take for a class method
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
+    def load_from_checkpoint(
         cls,
         checkpoint_path: str | os.PathLike[str] | Any,
         map_location: Any = None,
@@ -94,7 +93,7 @@ class CheckpointMixin(L.LightningModule):
             ValueError: If it is no checkpoint, is damaged, has weights that are not finite, or names other code.
         """
         where = str(checkpoint_path)
-        location = map_location or (None if torch.accelerator.is_available() else "cpu")
+        location: Any = map_location or (None if torch.accelerator.is_available() else "cpu")
         if "://" in where:
             content = checked(TorchCheckpointIO().load_checkpoint(where, location, weights_only=True), where)
         elif hasattr(checkpoint_path, "read"):

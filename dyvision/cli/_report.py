@@ -256,8 +256,8 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
             figure.colorbar(image, ax=axes)
             if len(classes) == total <= 40:
                 # "$" begins a formula in matplotlib
-                shown = [printable(name).replace("$", r"\$") for name in classes]
-                axes.set_yticks(range(total), shown, fontsize="small")
+                labels = [printable(name).replace("$", r"\$") for name in classes]
+                axes.set_yticks(range(total), labels, fontsize="small")
             share = result.class_share
             share_text = "coefficients do not vary" if share is None or math.isnan(share) else f"share {share:.2f}"
             title += f"; {share_text}"

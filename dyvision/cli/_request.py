@@ -203,11 +203,11 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     sections: dict[str, dict[str, Any]] = {}
     for section in ("data", "model"):
         prefix = f"{section}."
-        given = {name.removeprefix(prefix) for name, _ in typed_options(request.typed) if name.startswith(prefix)}
+        own = {name.removeprefix(prefix) for name, _ in typed_options(request.typed) if name.startswith(prefix)}
         if section == "data":
-            given |= {name for _, content in request.layers for name in content.get("data") or {}}
+            own |= {name for _, content in request.layers for name in content.get("data") or {}}
         stored = request.checkpoint.get(section, {})
-        kept = hyperparameters_of(stored, where, trusted, given, "--trust {names}", prefix)
+        kept = hyperparameters_of(stored, where, trusted, own, "--trust {names}", prefix)
         names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
         # a model of the user's own class takes its arguments from the user
         sections[section] = name_unknown(kept, names, where, prefix) if names else {}
