@@ -21,7 +21,7 @@ class CheckpointMixin(L.LightningDataModule):
     """A data module that can be built from a checkpoint of any origin."""
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # open files are not read
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,

@@ -92,7 +92,7 @@ def check_yaml(text: str, where: str) -> None:
                 # an alias to a node that is still open stands for itself, without end
                 if any(anchor == event.anchor for anchor, _ in open_nodes):
                     raise ValueError(f"{where}: the alias *{event.anchor} stands inside its own anchor")
-                count += sizes.get(event.anchor, 1)
+                count += sizes.get(event.anchor or "", 1)
             elif isinstance(event, yaml.NodeEvent):
                 count += 1
                 if isinstance(event, yaml.CollectionStartEvent):
