@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import ImageReader, find_images
@@ -26,7 +27,7 @@ from dyvision.data.splits import choose_validation, shared_images
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(ResumableData, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the

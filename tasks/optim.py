@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
@@ -85,7 +85,7 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
             raise ValueError(f"{name}={value!r}: expected a number of at least 0")
     component = parse_component(hparams["optimizer"], "optimizer")
     if component.kind == "class_path":
-        optimizer_class: Any = import_object(component.name, "optimizer")
+        optimizer_class: Any = import_object(component.name, "optimizer", Optimizer)
     else:
         classes = {
             name.lower(): value
@@ -182,7 +182,7 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
             raise ValueError(f"lr_schedule: total_steps must be a positive int, got {total_steps!r}")
     warmup = warmup_length(hparams["warmup_steps"], total_steps)
     if component.kind == "class_path":
-        scheduler_class: Any = import_object(component.name, "lr_schedule")
+        scheduler_class: Any = import_object(component.name, "lr_schedule", LRScheduler)
         arguments = dict(component.arguments)
         interval = arguments.pop("interval", "step")
         check_arguments(scheduler_class, arguments, f"lr_schedule {component.name!r}")

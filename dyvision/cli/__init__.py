@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dyvision.cli._commands import build_parser
 from dyvision.cli._terminal import prepare_streams
 from dyvision.cli._workers import explain_worker
+from dyvision.text import printable
 
 __all__ = ("main",)
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("DYVISION_DEBUG"):
             raise
-        message = explain_worker(error) or " ".join(str(error).split()) or type(error).__name__
+        message = explain_worker(error) or printable(" ".join(str(error).split())) or type(error).__name__
         plain = isinstance(error, (ValueError, OSError)) or explain_worker(error) is not None
         kind = "" if plain else f"{type(error).__name__}: "
         print(f"dyvision: error: {kind}{message}", file=sys.stderr)

@@ -143,7 +143,7 @@ def check_head(head: ComponentSpec) -> Component:
 
 def _builder(component: Component) -> Callable[..., nn.Module]:
     if component.kind == "class_path":
-        return import_object(component.name, "head")
+        return import_object(component.name, "head", nn.Module, builders=True)
     return _BUILDERS[choose(component.name, _BUILDERS, "detection head")]
 
 
