@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dyvision.arguments import check_number
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images, read_image
 from dyvision.data.loaders import TrainLoader, collate, init_worker
@@ -21,6 +22,9 @@ from dyvision.data.pipeline import Pipeline, TaskName
 from dyvision.data.samplers import EvalSampler, SampleKey, TrainSampler
 
 ToTensor = Callable[[NDArray[Any]], Tensor]
+
+_LARGEST_BATCH = 1_000_000
+_MOST_WORKERS = 1024
 
 
 class VisionDataset(Dataset[dict[str, Any]], ABC):
@@ -162,14 +166,12 @@ class VisionDataModule(L.LightningDataModule, ABC):
         persistent_workers: bool,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: expected at least {least}.")
+        check_number("batch_size", batch_size, minimum=1, maximum=_LARGEST_BATCH, integer=True)
+        check_number(
+            "eval_batch_size", eval_batch_size, minimum=1, maximum=_LARGEST_BATCH, integer=True, allow_none=True
+        )
+        check_number("num_workers", num_workers, minimum=0, maximum=_MOST_WORKERS, integer=True)
+        check_number("seed", seed, minimum=0, maximum=2**32 - 1, integer=True)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dyvision.arguments import check_numbers
 from dyvision.data._packed import PackedList
 from dyvision.data.base import PredictDataset, ToTensor, VisionDataModule, VisionDataset
 from dyvision.data.cityscapes_labels import LabelTable
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import IMAGE_EXTENSIONS, list_folders, list_images, read_image, read_label_map
 from dyvision.data.loaders import IGNORE_INDEX
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize, Pipeline
+from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.transforms import TransformSpec, plain_spec
 
 
@@ -141,10 +142,13 @@ class CityscapesDataModule(VisionDataModule):
             drop_last, pin_memory, persistent_workers,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if min(crop_size) < 1 or min(image_size or (1,)) < 1:
-            raise ValueError(f"crop_size={crop_size}, image_size={image_size}: expected a height and width >= 1.")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale_range={scale_range}: expected two positive numbers, the smaller one first.")
+        sides: dict[str, Any] = {"length": 2, "minimum": 1, "maximum": LARGEST_SIDE, "integer": True}
+        check_numbers("crop_size", crop_size, **sides)
+        check_numbers("image_size", image_size, **sides, allow_none=True)
+        check_numbers("scale_range", scale_range, length=2, above=0, maximum=100)
+        if scale_range[0] > scale_range[1]:
+            raise ValueError(f"scale_range={list(scale_range)}: expected the smaller number first.")
+        self._normalize = Normalize(mean, std)
         if train_transform is None:
             train_transform = _default_train(crop_size, scale_range, mean)
         resize: list[TransformSpec] = []
@@ -153,7 +157,6 @@ class CityscapesDataModule(VisionDataModule):
         self.image_dir, self.label_dir = self.root / image_dir, self.root / label_dir
         self.image_suffix, self.label_suffix = image_suffix, label_suffix
         self.mean, self.std = tuple(mean), tuple(std)
-        self._normalize = Normalize(mean, std)
         self._train_pipeline = Pipeline([*resize, *train_transform], self.task, "train_transform")
         self._eval_pipeline = Pipeline([*resize, *(eval_transform or [])], self.task, "eval_transform")
         self._table = LabelTable(classes, label_table, ignore_ids or ())

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
 from dyvision.data.base import PredictDataset, VisionDataModule, VisionDataset
 from dyvision.data.coco_json import CocoFile, CocoImage, read_categories, read_coco
 from dyvision.data.coco_masks import decode_mask, has_mask
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import read_image
-from dyvision.data.pipeline import Pipeline, to_tensor
+from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
@@ -177,8 +178,7 @@ class COCODataModule(VisionDataModule):
             drop_last, pin_memory, persistent_workers,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size={image_size}: expected at least 1.")
+        check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True, allow_none=True)
         resize: list[TransformSpec] = [] if image_size is None else [{"LongestMaxSize": {"max_size": image_size}}]
         train_transform = ["HorizontalFlip"] if train_transform is None else train_transform
         self.masks = masks

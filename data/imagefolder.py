@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
 from dyvision.data.base import PredictDataset, ToTensor, VisionDataModule, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import list_folders, list_images, read_image
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize, Pipeline
+from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
@@ -143,10 +144,9 @@ class ImageFolderDataModule(VisionDataModule):
             drop_last, pin_memory, persistent_workers,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if image_size < 1 or not 0 < crop_ratio <= 1:
-            raise ValueError(
-                f"image_size={image_size}, crop_ratio={crop_ratio}: expected a size >= 1 and 0 < ratio <= 1."
-            )
+        check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)
+        check_number("crop_ratio", crop_ratio, above=0, maximum=1)
+        self._normalize = Normalize(mean, std)
         if train_transform is None:
             train_transform = [{"RandomResizedCrop": {"size": [image_size, image_size]}}, "HorizontalFlip"]
         if eval_transform is None:
@@ -155,7 +155,6 @@ class ImageFolderDataModule(VisionDataModule):
             eval_transform = [{"SmallestMaxSize": {"max_size": resized}}, {"CenterCrop": crop}]
         self.words = words
         self.mean, self.std = tuple(mean), tuple(std)
-        self._normalize = Normalize(mean, std)
         self._train_pipeline = Pipeline(train_transform, self.task, "train_transform")
         self._eval_pipeline = Pipeline(eval_transform, self.task, "eval_transform")
         self._folders: list[str] = []

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dyvision.arguments import check_numbers
 from dyvision.data.errors import DataError
 from dyvision.data.loaders import IGNORE_INDEX
 from dyvision.data.transforms import A, TransformSpec, build_transforms
@@ -25,6 +26,10 @@ TaskName = Literal["classification", "segmentation", "detection"]
 # A box that lost nine tenths of its area to a crop no longer shows its object
 _MIN_VISIBILITY = 0.1
 _MIN_SIDE = 0.5
+# pixels are in 0..1 when they are normalised; statistics of 0..255 would leave nothing of an image
+_LARGEST_STATISTIC = 10
+#: largest side of an image that an argument may ask for
+LARGEST_SIDE = 32_768
 
 
 class Transformed(NamedTuple):
@@ -171,14 +176,13 @@ class Normalize:
         std: As given.
 
     Raises:
-        ValueError: If there are not three of each, or a deviation is not positive.
+        ValueError: If there are not three of each, one is not finite or not meant for 0..1, or a deviation is not
+            positive.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(
-                f"mean and std are three numbers each, in 0..1, std positive; got mean={list(mean)}, std={list(std)}."
-            )
+        check_numbers("mean", mean, length=3, minimum=-_LARGEST_STATISTIC, maximum=_LARGEST_STATISTIC)
+        check_numbers("std", std, length=3, above=0, maximum=_LARGEST_STATISTIC)
         self.mean, self.std = tuple(mean), tuple(std)
         self._mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)

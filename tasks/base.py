@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.layers import get_layer
+from dyvision.tasks.arguments import check_shared_arguments
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
@@ -74,6 +75,7 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         self.hparams.clear()
         self.hparams.update({name: _plain(value, name) for name, value in given.items()})
         self.network: nn.Module | None = None
+        check_shared_arguments(self.hparams)
         get_layer(self.hparams.layer)
         build_optimizer(self.hparams, [{"params": [nn.Parameter(torch.zeros(1))]}])
         build_schedule(self.hparams, None, total_steps=100)
@@ -129,8 +131,6 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
 
     def _build(self) -> None:
         num_classes = self.hparams.num_classes
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None")
         self.network = self.build_network(num_classes)
         if self.hparams.get("channels_last"):
             self.network.to(memory_format=torch.channels_last)  # convolutions pass it on from their weights

@@ -131,8 +131,11 @@ class DetectionTask(BaseTask):
 
     def check_arguments(self) -> None:
         """Check head and detector settings before the data is read."""
-        check_head(self.hparams.head)
+        check_head(self.hparams.head, **self._head_settings())
         self._config()
+
+    def _head_settings(self) -> dict[str, Any]:
+        return {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
 
     def _config(self) -> DetectorConfig:
         values = self.hparams
@@ -151,8 +154,7 @@ class DetectionTask(BaseTask):
         """The backbone inside its detector."""
         backbone = create_backbone(**self.backbone_arguments())
         self.load_backbone(backbone)
-        shared = {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
-        return create_detector(self.hparams.head, backbone, num_classes, self._config(), **shared)
+        return create_detector(self.hparams.head, backbone, num_classes, self._config(), **self._head_settings())
 
     def build_metric(self, num_classes: int) -> CocoEvaluator:
         """COCO's evaluation with the data's categories; without any they are called 1, 2, ..."""
