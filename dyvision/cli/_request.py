@@ -1,0 +1,150 @@
+"""What a command line of ``fit | validate | test | predict`` asks for, before its options are parsed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
+
+#: task name -> (LightningModule, LightningDataModule)
+TASKS = {
+    "classification": ("ClassificationTask", "ImageFolderDataModule"),
+    "segmentation": ("SegmentationTask", "CityscapesDataModule"),
+    "detection": ("DetectionTask", "COCODataModule"),
+}
+
+
+@dataclass
+class Request:
+    """What was asked for, before the options themselves are parsed.
+
+    Attributes:
+        layers: ``(where it comes from, content)`` of every config, bases first.
+        checkpoint: Content of ``--ckpt_path``, without weights; empty if none was given.
+        typed: The remaining command line.
+    """
+
+    layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    typed: list[str] = field(default_factory=list)
+
+    @property
+    def task(self) -> str:
+        """Name of the task: typed, else from the last config that has one, else from the checkpoint."""
+        named = option(self.typed, "--task")
+        for _, content in reversed(self.layers):
+            named = named or content.get("task")
+        named = named or self.checkpoint.get("task")
+        if named is None:
+            raise ValueError(
+                f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
+            )
+        if named not in TASKS:
+            raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
+        made = self.checkpoint.get("task")
+        if made not in (None, named):
+            raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
+        return str(named)
+
+    def names_class(self, section: str) -> bool:
+        """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
+        given = any("class_path" in (content.get(section) or {}) for _, content in self.layers)
+        return (
+            given
+            or option(self.typed, f"--{section}.class_path") is not None
+            or option(self.typed, f"--{section}") is not None
+        )
+
+
+def read_request(arguments: Sequence[str]) -> Request:
+    """Split a command line into configs, checkpoint and typed options.
+
+    Raises:
+        FileNotFoundError: If a config or the checkpoint does not exist.
+        ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
+    """
+    request = Request()
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c"):
+            if not equals and not pending:
+                raise ValueError("--config needs a file or a packaged name; see 'dyvision list configs'")
+            request.layers += load_layers(value if equals else pending.pop(0))
+        else:
+            request.typed.append(argument)
+    checkpoint = option(request.typed, "--ckpt_path")
+    if checkpoint is not None and checkpoint not in ("last", "best", "hpc"):
+        request.checkpoint = _read_checkpoint(Path(checkpoint))
+    return request
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the last value given for an option as ``--name value`` or ``--name=value``."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], "", ""], strict=False):
+        if argument == name:
+            found = following
+        elif argument.startswith(f"{name}="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--ckpt_path {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"--ckpt_path {path}: not a checkpoint of dyvision ({type(error).__name__})") from error
+    return {
+        "task": content.get("task"),
+        "model": dict(content.get("hyper_parameters") or {}),
+        "data": dict(content.get("datamodule_hyper_parameters") or {}),
+    }
+
+
+def check_keys(request: Request, known: list[str], free: list[str]) -> None:
+    """Report every key that does not exist, with the nearest one, in one error."""
+    known = [*known, *free]
+    wrong = [
+        f"{path.name}: {key!r}{closest(key, known)}"
+        for path, content in request.layers
+        for key in unknown_keys(content, known)
+    ]
+    groups = option_groups(known)
+    for argument in request.typed:
+        key = argument.partition("=")[0].removeprefix("--").removesuffix("+")
+        if not argument.startswith("--") or key in ("help", "print_config") or key.endswith(".help") or key in groups:
+            continue
+        below_option = any(key.startswith(f"{option}.") for option in known)
+        negative = key.removeprefix("no_") in known
+        if key not in known and not below_option and not negative:
+            wrong.append(f"--{key}{closest(key, known)}")
+    if wrong:
+        raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
+
+
+def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a checkpoint contributes: its data below the configs, its model above them."""
+    sections = {
+        section: {
+            name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known
+        }
+        for section in ("data", "model")
+    }
+    for path, content in request.layers:
+        for name, value in (content.get("model") or {}).items():
+            kept = sections["model"].get(name, value)
+            if kept != value and option(request.typed, f"--model.{name}") is None:
+                typed = shlex.quote(f"--model.{name}={value}")
+                given = f"not {value!r} as in {path.name} (type {typed} to change it)"
+                print(f"model.{name} is {kept!r} as in the checkpoint, {given}")
+    return {"data": sections["data"]}, {"model": sections["model"]}
