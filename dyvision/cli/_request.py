@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli._typed import check_typed, suggest
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -69,6 +70,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         FileNotFoundError: If a config or the checkpoint does not exist.
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
+    check_typed(arguments)
     request = Request()
     pending = list(arguments)
     while pending:
@@ -127,7 +129,7 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
         below_option = any(key.startswith(f"{option}.") for option in known)
         negative = key.removeprefix("no_") in known
         if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{closest(key, known)}")
+            wrong.append(f"--{key}{suggest(key, known)}")
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 

@@ -22,7 +22,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._option_errors import explain
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._trainer_options import check_checkpoint, check_trainer
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
@@ -82,10 +84,20 @@ class TaskCLI(cli.LightningCLI):
             try:
                 self.config = parser.parse_args([*arguments, *self.request.typed])
             except ArgumentError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(explain(str(error), self.request, self._classes())) from error
+
+    def _classes(self) -> dict[str, type]:
+        return {
+            "model": self._model_class,
+            "data": self._datamodule_class,
+            "trainer": Trainer,
+            "checkpoint": ModelCheckpoint,
+        }
 
     def before_instantiate_classes(self) -> None:
-        """Draw the sample data a quickstart config refers to."""
+        """Check the trainer's options, and draw the sample data a quickstart config refers to."""
+        check_trainer(vars(self.config.trainer), self.command)
+        check_checkpoint(vars(self.config.checkpoint))
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
 

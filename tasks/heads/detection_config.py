@@ -44,7 +44,8 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_numbers("min_size", self.min_sizes or [1], **_PIXELS)
+        for size in self.min_sizes:
+            check_number("min_size", size, **_PIXELS)
         check_number("max_size", self.max_size, **_PIXELS, allow_none=True)
         check_numbers("image_mean", self.image_mean, **_STATISTIC)
         check_numbers("image_std", self.image_std, above=0, **_STATISTIC)
