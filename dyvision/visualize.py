@@ -1,4 +1,4 @@
-"""Drawing labels, masks and boxes on images, for contact sheets and predictions. NumPy and Pillow only.
+"""Drawing labels, masks and boxes on images, for contact sheets and predictions.
 
 Images are uint8 arrays ``[H, W, 3]`` or Pillow images; everything array-like (a CPU tensor, too) is accepted.
 """
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dyvision.fonts import font_for
 
 Color = Sequence[int]
 #: An image as this module takes it.
@@ -86,7 +88,8 @@ def draw_label(image: ImageLike, text: str, color: Color = _INK, position: tuple
 
 def _write(out: Image.Image, text: str, color: Color, position: tuple[float, float]) -> None:
     draw = ImageDraw.Draw(out)
-    font = _font(out.width)
+    text = " ".join(text.split())
+    font = _font(text, out.width)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = max(0.0, min(position[0], out.width - width))
@@ -160,11 +163,11 @@ def draw_boxes(
 
 def draw_legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Image.Image:
     """A strip of colour patches with names, ``width`` pixels wide and as high as it needs to be."""
-    font = _font(600)
+    names = [" ".join(name.split()) for name in names]
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     places, x, y = [], 6, 4
     for name in names:
-        needed = 16 + int(measure.textlength(name, font=font)) + 12
+        needed = 16 + int(measure.textlength(name, font=_font(name, width))) + 12
         if x > 6 and x + needed > width:
             x, y = 6, y + 18
         places.append((x, y))
@@ -173,7 +176,7 @@ def draw_legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Im
     draw = ImageDraw.Draw(out)
     for name, color, (left, top) in zip(names, colors, places, strict=True):
         draw.rectangle((left, top + 2, left + 11, top + 13), fill=_rgb(color), outline=_INK)
-        draw.text((left + 16, top), name, fill=_INK, font=font)
+        draw.text((left + 16, top), name, fill=_INK, font=_font(name, width))
     return out
 
 
@@ -237,5 +240,5 @@ def _readable(color: Color) -> tuple[int, int, int]:
     return (0, 0, 0) if luminance > 140 else (255, 255, 255)
 
 
-def _font(width: int) -> Any:
-    return ImageFont.load_default(size=11 if width <= 800 else 14)
+def _font(text: str, width: int) -> Any:
+    return font_for(text, 11 if width <= 800 else 14)

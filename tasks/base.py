@@ -19,6 +19,7 @@ from dyvision.tasks.arguments import check_shared_arguments
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
+from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
 
@@ -39,6 +40,8 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm; implied by ``freeze_backbone``.
         backbone_kwargs: Further arguments of :func:`dyvision.create_backbone` (or ``create_model``), such as
             ``preserve_outputs`` or ``model_kwargs``.
         num_classes: Number of classes; None takes it from the data.
@@ -97,6 +100,11 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
     def build_metric(self, num_classes: int) -> Metric:
         """A metric whose ``compute()`` returns a dict; logged as ``val/<name>`` and ``test/<name>`` once per epoch."""
 
+    @property
+    @abstractmethod
+    def backbone_network(self) -> nn.Module:
+        """The module in which ``freeze_backbone`` and ``freeze_norm`` find BatchNorm and coefficient branches."""
+
     @abstractmethod
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters that ``backbone_lr_scale`` is meant for."""
@@ -134,7 +142,18 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         self.network = self.build_network(num_classes)
         if self.hparams.get("channels_last"):
             self.network.to(memory_format=torch.channels_last)  # convolutions pass it on from their weights
+        if self.hparams.get("freeze_backbone"):
+            freeze_parameters(self.backbone_network, self.backbone_parameters())
+        self.train(self.training)
         self._build_metrics(num_classes)
+
+    def train(self, mode: bool = True) -> BaseTask:
+        """Switch to training, except for what ``freeze_norm`` and ``freeze_backbone`` keep in evaluation."""
+        super().train(mode)
+        frozen = self.hparams.get("freeze_norm") or self.hparams.get("freeze_backbone")
+        if mode and frozen and self.network is not None:
+            freeze_norm(self.backbone_network)
+        return self
 
     def _build_metrics(self, num_classes: int) -> None:
         self.metrics = nn.ModuleDict({stage: self.build_metric(num_classes) for stage in ("val", "test")})

@@ -31,6 +31,7 @@ class ClassificationTask(BaseTask):
         layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
         num_classes: Number of classes; None takes it from the data.
         label_smoothing: In [0, 1), in training only.
+        class_weights: Weight of each class in the loss, in training and evaluation; the accuracies do not know them.
         mixup_alpha: Strength of mixup (arXiv 1710.09412); 0 is off, 0.2 is usual.
         cutmix_alpha: Strength of CutMix (arXiv 1905.04899); 0 is off, 1.0 is usual. With both, each batch gets one.
         mix_probability: Share of training batches that are mixed.
@@ -42,6 +43,10 @@ class ClassificationTask(BaseTask):
         backbone_kwargs: Further arguments of :func:`dyvision.create_model`.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
+            and few images per process); coefficient branches still update theirs.
         class_names: Names of the classes; from the data if None.
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: The data set's own number of each class; from the data if None.
@@ -65,6 +70,7 @@ class ClassificationTask(BaseTask):
     task: ClassVar[str] = "classification"
     monitor: ClassVar[str] = "val/top1"
     has_evaluation_loss: ClassVar[bool] = True
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class ClassificationTask(BaseTask):
         layer: str = "static",
         num_classes: int | None = None,
         label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         mix_probability: float = 1.0,
@@ -83,6 +90,8 @@ class ClassificationTask(BaseTask):
         backbone_kwargs: dict[str, Any] | None = None,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
+        freeze_norm: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
@@ -113,6 +122,12 @@ class ClassificationTask(BaseTask):
         """The classifier."""
         arguments = {"drop_rate": self.hparams.drop_rate, **self.backbone_arguments()}
         network = create_model(num_classes=num_classes, **arguments)
+        weights = self.hparams.class_weights
+        if weights is not None and len(weights) != num_classes:
+            raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")
+        # not persistent: the weights are a hyperparameter already
+        tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("class_weights", tensor, persistent=False)
         if self.hparams.backbone_weights is not None:
             load_classifier_weights(network, self.hparams.backbone_weights)
         alphas = {v2.MixUp: self.hparams.mixup_alpha, v2.CutMix: self.hparams.cutmix_alpha}
@@ -120,8 +135,13 @@ class ClassificationTask(BaseTask):
         return network
 
     def build_metric(self, num_classes: int) -> TopKAccuracy:
-        """Top-1 and top-5 accuracy."""
-        return TopKAccuracy(num_classes)
+        """Top-1 and top-5 accuracy, and which classes were taken for which."""
+        return TopKAccuracy(num_classes, class_names=self.hparams.class_names)
+
+    @property
+    def backbone_network(self) -> nn.Module:
+        """The network; its classifier, the last linear layer, has no statistics that ``freeze_norm`` could keep."""
+        return self.built_network
 
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """Everything but the classifier."""
@@ -140,11 +160,14 @@ class ClassificationTask(BaseTask):
         images, label = batch["image"], batch["label"]
         if stage == "train":
             images, target = self._mix(images, label)
-            return F.cross_entropy(self(images).float(), target, label_smoothing=self.hparams.label_smoothing)
+            smoothing = self.hparams.label_smoothing
+            return F.cross_entropy(self(images).float(), target, self.class_weights, label_smoothing=smoothing)
         valid = batch.get("valid", torch.ones_like(label, dtype=torch.bool)).to(label.device)
         logits, label = self(images).float()[valid], label[valid]
         if len(label):
-            cast(WeightedMean, self.losses[stage]).update(F.cross_entropy(logits, label), len(label))
+            weight = len(label) if self.class_weights is None else self.class_weights[label].sum()
+            loss = F.cross_entropy(logits, label, self.class_weights)
+            cast(WeightedMean, self.losses[stage]).update(loss, weight)
             cast(TopKAccuracy, self.metrics[stage]).update(logits, label)
         return None
 

@@ -19,15 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.backbones import create_backbone
-from dyvision.layers import CoefficientBranch
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
 from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import CocoEvaluator
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class DetectionTask(BaseTask):
@@ -63,6 +60,8 @@ class DetectionTask(BaseTask):
         backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
         class_names: Names of the classes; from the data if None.
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: COCO category id of each class; from the data if None.
@@ -110,6 +109,7 @@ class DetectionTask(BaseTask):
         backbone_kwargs: dict[str, Any] | None = None,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
@@ -168,16 +168,14 @@ class DetectionTask(BaseTask):
             self.hparams.class_ids = [int(class_id) for class_id in class_ids]
         super().setup(stage)
 
+    @property
+    def backbone_network(self) -> nn.Module:
+        """The backbone, without pyramid and head."""
+        return self._detector.backbone
+
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters of the backbone, without pyramid and head."""
-        return self._detector.backbone.parameters()
-
-    def train(self, mode: bool = True) -> DetectionTask:
-        """Switch to training, with ``freeze_norm`` except for the backbone's BatchNorm."""
-        super().train(mode)
-        if mode and self.hparams.freeze_norm and self.network is not None:
-            freeze_norm(self._detector.backbone)
-        return self
+        return self.backbone_network.parameters()
 
     @property
     def _detector(self) -> Detector:
@@ -273,15 +271,3 @@ class DetectionTask(BaseTask):
         """Where evaluation writes its results files: ``results_dir``, or the run's folder."""
         chosen = self.hparams.results_dir or self.trainer.log_dir or self.trainer.default_root_dir
         return Path(chosen)
-
-
-def freeze_norm(backbone: nn.Module) -> None:
-    """Put BatchNorm into evaluation mode, but not inside coefficient branches.
-
-    Those have no pretrained statistics to keep.
-    """
-    branches = [module for module in backbone.modules() if isinstance(module, CoefficientBranch)]
-    free = {id(module) for branch in branches for module in branch.modules()}
-    for module in backbone.modules():
-        if isinstance(module, _BATCH_NORMS) and id(module) not in free:
-            module.eval()

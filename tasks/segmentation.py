@@ -80,6 +80,10 @@ class SegmentationTask(BaseTask):
         backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
         in_chans: Channels of the images.
         drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
+            and few images per process); coefficient branches still update theirs.
         class_names: Names of the classes; from the data if None.
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: The data set's own number of each class, used in saved label maps; from the data if None.
@@ -125,6 +129,8 @@ class SegmentationTask(BaseTask):
         backbone_kwargs: dict[str, Any] | None = None,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
+        freeze_norm: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
@@ -174,9 +180,14 @@ class SegmentationTask(BaseTask):
         """One confusion matrix per evaluation."""
         return SegmentationMetrics(num_classes, self.hparams.class_names, self.hparams.ignore_index)
 
+    @property
+    def backbone_network(self) -> nn.Module:
+        """The backbone, without heads."""
+        return self._segmenter.backbone
+
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters of the backbone."""
-        return self._segmenter.backbone.parameters()
+        return self.backbone_network.parameters()
 
     def _build_loss(self) -> nn.Module:
         component = parse_component(self.hparams.loss, "loss")

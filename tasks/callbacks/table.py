@@ -10,6 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
+#: more classes than this do not fit on a screen: the lowest are shown
+_MOST_CLASSES = 40
+
 
 class ResultsTable(Callback):
     """Prints the metrics of ``trainer.validate``, ``trainer.test`` and of the last validation of ``trainer.fit``.
@@ -67,7 +70,12 @@ class ResultsTable(Callback):
 
 def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
     kinds = list(dict.fromkeys(kind for values in per_class.values() for kind in values))
-    table = Table()
+    title = None
+    if len(per_class) > _MOST_CLASSES:
+        worst = sorted(per_class, key=lambda name: _rank(per_class[name].get(kinds[0])))[:_MOST_CLASSES]
+        title = f"the {_MOST_CLASSES} of {len(per_class)} classes with the lowest {kinds[0]}"
+        per_class = {name: per_class[name] for name in worst}
+    table = Table(title=title)
     table.add_column("class")
     for kind in kinds:
         table.add_column(kind, justify="right")
@@ -76,5 +84,12 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def _rank(value: float | None) -> float:
+    return value if value is not None and value >= 0 else float("inf")
+
+
 def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.4f}"
+    # COCO's evaluation says -1 where there is nothing to measure, the other metrics NaN
+    if value != value or value == -1:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from dyvision.tasks.metrics.confusion import count_pairs, unique_names
+
 
 class SegmentationMetrics(Metric):
     """mIoU, IoU per class and pixel accuracy; higher is better.
@@ -23,6 +25,7 @@ class SegmentationMetrics(Metric):
 
     Attributes:
         confusion: int64 ``[num_classes, num_classes]``: row = label, column = prediction.
+        last_confusion: The matrix of the last ``compute``, of all processes.
     """
 
     full_state_update = False
@@ -31,8 +34,9 @@ class SegmentationMetrics(Metric):
     def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, ignore_index: int = 255) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.class_names = _unique(class_names or [str(index) for index in range(num_classes)])
+        self.class_names = unique_names(num_classes, class_names)
         self.ignore_index = ignore_index
+        self.last_confusion: Tensor | None = None
         empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.add_state("confusion", empty, dist_reduce_fx="sum")
 
@@ -51,12 +55,12 @@ class SegmentationMetrics(Metric):
         labelled = mask != self.ignore_index
         label, predicted = mask[labelled].long(), prediction[labelled].long()
         check_labels(label, self.num_classes, self.ignore_index)
-        counts = torch.bincount(label * self.num_classes + predicted, minlength=self.num_classes**2)
-        self.confusion += counts.reshape(self.num_classes, self.num_classes)
+        self.confusion += count_pairs(label, predicted, self.num_classes)
 
     def compute(self) -> dict[str, Tensor]:
         """``mIoU``, ``pixel_accuracy`` and ``IoU/<class>`` in 0..1; NaN where there is nothing to measure."""
-        matrix = self.confusion.cpu().double()
+        self.last_confusion = self.confusion.cpu().clone()
+        matrix = self.last_confusion.double()
         hits = matrix.diagonal()
         iou = hits / (matrix.sum(0) + matrix.sum(1) - hits)
         result = {"mIoU": iou.nanmean(), "pixel_accuracy": hits.sum() / matrix.sum()}
@@ -85,8 +89,3 @@ def check_labels(mask: Tensor, num_classes: int, ignore_index: int, paths: Seque
         f"the label map{where} has the value {int(mask[position])}; expected 0 to {num_classes - 1}, or "
         f"ignore_index={ignore_index}"
     )
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Different names for classes of the same name, since results are stored by name."""
-    return [name if list(names).count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]

@@ -1,0 +1,137 @@
+"""Predictions beside the truth, as pictures in TensorBoard while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+
+from dyvision.visualize import draw_boxes, draw_label, fit, grid, overlay_mask, palette
+
+_WIDTH = 320
+#: the highest scores come first
+_MOST_BOXES = 20
+_COLORS = {True: (40, 130, 60), False: (190, 40, 40)}
+
+
+class PredictionPictures(Callback):
+    """Adds ``val/predictions`` to TensorBoard after each validation of a run: left the truth, right the prediction.
+
+    The images are the first ones of the validation set, so that one sees the same ones get better. Without a
+    TensorBoard logger nothing is drawn.
+
+    Args:
+        count: Images.
+        score_threshold: Boxes with a lower score are not drawn.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, count: int = 8, score_threshold: float = 0.5) -> None:
+        super().__init__()
+        if count < 1 or not 0 <= score_threshold <= 1:
+            raise ValueError(f"count={count!r}, score_threshold={score_threshold!r}: expected at least 1, and 0 to 1")
+        self.count = count
+        self.score_threshold = score_threshold
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first batch, in the first process."""
+        if batch_idx or trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not boards or not isinstance(batch, Mapping) or "path" not in batch:
+            return
+        sheet = self.draw(pl_module, batch)
+        for board in boards:
+            board.experiment.add_image("val/predictions", np.asarray(sheet), trainer.global_step, dataformats="HWC")
+
+    @torch.no_grad()
+    def draw(self, module: Any, batch: Mapping[str, Any]) -> Image.Image:
+        """Pairs of truth and prediction for the first images of a validation batch."""
+        first = {key: value[: self.count] for key, value in batch.items()}
+        if "target" in first:
+            first |= {key: [target[key] for target in first["target"]] for key in ("original_size", "image_id")}
+        found = module.predict_step(first, 0)
+        hparams = dict(module.hparams)
+        names = hparams.get("class_names") or [str(index) for index in range(hparams["num_classes"])]
+        colors = hparams.get("class_colors") or palette(hparams["num_classes"])
+        draw = {"probabilities": self._classes, "label_maps": self._labels, "predictions": self._boxes}
+        kind = next(key for key in draw if key in found)
+        tiles = []
+        for path, truth, prediction in draw[kind](first, found, names, colors):
+            tiles.append(draw_label(grid([truth, prediction], columns=2, gap=2), path.rpartition("/")[2]))
+        return grid(tiles, columns=2)
+
+    @staticmethod
+    def _classes(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+        labels = dict(zip(batch["path"], batch["label"].tolist(), strict=True))
+        for path, row in zip(found["path"], found["probabilities"], strict=True):
+            picture, best, label = _read(path), int(row.argmax()), labels[path]
+            text = f"{names[best]} {float(row[best]):.2f}"
+            bottom = (0.0, float(picture.height))
+            yield (
+                path,
+                draw_label(picture, names[label], position=bottom),
+                draw_label(picture, text, _COLORS[best == label], bottom),
+            )
+
+    @staticmethod
+    def _labels(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+        masks = dict(zip(batch["path"], batch["mask"], strict=True))
+        for path, label_map in zip(found["path"], found["label_maps"], strict=True):
+            picture = _read(path)
+            mask = masks[path]
+            if "size" in batch:  # what padding to the size of the batch added
+                height, width = batch["size"][list(batch["path"]).index(path)]
+                mask = mask[:height, :width]
+            yield (
+                path,
+                overlay_mask(picture, _resized(mask, picture), colors),
+                overlay_mask(picture, _resized(label_map, picture), colors),
+            )
+
+    def _boxes(self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+        for path, target, image, result in zip(
+            batch["path"], batch["target"], batch["image"], found["predictions"], strict=True
+        ):
+            picture = _read(path)
+            scale = picture.width / image.shape[-1]
+            truth = _drawn(picture, target["boxes"] * scale, target["labels"], names, colors)
+            shown = (result["scores"] >= self.score_threshold).nonzero()[:_MOST_BOXES, 0]
+            scale = picture.width / float(target["original_size"][1])
+            boxes, labels = result["boxes"][shown] * scale, result["labels"][shown]
+            yield path, truth, _drawn(picture, boxes, labels, names, colors, result["scores"][shown].tolist())
+
+
+def _read(path: str) -> Image.Image:
+    with Image.open(path) as file:
+        return fit(file.convert("RGB"), _WIDTH, _WIDTH)
+
+
+def _resized(index: torch.Tensor, picture: Image.Image) -> np.ndarray:
+    image = Image.fromarray(index.cpu().numpy().astype(np.uint8))
+    return np.asarray(image.resize(picture.size, Image.Resampling.NEAREST))
+
+
+def _drawn(
+    picture: Image.Image, boxes: torch.Tensor, labels: torch.Tensor, names: list[str], colors: Any, scores: Any = None
+) -> Image.Image:
+    classes = [int(label) - 1 for label in labels]
+    return draw_boxes(
+        picture, boxes.cpu().numpy(), [names[index] for index in classes], [colors[index] for index in classes], scores
+    )
