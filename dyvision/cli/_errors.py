@@ -13,9 +13,7 @@ _LONGEST = 400
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|unable to allocate|cannot allocate memory|bad_alloc", re.I
 )
-_AMOUNT = re.compile(
-    r"(?:tried to allocate|Unable to allocate|allocate memory: you tried to allocate) ([\d.]+ ?\w*)", re.I
-)
+_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?\w*)", re.I)
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 #: what Lightning and torch say -> what to do; the options are those of the command line
@@ -49,10 +47,7 @@ _TRANSLATIONS: tuple[tuple[str, str], ...] = (
         r"You selected an invalid strategy name: `strategy=(.*?)`.*",
         r"trainer.strategy=\1: no such strategy; give auto, ddp or fsdp",
     ),
-    (
-        r"^(-?\d+) is not in bounds, numpy accepts from 0 to 4294967295",
-        r"seed_everything=\1: expected 0 to 4_294_967_295",
-    ),
+    (r"^(-?\d+) is not in bounds, numpy accepts.*", r"seed_everything=\1: expected an integer in [0, 4_294_967_295]"),
     (r"^Checkpoint file not found: (.*)$", r"--ckpt_path \1: no such file"),
 )
 

@@ -36,27 +36,24 @@ def explain(text: str, request: Request, classes: Mapping[str, type]) -> str:
         The line.
     """
     flat = " ".join(text.split())
-    required = re.match(
-        r"(?:the following arguments are|Option ['\"]?)(?: required:)? ?([\w.]+)['\"]? ?(?:is required)?", flat
-    )
-    if "required" in flat and required:
-        return f"--{required[1]} is missing{_hint(required[1])}"
+    required = re.match(r"the following arguments are required: ([\w.]+)|Option ['\"]?([\w.]+)['\"]? is required", flat)
+    if required:
+        name = required[1] or required[2]
+        return f"--{name} is missing{_hint(name)}"
     keys = re.findall(r"Parser key \"([^\"]+)\":", flat)
     if not keys:
         return _usage(flat)
     key = keys[-1]
     hint = _hint_of(key, classes)
-    inner = re.search(
-        r"Problem with given class_path '([^']+)': (.+?)(?: - (?:Expected|Not a valid)| Given value|$)", flat
-    )
-    where = _source(key, request)
+    inner = re.search(r"given class_path '([^']+)': (.+?)(?: - (?:Expected|Not a valid)| Given value|$)", flat)
+    given = re.search(r"(?:Got value|Given value): (.*?)(?: Subclass types expect.*)?$", flat)
+    value = given[1] if given else None
+    where = _source(key, value, request)
     if inner:
         return f"{where}: {_class_problem(inner[1], inner[2], classes.get(key))}"
     stranger = re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", flat)
     if stranger:
         return f"{where}: {stranger[1]} is not a {stranger[2]}"
-    given = re.search(r"(?:Got value|Given value): (.*?)(?: Subclass types expect.*)?$", flat)
-    value = given[1] if given else None
     named = re.search(r"Expected a dot import path string: ([\w.]+)", flat)
     if named:
         return f"{where}: there is no {_kind(key)} {named[1]!r}{closest(named[1], _class_names(key))}{_known(key)}"
@@ -122,18 +119,19 @@ def _expected(flat: str) -> str:
     return names.get(found[1] or "", found[1] or found[2])
 
 
-def _source(key: str, request: Request) -> str:
+def _source(key: str, value: str | None, request: Request) -> str:
     """Where a value was given: ``--model.lr`` on the command line, ``my.yaml: model.lr`` in a file."""
     parents = [key.rsplit(".", depth)[0] for depth in range(key.count(".") + 1)]
-    if any(option(request.typed, f"--{name}") is not None for name in parents):
-        return f"--{key}"
+    typed = [option(request.typed, f"--{name}") for name in parents]
+    places = [(f"--{key}", text) for text in typed if text is not None]
     for path, content in reversed(request.layers):
         inner: Any = content
         for part in key.split("."):
             inner = inner.get(part) if isinstance(inner, Mapping) else None
         if inner is not None:
-            return f"{path.name}: {key}"
-    return f"--{key}"
+            places.append((f"{path.name}: {key}", str(inner)))
+    exact = [place for place, text in places if text == value]
+    return (exact or [place for place, _ in places] or [f"--{key}"])[0]
 
 
 def _kind(key: str) -> str:

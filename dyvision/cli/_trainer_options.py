@@ -120,9 +120,7 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     if isinstance(strategy, str) and strategy not in names:
         hint = closest(strategy, names) or "; usual ones are auto, ddp, fsdp"
         _check("strategy", strategy, False, f"the name of a strategy of Lightning{hint}")
-    expected = (
-        "the number of processes or GPUs (at least 1, or -1 or auto for all), or a list of GPU numbers such as [0,2]"
-    )
+    expected = "how many processes or GPUs (at least 1; -1 or auto for all), or a list of GPU numbers such as [0,2]"
     if isinstance(devices, str) and devices != "auto":
         parts = devices.strip("[] ,").split(",")
         numbers = all(re.fullmatch(r"\s*-?\d+\s*", part) for part in parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ _ALIASES = {
     "weights": "model.backbone_weights",
     "workers": "data.num_workers",
 }
+#: what other tools call a command -> what it is called here
+_COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -45,10 +48,17 @@ class OneLineParser(argparse.ArgumentParser):
         choice = re.match(r"argument (\w+): invalid choice: ['\"](.*)['\"] \(choose from (.*)\)", message)
         if choice:
             names = re.findall(r"[\w-]+", choice[3])
-            kind = {"COMMAND": "command", "ACTION": f"action of '{self.prog}'"}.get(choice[1], f"'{choice[1]}'")
-            raise ValueError(f"unknown {kind} {choice[2]!r}{closest(choice[2], names)}; there are {', '.join(names)}")
+            what = f"unknown command {choice[2]!r}" if choice[1] == "COMMAND" else f"{self.prog}: unknown {choice[2]!r}"
+            raise ValueError(f"{what}{_closest_command(choice[2], names)}; there are {', '.join(names)}")
         message = message.replace("COMMAND", "a command; see dyvision --help")
         raise ValueError(message if self.prog == "dyvision" else f"{message}; see {self.prog} --help")
+
+
+def _closest_command(name: str, commands: Sequence[str]) -> str:
+    synonyms = {other: ours for other, ours in _COMMANDS.items() if ours in commands}
+    similar = difflib.get_close_matches(name, [*commands, *synonyms], n=2, cutoff=0.6)
+    names = dict.fromkeys(synonyms.get(match, match) for match in similar)
+    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
 
 
 def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
@@ -114,6 +124,4 @@ def _check_section(name: str, value: str) -> None:
     if value.startswith("{") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
         return  # a mapping or a class path
     inner = "root" if name == "--data" else "backbone"
-    raise ValueError(
-        f"{name}={value}: expected a class path such as package.Class; did you mean {name}.{inner}={value}?"
-    )
+    raise ValueError(f"{name}={value}: expected the path of a class; did you mean {name}.{inner}={value}?")
