@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -196,8 +197,9 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         annealing = self.hparams.anneal_temperature
         arguments = annealing if isinstance(annealing, Mapping) else {}
         check_arguments(TemperatureAnnealing, arguments, "anneal_temperature")
+        callback = TemperatureAnnealing(**arguments)  # its arguments are checked whatever the layer
         if annealing is not False and hasattr(get_layer(self.hparams.layer), "set_temperature"):
-            wanted.append(TemperatureAnnealing(**arguments))
+            wanted.append(callback)
         if self.hparams.ema_decay is not None:
             wanted.append(EMA(self.hparams.ema_decay))
         return wanted
@@ -248,6 +250,15 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test set."""
         self._log_metrics("test")
+
+    def metric_names(self) -> list[str]:
+        """Names of what evaluation logs, without ``val/`` or ``test/``; the network has to be built."""
+        metric = cast(Metric, self.metrics["val"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is nothing to compute yet; only the names count
+            names = list(metric.compute())
+        metric.reset()
+        return [*names, "loss"] if self.has_evaluation_loss else names
 
     def _log_metrics(self, stage: str) -> None:
         # compute() sums over processes: every process has to call it, whatever it has seen

@@ -24,7 +24,7 @@ from dyvision.tasks.heads.detection import Detector, check_head, create_detector
 from dyvision.tasks.heads.detection_config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
-from dyvision.tasks.metrics.coco import CocoEvaluator
+from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator
 
 
 class DetectionTask(BaseTask):
@@ -258,6 +258,11 @@ class DetectionTask(BaseTask):
     def evaluator(self, stage: str) -> CocoEvaluator:
         """The metric of ``"val"`` or ``"test"``; after an epoch its ``per_class`` has the AP of each class."""
         return cast(CocoEvaluator, self.metrics[stage])
+
+    def metric_names(self) -> list[str]:
+        """COCO's numbers, of boxes and of masks."""
+        kinds = ("box", "mask") if self._detector.predicts_masks else ("box",)
+        return [f"{kind}_{name}" for kind in kinds for name in COCO_NUMBERS]
 
     def _log_metrics(self, stage: str) -> None:
         super()._log_metrics(stage)

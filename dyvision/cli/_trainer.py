@@ -24,7 +24,7 @@ from dyvision import tasks as task_package
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
-from dyvision.cli._trainer_options import check_checkpoint, check_trainer
+from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
@@ -112,7 +112,7 @@ class TaskCLI(cli.LightningCLI):
             kwargs["logger"] = [board, CSVLogger(root, name=self.config.task, version=board.version)]
         added: list[Callback] = []
         if self.command in ("fit", "quickstart"):
-            added.append(data_package.FinishEpoch())
+            added += [data_package.FinishEpoch(), MonitorCheck()]
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":

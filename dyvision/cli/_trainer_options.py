@@ -6,6 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import StrategyRegistry
+
 from dyvision.arguments import check_number, shown
 from dyvision.cli._configs import closest
 
@@ -74,20 +79,30 @@ def check_checkpoint(options: Mapping[str, Any]) -> None:
         check_number(f"checkpoint.{name}", options.get(name), minimum=0, integer=True, allow_none=True)
 
 
-def check_monitor(monitor: str | None, known: Mapping[str, Any], task: str) -> None:
-    """Check that the metric by which the best checkpoint is chosen will exist.
+class MonitorCheck(Callback):
+    """Ends training at its start, not after its first epoch, if a callback waits for a metric that will not exist."""
 
-    Args:
-        monitor: ``checkpoint.monitor``.
-        known: Names of the metrics that a validation has logged, and those of the trainer.
-        task: Name of the task, for the message.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare ``monitor`` of the checkpoint and of early stopping with what the task will log.
 
-    Raises:
-        ValueError: If not, with the closest ones.
-    """
-    if monitor is not None and known and monitor not in known:
-        hint = closest(monitor, known)
-        raise ValueError(f"checkpoint.monitor={monitor!r}: {task} has no such metric{hint}; it has {', '.join(known)}")
+        Raises:
+            ValueError: If there is no such metric, with the closest ones.
+        """
+        names = getattr(pl_module, "metric_names", list)()
+        known = ["train/loss", "epoch", "step", *(f"val/{name}" for name in names)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if not names or not isinstance(monitor, str) or monitor in known or monitor.startswith("train/"):
+                continue
+            option = "checkpoint" if isinstance(callback, ModelCheckpoint) else f"trainer.callbacks: {_name(callback)}"
+            hint = closest(monitor.replace("_", "/"), known)
+            listed = ", ".join(name for name in known[3:] if name.count("/") == 1)
+            raise ValueError(f"{option}.monitor={monitor!r}: there is no such metric{hint}; there are {listed}")
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__name__
 
 
 def _check(name: str, value: Any, correct: bool, expected: str) -> None:
@@ -109,9 +124,6 @@ def _check_time(value: Any) -> None:
 
 
 def _check_hardware(values: Mapping[str, Any]) -> None:
-    from lightning.pytorch.accelerators import AcceleratorRegistry
-    from lightning.pytorch.strategies import StrategyRegistry
-
     accelerator, strategy, devices = (values.get(name) for name in ("accelerator", "strategy", "devices"))
     names = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
     if isinstance(accelerator, str) and accelerator.lower() not in names:

@@ -73,7 +73,7 @@ BAD = [
     ("--trainer.deterministic=perhaps", "deterministic", "true or false"),
     ("--trainer.benchmark=3", "benchmark", "true or false"),
     ("--trainer.reload_dataloaders_every_n_epochs=-1", "reload_dataloaders_every_n_epochs", "at least 0"),
-    ("--trainer.fast_dev_run=-1", "fast_dev_run", "at least"),
+    ("--trainer.fast_dev_run=-1", "fast_dev_run", ">= 0"),
     ("--trainer={max_epochs: abc}", "max_epochs", "integer"),
     ("--trainer=10", "--trainer.max_epochs"),
     ("--trainer.max_epoch=3", "--trainer.max_epoch", "trainer.max_epochs"),
