@@ -26,6 +26,7 @@ from dyvision.ops import planner
 from dyvision.ops._geometry import Geometry
 from dyvision.ops._measure import measure
 from dyvision.ops.planner import KINDS, Problem, monomials
+from dyvision.saving import write_text
 
 #: multiply-adds and numbers of a problem, at most: what a layer of a network has
 LARGEST_MACS, LARGEST_MAP, LARGEST_KERNELS = 3e9, 2**25, 2**26
@@ -50,7 +51,7 @@ def main() -> None:
     else:
         times = [measure(problem, rounds=5) for problem in track(problems, "measuring", console=console)]
         if options.times is not None:
-            options.times.write_text(json.dumps(times), encoding="utf-8")
+            write_text(options.times, json.dumps(times))
     weights: dict[str, dict[str, dict[str, list[float]]]] = {}
     table = Table(title=f"planned over fastest, held-out shapes, {machine(options.device)}")
     for column in ("pass", "kind", "shapes", "median", "95 %", "within 1.10", "best single formulation"):
@@ -67,7 +68,7 @@ def main() -> None:
     if options.write:
         path = Path(planner.__file__).with_name(f"planner_{options.device}.json")
         content = {"machine": machine(options.device), "shapes": len(problems), "weights": weights}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
         console.print(path)
 
 

@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyvision.data.base import PredictDataset, VisionDataModule, VisionDataset
+    from dyvision.data.base import VisionDataModule
     from dyvision.data.cityscapes import CityscapesDataModule, CityscapesDataset
     from dyvision.data.cityscapes_labels import CITYSCAPES_LABELS, CityscapesLabel, LabelTable
     from dyvision.data.coco import COCODataModule, CocoDataset
+    from dyvision.data.datasets import PredictDataset, VisionDataset
     from dyvision.data.errors import DataError
     from dyvision.data.imagefolder import ImageFolderDataModule, ImageFolderDataset
     from dyvision.data.plot import contact_sheet, detect_format, show
@@ -31,11 +32,11 @@ _ORIGIN = {
     "ImageFolderDataModule": "imagefolder",
     "ImageFolderDataset": "imagefolder",
     "LabelTable": "cityscapes_labels",
-    "PredictDataset": "base",
+    "PredictDataset": "datasets",
     "SAMPLE_CLASSES": "samples",
     "SAMPLE_LABELS": "samples",
     "VisionDataModule": "base",
-    "VisionDataset": "base",
+    "VisionDataset": "datasets",
     "contact_sheet": "plot",
     "detect_format": "plot",
     "show": "plot",

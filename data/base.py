@@ -1,130 +1,33 @@
-"""What all datasets and data modules share: seeded samples, loaders, classes."""
+"""What all data modules share: splits, loaders, classes."""
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import lightning as L
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dyvision.arguments import check_number
+from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import find_images, read_image
-from dyvision.data.loaders import TrainLoader, collate, init_worker
-from dyvision.data.pipeline import Pipeline, TaskName
-from dyvision.data.samplers import EvalSampler, SampleKey, TrainSampler
+from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
+from dyvision.data.pipeline import TaskName
+from dyvision.data.resume import ResumableData
+from dyvision.data.samplers import EvalSampler, TrainSampler
 
-ToTensor = Callable[[NDArray[Any]], Tensor]
+__all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 _LARGEST_BATCH = 1_000_000
 _MOST_WORKERS = 1024
 
 
-class VisionDataset(Dataset[dict[str, Any]], ABC):
-    """Samples of one split as dictionaries.
-
-    Index it with an int, or with the ``SampleKey`` of a sampler, which brings the seed of the random transforms.
-
-    Args:
-        pipeline: Transforms of this split.
-        to_tensor: Turns the transformed image into what the network gets.
-        class_names: Names of the classes.
-        class_colors: ``[r, g, b]`` of each.
-    """
-
-    task: TaskName
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        to_tensor: ToTensor,
-        class_names: Sequence[str] = (),
-        class_colors: Sequence[Sequence[int]] = (),
-    ) -> None:
-        self.pipeline = pipeline
-        self.to_tensor = to_tensor
-        self.class_names = list(class_names)
-        self.class_colors = [list(color) for color in class_colors]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    @abstractmethod
-    def read(self, index: int, seed: int) -> dict[str, Any]:
-        """Reads and transforms one sample; keys as in the batch."""
-
-    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
-        """One sample.
-
-        Raises:
-            DataError: If a file of it is broken; the message names the file.
-            IndexError: If there is no such sample.
-        """
-        index, seed, valid = key if isinstance(key, SampleKey) else SampleKey(key, seed=max(key, 0))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} samples")
-        return {"task": self.task, "valid": valid, **self.read(index % len(self), seed)}
-
-    def plot(self, sample: dict[str, Any]) -> Any:
-        """Draws a sample of this dataset with its labels.
-
-        Returns:
-            A ``PIL.Image.Image``.
-        """
-        from dyvision.data.plot import plot_sample
-
-        return plot_sample(sample, self)
-
-
-class PredictDataset(VisionDataset):
-    """Images without labels.
-
-    Args:
-        paths: Image files.
-        task: Whose batches these become.
-        pipeline: Evaluation transforms.
-        to_tensor: As for ``VisionDataset``.
-        image_ids: For results files that name images by number; 1, 2, ... by default.
-        **classes: ``class_names`` and ``class_colors``.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        task: TaskName,
-        pipeline: Pipeline,
-        to_tensor: ToTensor,
-        image_ids: Sequence[int] | None = None,
-        **classes: Any,
-    ) -> None:
-        super().__init__(pipeline, to_tensor, **classes)
-        self.task = task
-        self._paths = [str(path) for path in paths]
-        self._image_ids = list(image_ids) if image_ids is not None else list(range(1, len(paths) + 1))
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._paths)
-
-    def read(self, index: int, seed: int) -> dict[str, Any]:
-        """``image``, ``path``, ``original_size`` and ``image_id``."""
-        path = self._paths[index]
-        pixels = read_image(path)
-        image = self.pipeline(pixels, seed, path=path).image
-        size = (pixels.shape[0], pixels.shape[1])
-        image_id = self._image_ids[index]
-        return {"image": self.to_tensor(image), "path": path, "original_size": size, "image_id": image_id}
-
-
-class VisionDataModule(L.LightningDataModule, ABC):
+class VisionDataModule(ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -143,6 +46,8 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
 
     Raises:
         ValueError: If a number is out of range.
@@ -164,6 +69,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         drop_last: bool,
         pin_memory: bool | None,
         persistent_workers: bool,
+        on_bad_sample: OnBadSample,
     ) -> None:
         super().__init__()
         check_number("batch_size", batch_size, minimum=1, maximum=_LARGEST_BATCH, integer=True)
@@ -172,6 +78,8 @@ class VisionDataModule(L.LightningDataModule, ABC):
         )
         check_number("num_workers", num_workers, minimum=0, maximum=_MOST_WORKERS, integer=True)
         check_number("seed", seed, minimum=0, maximum=2**32 - 1, integer=True)
+        if on_bad_sample not in get_args(OnBadSample):
+            raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -182,6 +90,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         self.drop_last = drop_last
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.on_bad_sample: OnBadSample = on_bad_sample
         self.num_classes: int | None = None
         self.class_names: list[str] = []
         self.class_colors: list[list[int]] = []
@@ -208,6 +117,14 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """
         if not self.root.is_dir() or not any(self.root.iterdir()):
             raise DataError(f"root={str(self.root)!r}: {describe(self.root)}; expected {layout}.")
+
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """A picture as ``predict`` sees it before its transforms, uint8 ``[H, W, 3]``, to draw predictions on.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded; the message names it.
+        """
+        return read_image(path)
 
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""
@@ -254,6 +171,7 @@ class VisionDataModule(L.LightningDataModule, ABC):
         """Shuffled, augmented; resumes in mid-epoch."""
         dataset = self._dataset("train", "fit")
         sampler = TrainSampler(dataset, seed=self.seed)
+        dataset.on_bad_sample = self.on_bad_sample
         drop_last = self.drop_last
         if drop_last and len(sampler) < self.batch_size:
             warnings.warn(
@@ -267,21 +185,15 @@ class VisionDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            progress=self._trained_batches,
+            progress=self.trained_batches,
+            position=self.take_stored_position,
             **self._options(),
         )
-
-    def _trained_batches(self) -> int | None:
-        trainer = self.trainer
-        if trainer is None:
-            return None
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
 
     def _eval_dataloader(self, dataset: VisionDataset) -> DataLoader[Any]:
         sampler = EvalSampler(dataset, seed=self.seed)
         batch_size = self.eval_batch_size or self.batch_size
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
+        return Loader(dataset, batch_size=batch_size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, every sample once."""

@@ -11,7 +11,7 @@ import torch
 
 from dyvision.arguments import check_numbers
 from dyvision.data._packed import PackedList
-from dyvision.data.base import PredictDataset, ToTensor, VisionDataModule, VisionDataset
+from dyvision.data.base import OnBadSample, PredictDataset, ToTensor, VisionDataModule, VisionDataset
 from dyvision.data.cityscapes_labels import LabelTable
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import IMAGE_EXTENSIONS, list_folders, list_images, read_image, read_label_map
@@ -99,6 +99,8 @@ class CityscapesDataModule(VisionDataModule):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
 
     Raises:
         ValueError: If an argument is out of range, a class name unknown or a pipeline wrong.
@@ -134,12 +136,13 @@ class CityscapesDataModule(VisionDataModule):
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
+        on_bad_sample: OnBadSample = "error",
     ) -> None:
         root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers,
+            drop_last, pin_memory, persistent_workers, on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         sides: dict[str, Any] = {"length": 2, "minimum": 1, "maximum": LARGEST_SIDE, "integer": True}

@@ -3,90 +3,149 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dyvision.data.errors import DataError, describe
+from dyvision.data.errors import DataError
+from dyvision.data.findings import Findings
+from dyvision.data.listing import IMAGE_EXTENSIONS, find_images, is_image, list_folders, list_images
+from dyvision.data.pixels import Tell, to_label_ids, to_rgb
 
-#: Extensions that count as an image, compared without case (ImageNet writes ``.JPEG``).
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+__all__ = (
+    "IMAGE_EXTENSIONS",
+    "MAX_IMAGE_PIXELS",
+    "ImageReader",
+    "Orientation",
+    "find_images",
+    "image_size",
+    "is_image",
+    "list_folders",
+    "list_images",
+    "open_image",
+    "read_image",
+    "read_label_map",
+    "read_text",
+)
 
+#: What to do with the orientation that EXIF says: leave the pixels as they are stored, or turn them upright.
+Orientation = Literal["ignore", "apply"]
 
-def is_image(name: str) -> bool:
-    """Whether a file name looks like an image (hidden files, such as macOS' ``._a.png``, do not)."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
+#: Pixels that an image may have unless told otherwise: 16384 x 16384.
+MAX_IMAGE_PIXELS = 2**28
 
-
-def list_images(folder: Path) -> list[str]:
-    """Images below a folder at any depth, links followed.
-
-    Returns:
-        Paths relative to ``folder`` with forward slashes, sorted.
-    """
-    found: list[str] = []
-    seen: set[str] = set()
-    stack = [""]
-    while stack:
-        relative = stack.pop()
-        real = os.path.realpath(folder / relative)
-        if real in seen:  # links may form a cycle
-            continue
-        seen.add(real)
-        with os.scandir(folder / relative) as entries:
-            for entry in entries:
-                path = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.is_dir():
-                    if not entry.name.startswith("."):
-                        stack.append(path)
-                elif is_image(entry.name):
-                    found.append(path)
-    return sorted(found)
-
-
-def list_folders(folder: Path) -> list[str]:
-    """Names of the folders directly below a folder, sorted, hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_pillow_limit = threading.RLock()
 
 
-def find_images(path: Path) -> list[Path]:
-    """Images to predict on: one file, or everything below a folder.
+class ImageReader:
+    """How the pictures of a data set are read.
+
+    Args:
+        exif_orientation: ``"ignore"`` gives the pixels as they are stored, as torchvision does; ``"apply"`` turns them
+            upright, as most viewers and labelling tools do.
+        max_image_pixels: A file that claims more pixels is refused before it is decoded.
+        bit_depth: Bits in use of greys with more than 8 bits; None finds out for each picture.
+
+    Attributes:
+        findings: Where doubts go; if None, each kind is one warning per process.
 
     Raises:
-        DataError: If the path does not exist, or holds no image.
+        ValueError: If an argument is out of range.
     """
-    if path.is_file():
-        return [path]
-    found = [path / name for name in list_images(path)] if path.is_dir() else []
-    if not found:
-        raise DataError(
-            f"predict_root={str(path)!r} holds no image ({describe(path)}); give an image file, or a folder with "
-            f"{', '.join(IMAGE_EXTENSIONS)} files."
-        )
-    return found
+
+    def __init__(
+        self,
+        exif_orientation: Orientation = "ignore",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        bit_depth: int | None = None,
+    ) -> None:
+        if exif_orientation not in ("ignore", "apply"):
+            raise ValueError(f"exif_orientation={exif_orientation!r}: expected 'ignore' or 'apply'.")
+        if max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels={max_image_pixels}: expected at least 1.")
+        if bit_depth is not None and not 1 <= bit_depth <= 32:
+            raise ValueError(f"bit_depth={bit_depth}: expected 1 to 32, or None.")
+        self.exif_orientation: Orientation = exif_orientation
+        self.max_image_pixels = max_image_pixels
+        self.bit_depth = bit_depth
+        self.findings: Findings | None = None
+        self._told: set[str] = set()
+
+    def __call__(self, path: str | Path, labelled: bool = True) -> NDArray[np.uint8]:
+        """Decodes a picture; see :func:`read_image`.
+
+        Args:
+            path: The file.
+            labelled: Whether labels were drawn on it; then an orientation that is ignored is told.
+        """
+        image = open_image(path, self.max_image_pixels)
+        turned = orientation(image)
+        if turned != 1 and self.exif_orientation == "apply":
+            image = _turn(image, turned)
+        elif turned != 1 and labelled:
+            self._tell(
+                path,
+                f"the EXIF orientation is {turned}, and most tools label the upright picture",
+                "read as it is stored; set exif_orientation to 'apply' if labels were drawn on the upright picture",
+            )
+        try:
+            return to_rgb(image, self.bit_depth, lambda what, training: self._tell(path, what, training))
+        except ValueError as error:
+            raise DataError(f"{path}: the image cannot be used: {error}.") from error
+
+    def label_image(self, path: str | Path) -> Image.Image:
+        """Opens a picture of labels, turned as the pictures are."""
+        image = open_image(path, self.max_image_pixels)
+        return _turn(image, orientation(image)) if self.exif_orientation == "apply" else image
+
+    def tell_about(self, path: str | Path) -> Tell:
+        """Who is told what is found in a file."""
+        return lambda what, training: self._tell(path, what, training)
+
+    def _tell(self, path: str | Path, what: str, training: str) -> None:
+        if self.findings is not None:
+            self.findings.warned(path, what, training)
+        elif what not in self._told:
+            self._told.add(what)
+            warnings.warn(
+                f"{path}: {what}; {training} (told once; 'dyvision data check' lists all files).", stacklevel=3
+            )
 
 
-def _decode(path: str | Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise DataError(f"{path}: the image does not exist.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: the image cannot be decoded ({reason}); replace or remove the file.") from error
-    return image
-
-
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(
+    path: str | Path,
+    exif_orientation: Orientation = "ignore",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+    bit_depth: int | None = None,
+) -> NDArray[np.uint8]:
     """Decodes an image to RGB.
 
-    Grey images are repeated over the channels, transparency is dropped and 16-bit images are scaled to 8. An
-    orientation stored in EXIF is ignored, as in torchvision: labels were drawn on the stored pixels.
+    Grey images are repeated over the channels, transparency is dropped; 16-bit, 12-bit and floating-point images are
+    scaled to 8 bits (:func:`dyvision.data.pixels.to_rgb`).
+
+    Args:
+        path: The file.
+        exif_orientation: As for :class:`ImageReader`.
+        max_image_pixels: As for :class:`ImageReader`.
+        bit_depth: As for :class:`ImageReader`.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -94,44 +153,115 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: If the file is missing or cannot be decoded; the message names it.
     """
-    image = _decode(path)
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit greys at 255 when it converts them to RGB
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Palette images with Transparency")
-        return np.array(image.convert("RGB"), dtype=np.uint8)
+    return ImageReader(exif_orientation, max_image_pixels, bit_depth)(path, labelled=False)
 
 
-def read_label_map(path: str | Path) -> NDArray[np.int64]:
+def read_label_map(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.int64]:
     """Decodes a single-channel image of label ids.
 
     Returns:
         int64 ``[H, W]``: the stored values (for a palette image its indices).
 
     Raises:
-        DataError: If the file is missing, cannot be decoded or has several channels.
+        DataError: If the file is missing, cannot be decoded or is a picture in colour.
     """
-    values: NDArray[Any] = np.asarray(_decode(path))
-    if values.ndim != 2:
-        raise DataError(
-            f"{path}: a label image has one channel of label ids, this one has {values.shape[2]} channels; use the "
-            "labelIds files, not the colour pictures."
-        )
-    return values.astype(np.int64)
+    try:
+        return to_label_ids(open_image(path, max_image_pixels), lambda what, training: None)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path}: {error}.") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(
+    path: str | Path, exif_orientation: Orientation = "ignore", max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[int, int]:
     """Height and width of an image from its header, without decoding it.
 
     Raises:
         DataError: If the file is missing or is not an image.
     """
+    with _naming(path, max_image_pixels), _open(path, max_image_pixels) as image:
+        upright = exif_orientation == "apply" and orientation(image) >= 5
+        return (image.width, image.height) if upright else (image.height, image.width)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, as it is stored, where there is none."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
+        turned = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF is written by everybody; one that cannot be parsed says nothing, whatever Pillow raises
+        return 1
+    return turned if turned in _UPRIGHT else 1
+
+
+def open_image(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Opens and decodes an image of any mode.
+
+    Raises:
+        DataError: If it is missing, no file, too large or cannot be decoded.
+    """
+    with _naming(path, max_image_pixels):
+        image = _open(path, max_image_pixels)
+        image.load()
+    return image
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, or in what its byte order mark says.
+
+    Raises:
+        DataError: If it is in another encoding; the message names it.
+    """
+    content = path.read_bytes()
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in {encoding} ({error.reason}); save it as UTF-8.") from error
+
+
+def _turn(image: Image.Image, turned: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+
+
+def _open(path: str | Path, max_image_pixels: int) -> Image.Image:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")  # opening a named pipe would wait for ever
+    if status.st_size == 0:
+        raise ValueError("the file is empty, 0 bytes")
+    with _pillow_limit:  # Pillow's own limit is one for the whole process
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    if image.width * image.height > max_image_pixels:
+        size = f"{image.height}x{image.width}"
+        image.close()
+        raise _TooLargeError(size)
+    return image
+
+
+class _TooLargeError(Exception):
+    """An image has more pixels than allowed."""
+
+
+@contextmanager
+def _naming(path: str | Path, max_image_pixels: int) -> Iterator[None]:
+    """Errors of Pillow as one line that names the file."""
+    try:
+        yield
     except FileNotFoundError:
-        raise DataError(f"{path}: the image does not exist.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image cannot be decoded ({' '.join(str(error).split())}).") from error
+        where = " (it is a link that leads nowhere)" if os.path.islink(path) else ""
+        raise DataError(f"{path}: the image does not exist{where}.") from None
+    except (_TooLargeError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: the image is {error} (height x width), more than max_image_pixels={max_image_pixels}; if it is "
+            "right, raise data.max_image_pixels."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: the image cannot be decoded ({reason}); replace or remove the file.") from error

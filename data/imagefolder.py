@@ -9,7 +9,7 @@ from typing import Any
 
 from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
-from dyvision.data.base import PredictDataset, ToTensor, VisionDataModule, VisionDataset
+from dyvision.data.base import OnBadSample, PredictDataset, ToTensor, VisionDataModule, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import list_folders, list_images, read_image
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
@@ -108,6 +108,8 @@ class ImageFolderDataModule(VisionDataModule):
         drop_last: Leave out a last, smaller training batch.
         pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
         persistent_workers: Keep workers between epochs.
+        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
+            another in its place, and each epoch warns of their number and names. Evaluation always ends.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
@@ -136,12 +138,13 @@ class ImageFolderDataModule(VisionDataModule):
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
+        on_bad_sample: OnBadSample = "error",
     ) -> None:
         root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers,
+            drop_last, pin_memory, persistent_workers, on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)

@@ -81,6 +81,7 @@ class Pipeline:
             # a pipeline that only changes colours has nothing to do to boxes, and that is fine
             warnings.filterwarnings("ignore", message="Got processor for bboxes")
             self._compose = A.Compose(transforms, bbox_params=boxes) if transforms else None
+        self._has_boxes = boxes is not None
         self.where = where
 
     def __call__(
@@ -114,8 +115,10 @@ class Pipeline:
         data: dict[str, Any] = {"image": image}
         if mask is not None:
             data["mask"] = mask
-        if boxes is not None:
-            data["bboxes"], data["instance"] = boxes, np.arange(len(boxes))
+        if self._has_boxes:
+            # albumentations wants boxes from everybody once it is told about them; images to predict on have none
+            given = np.zeros((0, 4), dtype=np.float32) if boxes is None else boxes
+            data["bboxes"], data["instance"] = given, np.arange(len(given))
         if masks is not None and len(masks):
             data["masks"] = masks
         try:

@@ -7,21 +7,126 @@ from typing import Any
 import lightning as L
 
 
-class FinishEpoch(L.Callback):
-    """Goes on with the epoch in which ``max_steps`` ended a run.
+class ResumableData(L.LightningDataModule):
+    """A data module whose checkpoints say where in which epoch the training loader is.
 
-    When ``max_steps`` is reached inside an epoch, Lightning counts that epoch as done before it saves the last
-    checkpoint; a resumed run would begin the next epoch and never see the batches left. With this callback in the
-    resumed run's trainer it takes them first, so that N steps and then M more are the same as N + M.
+    Lightning restores a data module before anything asks for a loader. Its own way, which restores the loader together
+    with the loops, comes too late where a learning-rate schedule asks for the number of steps: the loader is built then
+    and starts from its first batch.
     """
 
+    _stored_position: dict[str, int] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the training loader; empty before there is one."""
+        loader: Any = self.trainer.train_dataloader if self.trainer is not None else None
+        return {"train_loader": loader.state_dict()} if hasattr(loader, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the position for the training loader, if this is a run that goes on."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._stored_position = state_dict.get("train_loader")
+
+    def take_stored_position(self) -> dict[str, int] | None:
+        """The position at which a resumed run starts, once; None afterwards and for a new run."""
+        position, self._stored_position = self._stored_position, None
+        return position
+
+    def trained_batches(self) -> int | None:
+        """Batches of this epoch that were trained on; None without a trainer."""
+        if self.trainer is None:
+            return None
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(progress.processed)
+
+
+class FinishEpoch(L.Callback):
+    """Goes on exactly where a checkpoint was taken, wherever in an epoch that was.
+
+    Lightning restores its counters so that training goes on rightly after checkpoints of a few moments only. After
+    others it leaves out the rest of an epoch (``max_steps`` ended inside it), a validation that was due, or counts a
+    logged step twice. With this callback in the resumed run's trainer the counters become those of one of three
+    moments: after a step, before a validation, between two epochs. So N steps and then M more are the same as N + M.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._between_epochs = False
+        self._validating = False
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a checkpoint is one of before the validation."""
+        self._validating = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a checkpoint is one of after the validation."""
+        self._validating = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a validation has begun and not ended; Lightning's counters do not say it."""
+        return {"validating": self._validating}
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes back the count of an epoch that was not finished."""
-        loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        epochs, batches = loop.get("epoch_progress"), loop.get("epoch_loop.batch_progress")
-        if not epochs or not batches or batches["is_last_batch"] or batches["current"]["processed"] == 0:
+        """Rewrite the counters of the loops, which Lightning restores after this."""
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._between_epochs = False
+        if not {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"} <= loops.keys():
             return
-        if epochs["current"]["processed"] == epochs["current"]["started"]:
-            for count in (epochs["current"], epochs["total"]):
-                count["processed"] -= 1
-                count["completed"] = min(count["completed"], count["processed"])
+        self._hand_over_position(trainer, loops)
+        # what is left of a time limit belongs to the run that was stopped
+        checkpoint.get("callbacks", {}).pop("Timer", None)
+        epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        epoch, batch = epochs["current"], batches["current"]
+        trained, last, steps = batch["processed"], batches["is_last_batch"], checkpoint["global_step"]
+        validating = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("validating", False)
+        if (trained == 0 and epoch["processed"] == epoch["completed"]) or (
+            last and (epoch["processed"] == epoch["started"] or epoch["started"] < epoch["ready"])
+        ):
+            self._between_epochs = True
+            _set(epochs, epoch["processed"])
+            _set(batches, trained)
+            stepped = steps
+        elif validating:
+            _set(epochs, epoch["completed"], begun=1)
+            _set(batches, trained)
+            _repeat(loops["epoch_loop.val_loop.batch_progress"])
+            stepped = steps - 1
+        elif last:
+            return  # Lightning ends this epoch rightly
+        else:
+            _set(epochs, min(epoch["completed"], epoch["started"] - 1), begun=1)
+            _set(batches, trained - 1, begun=1, processed=1)
+            stepped = steps - 1
+        optimizer = loops.get("epoch_loop.automatic_optimization.optim_progress", {}).get("optimizer", {})
+        if optimizer.get("step", {}).get("total", {}).get("completed") == steps:
+            # the step at which rows are logged: Lightning itself adds the last one after a step and a validation
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] = max(stepped, 0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the next epoch from its first batch, which Lightning does not do for a run with ``max_steps``."""
+        if self._between_epochs:
+            trainer.fit_loop.epoch_loop.restarting = False
+            self._between_epochs = False
+
+    @staticmethod
+    def _hand_over_position(trainer: L.Trainer, loops: dict[str, Any]) -> None:
+        # checkpoints older than ResumableData have it here only
+        data = getattr(trainer, "datamodule", None)
+        states = loops.get("state_dict", {}).get("combined_loader") or []
+        if isinstance(data, ResumableData) and len(states) == 1:
+            data.load_state_dict({"train_loader": states[0]})
+
+
+def _set(progress: dict[str, Any], done: int, begun: int = 0, processed: int = 0) -> None:
+    """Set the counters: ``done`` completed, ``begun`` more started, ``processed`` more processed."""
+    before = progress["total"]["processed"] - progress["current"]["processed"]
+    for name, value in {"ready": begun, "started": begun, "processed": processed, "completed": 0}.items():
+        progress["current"][name] = done + value
+        progress["total"][name] = before + done + value
+
+
+def _repeat(validation: dict[str, Any]) -> None:
+    """Set the counters to a validation in its first batch, which Lightning repeats from its start."""
+    for counters, started in ((validation["current"], 0), (validation["total"], 1)):
+        counters.update(ready=started, started=started, processed=0, completed=0)
+    validation["is_last_batch"] = False

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from dyvision.data.scenes import OBJECT_CLASSES, STUFF_CLASSES, Scene, SceneObject, draw_scene
+from dyvision.saving import replacing, write_text
 
 #: Classes of the classification and detection samples.
 SAMPLE_CLASSES = OBJECT_CLASSES
@@ -101,7 +102,7 @@ def _write(root: Path, counts: tuple[tuple[int, int], ...], size: int, crop_size
             number += 1
         first += scenes
     words = [f"{folder_name(name)}\t{name}" for name in sorted(OBJECT_CLASSES, key=folder_name)]
-    (root / "imagenet" / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    write_text(root / "imagenet" / "words.txt", "\n".join(words) + "\n")
 
 
 def folder_name(name: str) -> str:
@@ -110,9 +111,9 @@ def folder_name(name: str) -> str:
 
 
 def _save(image: NDArray[Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"quality": _QUALITY} if path.suffix.lower() in (".jpg", ".jpeg") else {}
-    Image.fromarray(image).save(path, **options)
+    with replacing(path) as part:
+        Image.fromarray(image).save(part, **options)
 
 
 def _write_cityscapes(root: Path, split: str, number: int, scene: Scene) -> None:
@@ -167,8 +168,7 @@ class _CocoWriter:
             "categories": categories,
         }
         path = self._root / "annotations" / f"instances_{self._split}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_text(path, json.dumps(content))
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:

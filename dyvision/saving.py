@@ -7,6 +7,7 @@ the disk, and then takes its name. Whatever happens before that, the earlier fil
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
         OSError: If it cannot be written, naming the file and, on a full disk, the room that is missing.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    part = target.with_name(_part_name(target.stem, target.suffix))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
@@ -71,6 +72,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     content = text.encode("utf-8")
     with replacing(path, needed=len(content)) as part:
         part.write_bytes(content)
+
+
+def _part_name(stem: str, suffix: str) -> str:
+    # file systems allow 255 bytes: of a longer name the end is told by a hash
+    name = f".{stem}.part{suffix}"
+    if len(os.fsencode(name)) <= 255:
+        return name
+    return f".{hashlib.sha256(os.fsencode(stem)).hexdigest()}.part{suffix}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dyvision.fonts import font_for
+from dyvision.saving import replacing
 
 Color = Sequence[int]
 #: An image as this module takes it.
@@ -226,8 +227,8 @@ def save(image: ImageLike, path: str | Path) -> Path:
     target = Path(path)
     if not target.suffix:
         target = target.with_suffix(".png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    as_image(image).save(target)
+    with replacing(target) as part:
+        as_image(image).save(part)
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -43,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with path.open("wb") as file:
             target = _ErrorKeeper(file)
             try:
-                torch.save(checkpoint, target)
+                torch.save(checkpoint, cast(IO[bytes], target))
             except RuntimeError as error:
                 # torch's writer reports a full disk as a position it did not expect
                 raise target.error or error from None

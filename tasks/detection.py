@@ -217,14 +217,16 @@ class DetectionTask(BaseTask):
         """Detect objects in a batch without labels.
 
         Returns:
-            ``path``, ``image_id``, ``original_size`` and ``predictions``: per image ``boxes`` (pixels of the original
-            image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks`` ``[N, H, W]`` (bool).
+            ``path``, ``image_id``, ``original_size`` and ``predictions`` of the valid samples: per image ``boxes``
+            (pixels of the original image), ``labels``, ``category_ids``, ``scores`` and for heads with masks ``masks``
+            ``[N, H, W]`` (bool).
         """
         self.require(batch, ("image", "path", "image_id", "original_size"))
         found = self._detect(batch["image"], batch["original_size"])
-        predictions = [{name: value.cpu() for name, value in one.items()} for one in found]
-        kept = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
-        return {**kept, "predictions": predictions}
+        result = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
+        result["predictions"] = [{name: value.cpu() for name, value in one.items()} for one in found]
+        valid = [bool(flag) for flag in batch.get("valid", [True] * len(found))]
+        return {name: [one for one, flag in zip(values, valid, strict=True) if flag] for name, values in result.items()}
 
     def _detect(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
         return [

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from dyvision.analysis.cost import Cost
+from dyvision.saving import replacing
 
 #: part of the cost: its name and colour (distinguishable without colour vision: Okabe and Ito's palette)
 _PARTS = {
@@ -57,5 +58,5 @@ def save_stages(stages: Mapping[str, Cost], path: str | PathLike[str], title: st
         axes.spines[side].set_visible(False)
     if any(left):
         figure.legend(loc="outside lower center", ncols=len(_PARTS), frameon=False, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as target:
+        figure.savefig(target, dpi=150)

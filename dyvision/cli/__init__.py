@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dyvision.cli._commands import TRAINER_COMMANDS, run_command
 from dyvision.cli._errors import report
+from dyvision.cli._terminal import prepare_streams
 
 __all__ = ("main",)
 
@@ -22,14 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
-        0 if the command did its work, 2 for input that cannot work.
+        0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read), 2 for
+        input that cannot work.
     """
+    prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in TRAINER_COMMANDS:
             from dyvision.cli._trainer import run_trainer
 
-            run_trainer(arguments[0], arguments[1:])
+            run = run_trainer(arguments[0], arguments[1:])
+            if arguments[0] == "predict":
+                from dyvision.cli._predict import report_predictions
+
+                return report_predictions(run.trainer)
         else:
             run_command(arguments)
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyvision.saving import replacing, write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -121,8 +123,7 @@ def make_summary(rows: Sequence[Row]) -> Table:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write one line per row under a line of names; what was not measured is empty."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -130,9 +131,8 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def write_json(rows: Sequence[Row], machine: Mapping[str, object], path: Path) -> None:
     """Write ``{"machine": ..., "rows": [...]}``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": dict(machine), "rows": [asdict(row) for row in rows]}, indent=1)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_text(path, f"{text}\n")
 
 
 def check_plot(path: Path) -> None:
@@ -192,8 +192,8 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     columns = 1 + len(batches)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _arrange(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], int], dict[str, float]]:

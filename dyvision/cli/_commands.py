@@ -12,6 +12,7 @@ from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
 from dyvision.cli._typed import OneLineParser, check_command
+from dyvision.saving import replacing
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
 #: the commands that run the trainer, which has a parser of its own
@@ -92,7 +93,8 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", help="list layers, backbones, heads, policies or configs")
-    parser.add_argument("what", choices=("layers", "backbones", "heads", "policies", "configs"))
+    kinds = ("layers", "backbones", "heads", "policies", "configs")
+    parser.add_argument("what", choices=kinds, metavar="|".join(kinds))
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example '*mobilenetv2*'")
     parser.set_defaults(run=_list)
 
@@ -129,8 +131,8 @@ def _config_cp(options: argparse.Namespace) -> None:
         destination = destination / source.name
     if destination.exists():
         raise FileExistsError(f"{destination} exists; choose another name or remove it first")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
+    with replacing(destination) as part:
+        shutil.copyfile(source, part)
     print(destination)
 
 

@@ -89,8 +89,8 @@ def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     return [key for key in _leaves(content, options, option_groups(options)) if key not in options]
 
 
-def closest(name: str, candidates: Iterable[str]) -> str:
-    """Phrase the closest matches of a wrong name, such as ``" (did you mean 'dcd' or 'dyconv'?)"``; may be empty.
+def similar(name: str, candidates: Iterable[str]) -> list[str]:
+    """The candidates closest to a wrong name, at most three, best first.
 
     Where candidates are dotted, a name without its section (``lr`` for ``model.lr``) finds them, too.
     """
@@ -100,12 +100,17 @@ def closest(name: str, candidates: Iterable[str]) -> str:
     for candidate in pool:
         if "." in candidate:
             leaves.setdefault(candidate.rsplit(".", 1)[-1], []).append(candidate)
-    similar = [last] if last in leaves else difflib.get_close_matches(last, leaves, n=3, cutoff=0.7)
-    matches = [candidate for leaf in similar for candidate in leaves[leaf]]
+    alike = [last] if last in leaves else difflib.get_close_matches(last, leaves, n=3, cutoff=0.7)
+    matches = [candidate for leaf in alike for candidate in leaves[leaf]]
     same = [candidate for candidate in matches if section and candidate.startswith(f"{section}.")]
-    whole = difflib.get_close_matches(name, pool, n=3, cutoff=0.6 if "." not in name else 0.9)
-    matches = list(dict.fromkeys([*same, *whole] or matches))[:3]
-    return f" (did you mean {' or '.join(repr(match) for match in matches)}?)" if matches else ""
+    whole = difflib.get_close_matches(name, pool, n=3, cutoff=0.9 if "." in name else 0.6)
+    return list(dict.fromkeys([*same, *whole] or matches))[:3]
+
+
+def closest(name: str, candidates: Iterable[str]) -> str:
+    """Phrase the closest matches of a wrong name, such as ``" (did you mean 'dcd' or 'dyconv'?)"``; may be empty."""
+    names = similar(name, candidates)
+    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
 
 
 def _config_root() -> Path:
@@ -119,6 +124,8 @@ def _beside(path: Path, base: str) -> str | Path:
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:

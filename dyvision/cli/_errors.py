@@ -6,6 +6,8 @@ import os
 import re
 import sys
 
+from dyvision.cli._workers import explain_worker
+
 #: printed as they are; everything else is named by its type, and DYVISION_DEBUG is pointed out
 _PLAIN = (ValueError, OSError, FloatingPointError, ImportError)
 _LONGEST = 400
@@ -74,6 +76,9 @@ def report(error: BaseException) -> int:
 
 def one_line(error: BaseException) -> str:
     """The message of an error as one line of at most some 400 characters, with the option that helps."""
+    worker = explain_worker(error)
+    if worker is not None:
+        return worker
     message = _TERMINAL_CODES.sub("", _innermost(str(error)))
     message = " ".join(message.split())
     if isinstance(error, MemoryError) or _is_out_of_memory(error, message):
@@ -100,7 +105,8 @@ def _innermost(message: str) -> str:
 
 def _is_plain(error: BaseException) -> bool:
     # by name: this module must not import Lightning
-    return isinstance(error, _PLAIN) or type(error).__name__ == "MisconfigurationException"
+    named = type(error).__name__ == "MisconfigurationException"
+    return named or isinstance(error, _PLAIN) or explain_worker(error) is not None
 
 
 def _is_out_of_memory(error: BaseException, message: str) -> bool:

@@ -14,8 +14,21 @@ _WARNINGS = (
     # small sets load faster in the main process
     r".*does not have many workers.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
+    # a run that goes on has a folder of its own
+    r".*The dirpath has changed from .*",
 )
-_LOGGED = ("💡 Tip", "Loading `train_dataloader` to estimate")
+_LOGGED = (
+    "💡 Tip",
+    "Loading `train_dataloader` to estimate",
+    "Seed set to",
+    "GPU available: False",
+    "TPU available",
+    "HPU available",
+    # the end of a run is told by the run
+    "`Trainer.fit` stopped: `max_epochs",
+    "`Trainer.fit` stopped: `max_steps",
+    "`Trainer(limit_",
+)
 
 
 def silence_advice() -> None:

@@ -34,7 +34,6 @@ def draw_predictions(model: LightningModule, data: LightningDataModule, path: Pa
         cells += draw(model, data, batch)
         if len(cells) >= 2 * count:
             break
-    path.parent.mkdir(parents=True, exist_ok=True)
     save(grid(cells[: 2 * count], columns=4), path)
     return path
 

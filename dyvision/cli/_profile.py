@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dyvision.saving import write_text
+
 
 def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -67,7 +69,6 @@ def _profile(options: argparse.Namespace) -> None:
         console.print(result.table())
         console.print(f"{name}: {result}", soft_wrap=True, highlight=False)
         if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(f"{text}\n", encoding="utf-8")
+            write_text(options.json, f"{text}\n")
     if options.picture is not None:
         result.save_picture(options.picture, title=name)

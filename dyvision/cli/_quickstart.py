@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
 from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
+from dyvision.cli._ending import last_checkpoint
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._pictures import draw_predictions
 from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
@@ -83,6 +82,7 @@ def run_quickstart(
 
     results: list[Result] = []
     weights: Path | None = None
+    checkpoints: dict[str, Path] = {}
     for task, folder, metric, label in _TASKS:
         console.rule(f"{task}: {backbone}, layer {layer}")
         begin = time.perf_counter()
@@ -101,13 +101,14 @@ def run_quickstart(
         untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][metric]
         run.trainer.fit(run.model, datamodule=run.datamodule)
         trained = float(run.trainer.callback_metrics[metric])  # the last epoch ends with a validation
-        weights = weights or Path(cast(ModelCheckpoint, run.trainer.checkpoint_callback).last_model_path)
+        checkpoints[task] = last_checkpoint(run.trainer)
+        weights = weights or checkpoints[task]
         picture = draw_predictions(run.model, run.datamodule, output / f"{task}.png")
         size = _image_size(run.datamodule)
         static, dynamic = (count_macs(create_backbone(backbone, layer=name), size) for name in ("static", layer))
         results.append(Result(task, label, untrained, trained, static, dynamic, time.perf_counter() - begin, picture))
     _print_results(console, results, backbone, layer, time.perf_counter() - started)
-    _print_next(console, output)
+    _print_next(console, output, checkpoints["segmentation"])
     return results
 
 
@@ -139,8 +140,7 @@ def _print_results(console: Console, results: list[Result], backbone: str, layer
         console.print(f"predictions beside the truth: {result.picture}", soft_wrap=True)
 
 
-def _print_next(console: Console, output: Path) -> None:
-    checkpoint = output / "runs" / "segmentation" / "version_0" / "checkpoints" / "last.ckpt"
+def _print_next(console: Console, output: Path, checkpoint: Path) -> None:
     console.print("\n[bold]Next[/]")
     for command in (
         "dyvision list layers",

@@ -10,6 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyvision.saving import replacing, write_text
+
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor, nn
@@ -68,14 +70,13 @@ def _routing(options: argparse.Namespace) -> None:
     batches = _batches(run.datamodule, options.images)
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
-    options.output.mkdir(parents=True, exist_ok=True)
     numbers = {
         "checkpoint": str(options.checkpoint),
         "static": None if options.static is None else str(options.static),
         "classes": classes,
         "layers": [_numbers(result, len(classes)) for result in results],
     }
-    (options.output / "routing.json").write_text(f"{json.dumps(numbers, indent=1)}\n", encoding="utf-8")
+    write_text(options.output / "routing.json", f"{json.dumps(numbers, indent=1)}\n")
     draw_correlation(results, options.output / "correlation.png")
     draw_coefficients(results, options.output / "coefficients.png", classes)
     console = Console()
@@ -212,7 +213,8 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
         right.set_xlabel("|r|")
         right.set_title("share of pairs", fontsize="small")
         right.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=100)
+    with replacing(path) as target:
+        figure.savefig(target, dpi=100)
 
 
 def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequence[str] = ()) -> None:
@@ -259,4 +261,5 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
         axes.set_xticks([])
         axes.set_xlabel(f"coefficients ({shown})", fontsize="small")
         axes.set_title(title, fontsize="small")
-    figure.savefig(path, dpi=100)
+    with replacing(path) as target:
+        figure.savefig(target, dpi=100)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dyvision.saving import write_text
+
 
 def add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -77,8 +79,7 @@ def _reproduce(options: argparse.Namespace) -> None:
             asdict(one.published) | {"our_params": one.params, "our_macs": one.macs, "our_macs_executed": one.executed}
             for one in found
         ]
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(entries, indent=1) + "\n")
 
 
 def _percent(difference: float | None) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli._run_folder import find_checkpoint
 from dyvision.cli._typed import check_typed, suggest
 
 #: task name -> (LightningModule, LightningDataModule)
@@ -19,6 +21,8 @@ TASKS = {
     "segmentation": ("SegmentationTask", "CityscapesDataModule"),
     "detection": ("DetectionTask", "COCODataModule"),
 }
+#: hyperparameters that decide whether a checkpoint is one of the wanted configuration
+_ARCHITECTURE = ("backbone", "layer", "layer_kwargs", "policy", "head", "aux_head")
 
 
 @dataclass
@@ -29,11 +33,13 @@ class Request:
         layers: ``(where it comes from, content)`` of every config, bases first.
         checkpoint: Content of ``--ckpt_path``, without weights; empty if none was given.
         typed: The remaining command line.
+        checkpoint_path: The file behind ``checkpoint``.
     """
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
     checkpoint: dict[str, Any] = field(default_factory=dict)
     typed: list[str] = field(default_factory=list)
+    checkpoint_path: Path | None = None
 
     @property
     def task(self) -> str:
@@ -52,6 +58,14 @@ class Request:
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)
+
+    def value(self, section: str, name: str) -> Any:
+        """What was given for an option: typed (as text), else by the last config that has it, else None."""
+        given = option(self.typed, f"--{section}.{name}" if section else f"--{name}")
+        for _, content in reversed(self.layers):
+            below = (content.get(section) or {}) if section else content
+            given = below.get(name) if given is None and isinstance(below, dict) else given
+        return given
 
     def names_class(self, section: str) -> bool:
         """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
@@ -82,10 +96,35 @@ def read_request(arguments: Sequence[str]) -> Request:
             request.layers += load_layers(value if equals else pending.pop(0))
         else:
             request.typed.append(argument)
-    checkpoint = option(request.typed, "--ckpt_path")
-    if checkpoint is not None and checkpoint not in ("last", "best", "hpc"):
-        request.checkpoint = _read_checkpoint(Path(checkpoint))
+    checkpoint = request.value("", "ckpt_path")
+    if checkpoint in ("last", "best"):
+        root = Path(request.value("trainer", "default_root_dir") or "runs")
+        request.checkpoint_path = resolve_checkpoint(request, checkpoint, root / request.task)
+    elif checkpoint not in (None, "null", "hpc"):
+        request.checkpoint_path = Path(checkpoint)
+    if request.checkpoint_path is not None:
+        request.checkpoint = read_checkpoint(request.checkpoint_path)
     return request
+
+
+def resolve_checkpoint(request: Request, kind: str, parent: Path) -> Path:
+    """Find what ``--ckpt_path last`` or ``best`` means for a command line.
+
+    Raises:
+        FileNotFoundError: If there is no such run, saying what was looked for.
+    """
+    given = {name: request.value("model", name) for name in _ARCHITECTURE}
+    wanted = {
+        name: yaml.safe_load(value) if isinstance(value, str) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+    def fits(path: Path) -> bool:
+        made = read_checkpoint(path)["model"]
+        return all(made.get(name, value) == value for name, value in wanted.items())
+
+    return find_checkpoint(kind, parent, fits)
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
@@ -99,7 +138,7 @@ def option(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"--ckpt_path {path}: no such file")
     try:
@@ -110,6 +149,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         "task": content.get("task"),
         "model": dict(content.get("hyper_parameters") or {}),
         "data": dict(content.get("datamodule_hyper_parameters") or {}),
+        "run_options": content.get("run_options"),
+        "log_rows": content.get("log_rows"),
+        "global_step": content.get("global_step"),
     }
 
 

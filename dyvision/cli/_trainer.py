@@ -7,8 +7,9 @@ config files < model of the checkpoint < command line.
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,20 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
+from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._option_errors import explain
+from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
-from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
+from dyvision.cli._resume import kept_options
+from dyvision.cli._run import TrainingRun
+from dyvision.cli._trainer_options import check_checkpoint, check_trainer
+from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
+from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
@@ -39,6 +46,7 @@ class TaskCLI(cli.LightningCLI):
 
     def __init__(self, command: str, request: Request) -> None:
         self.command, self.request = command, request
+        self.run: TrainingRun | None = None
         model, data = TASKS[request.task]
         self.custom = {section: request.names_class(section) for section in ("model", "data")}
         super().__init__(
@@ -46,7 +54,7 @@ class TaskCLI(cli.LightningCLI):
             datamodule_class=LightningDataModule if self.custom["data"] else getattr(data_package, data),
             subclass_mode_model=self.custom["model"],
             subclass_mode_data=self.custom["data"],
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"prog": f"dyvision {command}", "exit_on_error": False},
             args=[],
@@ -61,20 +69,22 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
-        parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
+        add_prediction_options(parser)
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", instantiate=False)
         monitor = getattr(self._model_class, "monitor", None)
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.monitor": monitor, "checkpoint.mode": "max"})
+        parser.add_class_arguments(LastCheckpoint, "last", skip={"dirpath"}, instantiate=False)
 
     def parse_arguments(self, parser: cli.LightningArgumentParser, args: Any) -> None:
         """Check all keys, then parse configs, checkpoint and command line in the order of precedence."""
         known = list(vars(parser.get_defaults().as_flat()))
         check_keys(self.request, known, free=[section for section, custom in self.custom.items() if custom])
         data, model = checkpoint_sections(self.request, known)
-        contents = [data, *(content for _, content in self.request.layers), model]
+        kept = kept_options(self.request.checkpoint) if self.command == "fit" else {}
+        contents = [data, kept, *(content for _, content in self.request.layers), model]
         with tempfile.TemporaryDirectory() as folder:
             arguments = []
             for number, content in enumerate(contents):
@@ -102,23 +112,46 @@ class TaskCLI(cli.LightningCLI):
             ensure_sample_data(Path(self.config.sample_data))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard and CSV unless a logger was chosen; add the prediction writer for ``predict``."""
-        from dyvision.tasks.callbacks import PredictionWriter, ResultsTable
+        """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
+        from dyvision.tasks.callbacks import ResultsTable
 
-        trainer = self.config_init.trainer
-        if trainer.logger in (None, True) and not trainer.fast_dev_run:
-            root = Path(trainer.default_root_dir or "runs")
-            board = TensorBoardLogger(root, name=self.config.task, default_hp_metric=False)
-            kwargs["logger"] = [board, CSVLogger(root, name=self.config.task, version=board.version)]
-        added: list[Callback] = []
-        if self.command in ("fit", "quickstart"):
-            added += [data_package.FinishEpoch(), MonitorCheck()]
+        options = {**self.config_init.trainer, **kwargs}
+        trains = self.command in ("fit", "quickstart")
+        if trains and not options["fast_dev_run"]:
+            self.run = TrainingRun(self.config.as_dict(), self.parser.dump(self.config, skip_none=False), self.request)
+            if options["logger"] in (None, True):
+                options["logger"] = self.run.loggers()
+        added: list[Callback] = self.run.callbacks() if self.run is not None else []
+        if self.run is None:
+            options["logger"] = options["logger"] if options["logger"] is not True else None
+            options["logger"] = options["logger"] or False
+            options["enable_checkpointing"] = False
+            added += [StopOnSignal()] if trains else []
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
-            added.append(PredictionWriter(self.config.output or "predictions"))
-        kwargs["callbacks"] = [*(trainer.callbacks or []), *added]
-        return super().instantiate_trainer(**kwargs)
+            added.append(prediction_writer(self.config))
+        if trains:
+            added.append(MonitorCheck())
+        added += display_callbacks(options)
+        options["callbacks"] = [*added, *(options["callbacks"] or [])]
+        options["plugins"] = _with_checkpoint_io(options)
+        trainer = Trainer(**options)
+        if self.run is not None:
+            self.run.complete(trainer)
+        return trainer
+
+
+def _with_checkpoint_io(options: Mapping[str, Any]) -> list[Any]:
+    """The trainer's plugins and the writer of checkpoints, except where the strategy writes its own kind."""
+    plugins = options["plugins"]
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins is not None else []
+    strategy = options["strategy"]
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    writes_its_own = any(kind in name.lower() for kind in ("fsdp", "deepspeed", "modelparallel", "xla"))
+    if writes_its_own or any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        return plugins
+    return [*plugins, AtomicCheckpointIO()]
 
 
 def ensure_sample_data(root: Path, seed: int = 0) -> None:
@@ -150,13 +183,52 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     """
     silence_advice()
     command_line = TaskCLI(command, read_request(arguments))
-    run = getattr(command_line.trainer, command)
+    trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
+    if path is None and command != "fit":
+        _refuse_random_weights(command, command_line)
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
-    run(
-        command_line.model,
-        datamodule=command_line.datamodule,
-        ckpt_path=command_line.config.ckpt_path,
-        weights_only=True,
-        **extra,
-    )
+    try:
+        getattr(trainer, command)(
+            command_line.model, datamodule=command_line.datamodule, ckpt_path=path, weights_only=True, **extra
+        )
+    except BaseException as error:
+        status = _stopped(error, trainer)
+        if command_line.run is not None and trainer.global_step > 0:
+            command_line.run.messages.how_to_go_on(trainer)
+        if status is not None:
+            raise SystemExit(status) from error
+        raise
+    else:
+        if command_line.run is not None:
+            command_line.run.messages.finished(trainer)
+    finally:
+        if command_line.run is not None:
+            command_line.run.release(trainer)
     return command_line
+
+
+def _stopped(error: BaseException, trainer: Trainer) -> int | None:
+    """The exit status of a run that was stopped from outside; None for an error."""
+    if isinstance(error, Stopped):
+        return error.status
+    stopper = next((callback for callback in _callbacks(trainer) if isinstance(callback, StopOnSignal)), None)
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the former into the latter
+        return 128 + (stopper.signum if stopper is not None and stopper.signum else signal.SIGINT)
+    return None
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _refuse_random_weights(command: str, command_line: TaskCLI) -> None:
+    """Evaluate a network only if it was trained: by a checkpoint, or a classifier with published weights.
+
+    Raises:
+        ValueError: If its weights, or those of its head, are random.
+    """
+    pretrained = command_line.config.model.get("pretrained") and command_line.request.task == "classification"
+    if not command_line.custom["model"] and not pretrained:
+        also = " (or --model.pretrained true)" if command_line.request.task == "classification" else ""
+        raise ValueError(f"{command} needs trained weights: give --ckpt_path FILE, or last or best of the runs{also}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dyvision.cli._configs import closest
+from dyvision.cli._configs import closest, similar
 
 #: what other tools call an option -> what it is called here
 _ALIASES = {
@@ -32,6 +32,12 @@ _ALIASES = {
     "weights": "model.backbone_weights",
     "workers": "data.num_workers",
 }
+#: sections without a class of the user -> an option in them
+_SECTIONS = {
+    "--trainer": "--trainer.max_epochs=10",
+    "--checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
+    "--last": "--last.every_n_steps=1000; to go on with a run: --ckpt_path=last",
+}
 #: what other tools call a command -> what it is called here
 _COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
 
@@ -45,7 +51,7 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             ValueError: Always.
         """
-        choice = re.match(r"argument (\w+): invalid choice: ['\"](.*)['\"] \(choose from (.*)\)", message)
+        choice = re.match(r"argument ([^:]+): invalid choice: ['\"](.*)['\"] \(choose from (.*)\)", message)
         if choice:
             names = re.findall(r"[\w-]+", choice[3])
             what = f"unknown command {choice[2]!r}" if choice[1] == "COMMAND" else f"{self.prog}: unknown {choice[2]!r}"
@@ -94,16 +100,16 @@ def check_typed(arguments: Sequence[str]) -> None:
         name, equals, value = argument.partition("=")
         if name in ("--data", "--model") and equals:
             _check_section(name, value)
-        if name == "--trainer" and equals and not value.startswith("{"):
-            raise ValueError(f"{argument}: --trainer has options below it, such as --trainer.max_epochs=10")
+        if name in _SECTIONS and equals and not value.startswith("{"):
+            raise ValueError(f"{argument}: {name} has options below it, such as {_SECTIONS[name]}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """Phrase what a misspelt option may have meant: what other tools call so, or the closest name."""
-    alias = _ALIASES.get(name.replace("-", "_"))
-    if alias in known:
-        return f" (did you mean {alias!r}?)"
-    return closest(name.replace("-", "_"), known)
+    plain = name.replace("-", "_")
+    alias = _ALIASES.get(plain)
+    names = [*([alias] if alias in known else []), *similar(plain, known)]
+    return f" (did you mean {' or '.join(map(repr, dict.fromkeys(names)))}?)" if names else ""
 
 
 def _meant(argument: str) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,18 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, distributed
+from torch import Tensor
 
+from dyvision.saving import replacing
+from dyvision.tasks.callbacks.prediction_names import output_name
+from dyvision.tasks.callbacks.prediction_results import Found, PredictionResults
 from dyvision.visualize import draw_boxes, overlay_mask, palette
 
-_IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+__all__ = ("PredictionWriter", "output_name")
+
+# boxes that are shown where neither the writer nor the model has a threshold
+_SHOWN = 0.5
+_FOLDERS = ("labels", "overlays", "boxes")
 
 
 class PredictionWriter(Callback):
@@ -30,35 +33,77 @@ class PredictionWriter(Callback):
     * Segmentation: ``labels/<name>.png`` with the data set's own class numbers (``class_ids``; Cityscapes' server reads
       these), and ``overlays/<name>.png``.
     * Detection: ``boxes/<name>.png``; ``detections_bbox.json``, for masks also ``detections_segm.json``, in COCO's
-      results format.
+      results format, and ``images.json``, which says which file has which ``image_id``.
+    * Images that could not be read: ``failed.csv`` with ``path,reason``; the others are written.
 
-    ``<name>`` is the path below the folder of the images, so that equal names in different folders stay apart.
+    ``<name>`` is the path below the folder of the images, so that equal names in different folders stay apart. The
+    order in the files is that of the images, for any number of processes. Files of an earlier run are replaced, nothing
+    is removed.
 
     Args:
         output: Folder; made if it does not exist.
         top_k: Classes per image in the CSV, at most as many as there are.
-        score_threshold: Boxes with a lower score are not drawn (the results file has them).
+        score_threshold: Boxes with a lower score are not drawn (the results file has them); None for the model's own
+            ``score_threshold`` if it was set, else 0.5.
+        max_boxes: Most boxes drawn per image, those with the highest scores; None for all above the threshold.
         draw: Whether to write overlays and drawn boxes.
+
+    Attributes:
+        results: What was found; after ``predict`` that of all processes.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, output: str | Path, top_k: int = 5, score_threshold: float = 0.5, draw: bool = True) -> None:
+    def __init__(
+        self,
+        output: str | Path,
+        top_k: int = 5,
+        score_threshold: float | None = None,
+        max_boxes: int | None = None,
+        draw: bool = True,
+    ) -> None:
         super().__init__()
-        if top_k < 1 or not 0 <= score_threshold <= 1:
-            raise ValueError(f"top_k={top_k!r}, score_threshold={score_threshold!r}: expected at least 1, and 0 to 1")
-        self.output = Path(output)
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k!r}: expected at least 1.")
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold={score_threshold!r}: expected a number from 0 to 1.")
+        if max_boxes is not None and max_boxes < 0:
+            raise ValueError(f"max_boxes={max_boxes!r}: expected at least 0.")
+        self.output = Path(output).expanduser()
         self.top_k = top_k
         self.score_threshold = score_threshold
+        self.max_boxes = max_boxes
         self.draw = draw
-        self._rows: list[list[Any]] = []
-        self._detections: dict[str, list[dict[str, Any]]] = {}
-        self._task: str | None = None
+        self.results = PredictionResults()
+        self._kind: str | None = None
+        self._written: list[str] = []
+        self._threshold = _SHOWN
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget earlier predictions."""
-        self._rows, self._detections, self._task = [], {}, None
+        """Forget earlier predictions; make the folder.
+
+        Raises:
+            ValueError: If predictions would be written over the images they are made from.
+            OSError: If the folder cannot be made.
+        """
+        self.results, self._kind, self._written = PredictionResults(), None, []
+        self._protect_images(trainer)
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"output={str(self.output)!r} is a file; predictions need a folder.")
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def _protect_images(self, trainer: L.Trainer) -> None:
+        datasets = getattr(getattr(trainer, "datamodule", None), "datasets", {})
+        paths = getattr(datasets.get("predict"), "paths", list)()
+        own = [self.output.resolve() / name for name in _FOLDERS]
+        parents = {parent: Path(parent).resolve() for parent in {str(Path(path).parent) for path in paths}}
+        inside = {parent for parent, real in parents.items() if any(real.is_relative_to(folder) for folder in own)}
+        if inside:
+            raise ValueError(
+                f"output={str(self.output)!r}: images to predict on lie where predictions are written "
+                f"({sorted(inside)[0]}); choose another output, or other images if these are earlier predictions."
+            )
 
     def on_predict_batch_end(
         self,
@@ -73,6 +118,7 @@ class PredictionWriter(Callback):
 
         Raises:
             ValueError: If the task does not return what it should.
+            OSError: If a file cannot be written, naming it.
         """
         writers = {
             "probabilities": self._classification,
@@ -83,64 +129,91 @@ class PredictionWriter(Callback):
         if kind is None or "path" not in outputs:
             found = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
             raise ValueError(f"predict_step returned {found}; expected 'path' and one of {sorted(writers)}")
-        self._task = kind
-        roots = [getattr(trainer, "datamodule", None) and getattr(trainer.datamodule, name, None)  # type: ignore[attr-defined]
-                 for name in ("predict_root", "root")]  # fmt: skip
+        self._kind = kind
+        told = batch if isinstance(batch, dict) else {}
+        positions = self.results.positions([bool(flag) for flag in told.get("valid", [True] * len(outputs["path"]))])
+        failed = zip(told.get("path", ()), told.get("failed", ()), strict=False)
+        self.results.failed.update({path: reason for path, reason in failed if reason})
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        roots = [getattr(datamodule, name, None) for name in ("predict_root", "root")]
         names = [output_name(path, [Path(root) for root in roots if root]) for path in outputs["path"]]
-        writers[kind](outputs, names, dict(pl_module.hparams))
+        read = getattr(datamodule, "read_image", _read)
+        if len(names) != len(positions):
+            raise ValueError(
+                f"predict_step returned {len(names)} images for the {len(positions)} valid ones of a batch"
+            )
+        found = [Found() for _ in names]
+        writers[kind](outputs, names, found, dict(pl_module.hparams), read)
+        self.results.found.update(zip(positions, found, strict=True))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files that hold all images, in the first process."""
-        rows = _gather(self._rows)
-        detections = {kind: _gather(self._detections.get(kind, [])) for kind in ("bbox", "segm")}
-        if not trainer.is_global_zero:
-            return
-        if self._task == "probabilities":
-            self.output.mkdir(parents=True, exist_ok=True)
-            ranks = max((len(row) - 1) // 2 for row in rows) if rows else 1
-            header = ["path", "class", "probability"]
-            header += [f"{name}_{rank}" for rank in range(2, ranks + 1) for name in ("class", "probability")]
-            with (self.output / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([header, *rows])
-        elif self._task == "predictions":
-            self.output.mkdir(parents=True, exist_ok=True)
-            for kind in [name for name in detections if name == "bbox" or detections[name]]:
-                (self.output / f"detections_{kind}.json").write_text(json.dumps(detections[kind]), encoding="utf-8")
+        self.results.gather()
+        if trainer.is_global_zero:
+            self._written = self.results.write(self.output, self._kind)
 
-    def _classification(self, outputs: dict[str, Any], names: Sequence[Path], hparams: dict[str, Any]) -> None:
+    def summary(self) -> str:
+        """What was written: numbers of images, files and drawn boxes."""
+        results = self.results
+        images = list(results.found.values())
+        parts = [f"{len(images)} image{'s' * (len(images) != 1)}"]
+        for folder in _FOLDERS:
+            files = sum(found.files.get(folder, 0) for found in images)
+            if files:
+                parts.append(f"{files} file{'s' * (files != 1)} in {folder}/")
+        if self._kind == "predictions":
+            entries = sum(len(found.detections.get("bbox", ())) for found in images)
+            parts.append(f"{entries} detections")
+            if self.draw:
+                drawn = sum(found.drawn for found in images)
+                parts.append(f"{drawn} boxes drawn (score of at least {self._threshold:g})")
+        parts += self._written
+        return f"{self.output}: {', '.join(parts)}"
+
+    def _classification(
+        self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any
+    ) -> None:
         probabilities: Tensor = outputs["probabilities"]
         count = probabilities.shape[1]
         class_names = hparams.get("class_names") or [str(index) for index in range(count)]
         best = probabilities.topk(min(self.top_k, count), dim=1)
-        for path, values, indices in zip(outputs["path"], best.values.tolist(), best.indices.tolist(), strict=True):
+        rows = zip(outputs["path"], best.values.tolist(), best.indices.tolist(), strict=True)
+        for entry, (path, values, indices) in zip(found, rows, strict=True):
             pairs = zip(indices, values, strict=True)
-            self._rows.append([path, *(item for index, p in pairs for item in (class_names[index], f"{p:.6f}"))])
+            entry.row = [path, *(item for index, p in pairs for item in (class_names[index], f"{p:.6f}"))]
 
-    def _segmentation(self, outputs: dict[str, Any], names: Sequence[Path], hparams: dict[str, Any]) -> None:
+    def _segmentation(
+        self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any
+    ) -> None:
         count = hparams["num_classes"]
         ids = np.asarray(hparams.get("class_ids") or range(count))
         if ids.min() < 0 or ids.max() > 65535:
             raise ValueError(f"class_ids={ids.tolist()}: a PNG holds numbers from 0 to 65535")
         colors = hparams.get("class_colors") or palette(count)
-        for path, name, label_map in zip(outputs["path"], names, outputs["label_maps"], strict=True):
+        for path, name, entry, label_map in zip(outputs["path"], names, found, outputs["label_maps"], strict=True):
             index = label_map.cpu().numpy()
-            target = _prepare(self.output / "labels" / name)
-            Image.fromarray(ids[index].astype(np.uint8 if ids.max() < 256 else np.uint16)).save(target)
-            if self.draw:
-                image = _read(path, index.shape)
-                overlay_mask(image, index, colors, ignore_index=-1).save(_prepare(self.output / "overlays" / name))
+            labels = Image.fromarray(ids[index].astype(np.uint8 if ids.max() < 256 else np.uint16))
+            self._save(labels, "labels", name, entry)
+            if self.draw and (image := self._picture(path, read)) is not None:
+                image = _resize(image, index.shape)
+                self._save(overlay_mask(image, index, colors, ignore_index=-1), "overlays", name, entry)
 
-    def _detection(self, outputs: dict[str, Any], names: Sequence[Path], hparams: dict[str, Any]) -> None:
+    def _detection(
+        self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any
+    ) -> None:
         from dyvision.tasks.metrics.coco import encode_masks
 
         count = hparams["num_classes"]
         ids = hparams.get("class_ids") or list(range(1, count + 1))
         class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
         colors = hparams.get("class_colors") or palette(count)
-        for path, name, image_id, found in zip(
-            outputs["path"], names, outputs["image_id"], outputs["predictions"], strict=True
+        own = hparams.get("score_threshold") if self.score_threshold is None else self.score_threshold
+        self._threshold = _SHOWN if own is None else own
+        sizes = outputs.get("original_size") or [None] * len(names)
+        for path, name, entry, image_id, size, one in zip(
+            outputs["path"], names, found, outputs["image_id"], sizes, outputs["predictions"], strict=True
         ):
-            boxes, labels, scores = (found[key].detach().cpu() for key in ("boxes", "labels", "scores"))
+            boxes, labels, scores = (one[key].detach().cpu() for key in ("boxes", "labels", "scores"))
             # x, y, width, height; in double precision, which JSON keeps
             corners = boxes.double()
             shapes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
@@ -148,77 +221,49 @@ class PredictionWriter(Callback):
                 {"image_id": int(image_id), "category_id": int(ids[label - 1]), "score": score}
                 for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
             ]
-            bbox = self._detections.setdefault("bbox", [])
-            bbox += [{**entry, "bbox": shape} for entry, shape in zip(common, shapes, strict=True)]
-            masks = found.get("masks")
+            entry.detections["bbox"] = [{**item, "bbox": shape} for item, shape in zip(common, shapes, strict=True)]
+            masks = one.get("masks")
             if masks is not None:
-                codes = encode_masks(masks)
-                segm = self._detections.setdefault("segm", [])
-                segm += [{**entry, "segmentation": code} for entry, code in zip(common, codes, strict=True)]
-            if self.draw:
-                shown = (scores >= self.score_threshold).nonzero()[:, 0]
+                codes = zip(common, encode_masks(masks), strict=True)
+                entry.detections["segm"] = [{**item, "segmentation": code} for item, code in codes]
+            entry.image = {"id": int(image_id), "file_name": str(path)}
+            if size is not None:
+                entry.image |= {"height": int(size[0]), "width": int(size[1])}
+            if self.draw and (image := self._picture(path, read)) is not None:
+                shown = scores.argsort(descending=True)[: self.max_boxes]
+                shown = shown[scores[shown] >= self._threshold]
                 classes = [int(label) - 1 for label in labels[shown]]
                 picture = draw_boxes(
-                    _read(path, None),
+                    image,
                     boxes[shown].numpy(),
                     [class_names[index] for index in classes],
                     [colors[index] for index in classes],
                     scores[shown].tolist(),
                     None if masks is None else masks.cpu()[shown].numpy(),
                 )
-                picture.save(_prepare(self.output / "boxes" / name))
+                self._save(picture, "boxes", name, entry)
+                entry.drawn = len(shown)
+
+    def _picture(self, path: str, read: Any) -> NDArray[np.uint8] | None:
+        try:
+            image: NDArray[np.uint8] = read(path)
+        except (OSError, ValueError) as error:  # it was readable a moment ago
+            self.results.failed[path] = f"predicted, but no picture drawn: {error}"
+            return None
+        return image
+
+    def _save(self, image: Image.Image, folder: str, name: Path, entry: Found) -> None:
+        with replacing(self.output / folder / name) as part:
+            image.save(part)
+        entry.files[folder] = 1
 
 
-def output_name(path: str | Path, roots: Sequence[Path]) -> Path:
-    """Relative path of the PNG for an input image.
-
-    Args:
-        path: The image.
-        roots: Folders (or images) of which the first that contains it is left out of the name; without one, the whole
-            path below the drive is the name.
-
-    Returns:
-        The path below the root, with ``.png`` as its suffix; the old suffix stays where the folder has another image of
-        that name. So different images get different names, whatever the order they come in and the process.
-    """
-    source = Path(path).expanduser().resolve()
-    relative = source.relative_to(source.anchor)
-    for root in (root.expanduser().resolve() for root in roots):
-        folder = root.parent if root == source else root
-        if source.is_relative_to(folder):
-            relative = source.relative_to(folder)
-            break
-    folder = source.parent
-    changed = folder.stat().st_mtime_ns if folder.is_dir() else 0
-    twins = _images_by_stem(folder, changed)[source.stem]
-    return relative.with_name(f"{source.name}.png") if twins > 1 else relative.with_suffix(".png")
-
-
-@lru_cache(maxsize=64)
-def _images_by_stem(folder: Path, changed: int) -> Counter[str]:
-    """How many images of each name a folder has; listed once, since folders hold thousands."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    return Counter(file.stem for file in files if file.suffix.lower() in _IMAGES)
-
-
-def _prepare(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _read(path: str, size: Sequence[int] | None) -> NDArray[np.uint8]:
+def _read(path: str) -> NDArray[np.uint8]:
     with Image.open(path) as file:
-        image = file.convert("RGB")
-    if size is not None and (image.height, image.width) != tuple(size):
-        image = image.resize((int(size[1]), int(size[0])))
-    return np.asarray(image)
+        return np.asarray(file.convert("RGB"))
 
 
-def _gather(items: list[Any]) -> list[Any]:
-    """All processes' items, interleaved as the sampler dealt the images out."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return items
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, items)
-    longest = max(len(part) for part in parts)
-    return [part[index] for index in range(longest) for part in parts if index < len(part)]
+def _resize(image: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))

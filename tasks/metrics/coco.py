@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 
+from dyvision.saving import write_text
 from dyvision.tasks.metrics.coco_gather import compute_on_first, gather_objects
 
 #: the twelve numbers in pycocotools' order: average precision over IoU 0.50:0.95, at 0.50 and at 0.75, by object size;
@@ -166,8 +167,7 @@ class CocoEvaluator(Metric):
         written = []
         for kind, results in self._results.items():
             path = Path(folder) / f"coco_results_{stage}_{_KINDS[kind]}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(results), encoding="utf-8")
+            write_text(path, json.dumps(results))
             written.append(path)
         return written
 
