@@ -29,7 +29,7 @@ from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun
-from dyvision.cli._trainer_options import check_checkpoint, check_trainer
+from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
 from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 
@@ -102,6 +102,7 @@ class TaskCLI(cli.LightningCLI):
             "data": self._datamodule_class,
             "trainer": Trainer,
             "checkpoint": ModelCheckpoint,
+            "last": LastCheckpoint,
         }
 
     def before_instantiate_classes(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dyvision.cli._configs import closest, similar
+from dyvision.cli._configs import similar
 
 #: what other tools call an option -> what it is called here
 _ALIASES = {
