@@ -11,7 +11,7 @@ from dyvision.cli._benchmark import add_benchmark
 from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
-from dyvision.cli._typed import OneLineParser, check_command
+from dyvision.cli._words import OneLineParser, check_command
 from dyvision.saving import replacing
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."

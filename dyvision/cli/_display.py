@@ -53,7 +53,7 @@ class NetworkSummary(RichModelSummary):
         table.add_column("type")
         table.add_column("parameters", justify="right")
         for name, kind, count in zip(columns["Name"], columns["Type"], columns["Params"], strict=True):
-            if name not in ("metrics", "losses"):
+            if name not in ("metrics", "losses") and count.strip() != "0":
                 table.add_row(name, kind, count)
         frozen = total_parameters - trainable_parameters
         trained = "all trained" if frozen == 0 else f"{trainable_parameters:,} trained, {frozen:,} frozen"

@@ -17,10 +17,17 @@ _WARNINGS = (
     # a run that goes on has a folder of its own
     r".*The dirpath has changed from .*",
 )
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "lightning.pytorch.trainer.connectors.callback_connector",
+)
 _LOGGED = (
     "💡 Tip",
     "Loading `train_dataloader` to estimate",
     "Seed set to",
+    "Trainer already configured with model summary",
     "GPU available: False",
     "TPU available",
     "HPU available",
@@ -35,7 +42,7 @@ def silence_advice() -> None:
     """Filter those messages from here on."""
     for pattern in _WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)

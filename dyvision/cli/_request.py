@@ -13,7 +13,7 @@ import yaml
 
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._run_folder import find_checkpoint
-from dyvision.cli._typed import check_typed, suggest
+from dyvision.cli._words import check_words, suggest
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -84,7 +84,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         FileNotFoundError: If a config or the checkpoint does not exist.
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
-    check_typed(arguments)
+    check_words(arguments)
     request = Request()
     pending = list(arguments)
     while pending:

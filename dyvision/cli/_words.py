@@ -84,7 +84,7 @@ def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
         raise ValueError(f"{first}: the command comes first{hint}")
 
 
-def check_typed(arguments: Sequence[str]) -> None:
+def check_words(arguments: Sequence[str]) -> None:
     """Check the arguments of a command that runs the trainer: all are options.
 
     Args:
