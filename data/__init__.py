@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyvision.data.base import VisionDataModule
-    from dyvision.data.cityscapes import CityscapesDataModule, CityscapesDataset
+    from dyvision.data.cityscapes import CityscapesDataModule
+    from dyvision.data.cityscapes_dataset import CityscapesDataset
     from dyvision.data.cityscapes_labels import CITYSCAPES_LABELS, CityscapesLabel, LabelTable
     from dyvision.data.coco import COCODataModule, CocoDataset
     from dyvision.data.datasets import PredictDataset, VisionDataset
@@ -24,7 +25,7 @@ _ORIGIN = {
     "CITYSCAPES_LABELS": "cityscapes_labels",
     "COCODataModule": "coco",
     "CityscapesDataModule": "cityscapes",
-    "CityscapesDataset": "cityscapes",
+    "CityscapesDataset": "cityscapes_dataset",
     "CityscapesLabel": "cityscapes_labels",
     "CocoDataset": "coco",
     "DataError": "errors",

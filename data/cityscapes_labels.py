@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dyvision.data.errors import DataError, did_you_mean, some
+from dyvision.data.files import ImageReader
 from dyvision.data.loaders import IGNORE_INDEX
+from dyvision.data.pixels import is_lossy, to_label_ids, to_packed_colors
 from dyvision.visualize import palette
 
 
@@ -75,24 +78,43 @@ CITYSCAPES_LABELS = tuple(
 )
 
 _MAX_ID = 65535
+_NO_LABEL = -1  # what tools write into signed label maps for "nothing here"
+
+#: ``{class name: (r, g, b)}`` as PASCAL VOC draws its label maps; the border, (224, 224, 192), is ignored.
+VOC_COLORS = {
+    "background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "bird": (128, 128, 0),
+    "boat": (0, 0, 128), "bottle": (128, 0, 128), "bus": (0, 128, 128), "car": (128, 128, 128), "cat": (64, 0, 0),
+    "chair": (192, 0, 0), "cow": (64, 128, 0), "diningtable": (192, 128, 0), "dog": (64, 0, 128),
+    "horse": (192, 0, 128), "motorbike": (64, 128, 128), "person": (192, 128, 128), "pottedplant": (0, 64, 0),
+    "sheep": (128, 64, 0), "sofa": (0, 192, 0), "train": (128, 192, 0), "tvmonitor": (0, 64, 128),
+}  # fmt: skip
+_VOC_BORDER = (224, 224, 192)
+
+
+def train_id_table() -> dict[int, str]:
+    """Names of the 19 train ids, which ``*_labelTrainIds.png`` hold instead of labelIds."""
+    return {label.train_id: label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX}
 
 
 class LabelTable:
-    """Which label ids become which class.
+    """Which label ids, or colours, become which class.
 
     Args:
-        classes: Names to train on, in the order of their train ids; if None, Cityscapes' 19 or, with ``label_table``,
-            all of its names.
+        classes: Names to train on, in the order of their train ids; if None, Cityscapes' 19 or, with ``label_table`` or
+            ``label_colors``, all of its names.
         label_table: ``{labelId: name}`` of another data set; Cityscapes' table if None. Ids of one name are one class.
-        ignore_ids: Further ids that may occur and are ignored. 255 always is.
+        ignore_ids: Further ids that may occur and are ignored. 255 always is, and so is -1.
+        label_colors: ``{name: (r, g, b)}`` of label maps drawn in colours, or ``"voc"`` or ``"cityscapes"`` for theirs;
+            the ids are then 0, 1, ... in this order.
 
     Attributes:
         names: Class names.
         colors: ``[r, g, b]`` of each class.
         ids: labelId of each class; of several with one name, the first.
+        official: Whether this is Cityscapes' table of labelIds.
 
     Raises:
-        ValueError: If a name is not in the table or given twice, or an id is out of range.
+        ValueError: If a name is not in the table or given twice, or an id or a colour is out of range.
     """
 
     def __init__(
@@ -100,7 +122,16 @@ class LabelTable:
         classes: Sequence[str] | None = None,
         label_table: Mapping[int, str] | None = None,
         ignore_ids: Sequence[int] = (),
+        label_colors: Mapping[str, Sequence[int]] | str | None = None,
     ) -> None:
+        self.official = label_table is None and label_colors is None
+        drawn, border = _drawn(label_colors)
+        if drawn:
+            if label_table is not None:
+                raise ValueError(
+                    "give label_table, for label maps of ids, or label_colors, for coloured ones, not both."
+                )
+            label_table = dict(enumerate(drawn))
         if label_table is None:
             table = {label.id: label.name for label in CITYSCAPES_LABELS if label.id >= 0}
             default = [label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX]
@@ -114,12 +145,17 @@ class LabelTable:
         self._check(self.names, set(table.values()))
         self.ids = [next(label_id for label_id, value in table.items() if value == name) for name in self.names]
         official = {label.name: list(label.color) for label in CITYSCAPES_LABELS}
-        made_up = palette(len(self.names))
-        self.colors = [official.get(name, made_up[index]) for index, name in enumerate(self.names)]
+        made_up = {name: color for name, color in zip(self.names, palette(len(self.names)), strict=True)}
+        known = {name: list(color) for name, color in drawn.items()} or official
+        self.colors = [known.get(name, made_up[name]) for name in self.names]
         self._lookup = np.full(_MAX_ID + 1, -1, dtype=np.int16)
         self._lookup[[IGNORE_INDEX, *ignore_ids]] = IGNORE_INDEX
         for label_id, name in table.items():
             self._lookup[label_id] = self.names.index(name) if name in self.names else IGNORE_INDEX
+        packed = {(r << 16) | (g << 8) | b: self._lookup[label] for label, (r, g, b) in enumerate(drawn.values())}
+        packed |= {(r << 16) | (g << 8) | b: IGNORE_INDEX for r, g, b in border}
+        self._packed = np.array(sorted(packed), dtype=np.int64)
+        self._packed_classes = np.array([packed[key] for key in sorted(packed)], dtype=np.int16)
 
     @staticmethod
     def _check(names: Sequence[str], known: set[str]) -> None:
@@ -132,6 +168,52 @@ class LabelTable:
         if not 0 < len(names) < IGNORE_INDEX:
             raise ValueError(f"classes: expected 1 to {IGNORE_INDEX - 1} names, got {len(names)}.")
 
+    def read(self, path: str, reader: ImageReader) -> NDArray[np.uint8]:
+        """Reads a label map as class indices ``[H, W]``, 255 where ignored.
+
+        Raises:
+            DataError: If it cannot be read, or holds ids or colours outside the table; the message names the file.
+        """
+        image = reader.label_image(path)
+        if len(self._packed):
+            return self._from_colors(to_packed_colors(image), path)
+        try:
+            return self.to_train_ids(self._ids_of(image, path, reader), path)
+        except DataError as error:
+            if not is_lossy(image):
+                raise
+            raise DataError(
+                f"{str(error).rstrip('.')}; {image.format} changes pixel values when it saves them: write label maps "
+                "as PNG."
+            ) from error
+
+    def label_ids(self, path: str, reader: ImageReader) -> NDArray[np.int64]:
+        """The different ids in a label map, ascending; of a coloured one, the class indices."""
+        image = reader.label_image(path)
+        if len(self._packed):
+            return np.unique(self._from_colors(to_packed_colors(image), path)).astype(np.int64)
+        return np.unique(self._ids_of(image, path, reader))
+
+    def is_trained(self, label_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether ids, as ``label_ids`` gives them, are classes and not ignored."""
+        if len(self._packed):
+            return label_ids != IGNORE_INDEX
+        known = self._lookup[label_ids.clip(0, _MAX_ID)]
+        return (known >= 0) & (known != IGNORE_INDEX) & (label_ids >= 0)
+
+    def _ids_of(self, image: Image.Image, path: str, reader: ImageReader) -> NDArray[np.int64]:
+        tell = reader.tell_about(path, "repaired")
+        try:
+            ids = to_label_ids(image, tell)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}.") from error
+        if image.mode == "1" and self._lookup[1] < 0 and self._lookup[IGNORE_INDEX] != IGNORE_INDEX:
+            tell("a bilevel label map, and the table has 255 but not 1", "its white pixels are read as 255")
+            ids = ids * IGNORE_INDEX
+        if (ids == _NO_LABEL).any():
+            tell("label id -1", "ignored")
+        return ids
+
     def to_train_ids(self, label_ids: NDArray[np.int64], path: str = "the label map") -> NDArray[np.uint8]:
         """Label ids ``[H, W]`` to class indices ``[H, W]``, 255 where ignored.
 
@@ -140,7 +222,10 @@ class LabelTable:
         """
         inside = label_ids.clip(0, _MAX_ID)
         mapped = self._lookup[inside]
-        unknown = (mapped < 0) | (inside != label_ids)
+        outside = inside != label_ids
+        if outside.any():
+            mapped = np.where(outside, np.where(label_ids == _NO_LABEL, IGNORE_INDEX, -1), mapped)
+        unknown = mapped < 0
         if unknown.any():
             ids = np.unique(label_ids[unknown]).tolist()
             raise DataError(
@@ -148,3 +233,40 @@ class LabelTable:
                 "ignore_ids."
             )
         return mapped.astype(np.uint8)
+
+    def _from_colors(self, colors: NDArray[np.int64], path: str) -> NDArray[np.uint8]:
+        position = np.searchsorted(self._packed, colors).clip(max=len(self._packed) - 1)
+        unknown = self._packed[position] != colors
+        if unknown.any():
+            values = np.unique(colors[unknown]).tolist()
+            named = some([[value >> 16, value >> 8 & 255, value & 255] for value in values], 4)
+            raise DataError(
+                f"{path}: {int(unknown.sum())} pixels of colours outside label_colors: {named}; add them, and save "
+                "label maps as PNG without smoothing."
+            )
+        return self._packed_classes[position].astype(np.uint8)
+
+
+def _drawn(
+    label_colors: Mapping[str, Sequence[int]] | str | None,
+) -> tuple[dict[str, tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Colour of every name, and colours that are ignored."""
+    if label_colors is None:
+        return {}, []
+    if label_colors == "voc":
+        return dict(VOC_COLORS), [_VOC_BORDER]
+    if label_colors == "cityscapes":
+        trained = [label for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX]
+        used = {label.color for label in trained}
+        others = {label.color for label in CITYSCAPES_LABELS} - used
+        return {label.name: label.color for label in trained}, sorted(others)
+    if not isinstance(label_colors, Mapping) or not label_colors:
+        raise ValueError(f"label_colors={label_colors!r}: expected 'voc', 'cityscapes' or {{name: [r, g, b], ...}}.")
+    result: dict[str, tuple[int, int, int]] = {}
+    for name, color in label_colors.items():
+        if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+            raise ValueError(f"label_colors: {name!r} is {list(color)}; expected three integers from 0 to 255.")
+        if tuple(color) in result.values():
+            raise ValueError(f"label_colors: two names have the colour {list(color)}.")
+        result[str(name)] = (color[0], color[1], color[2])
+    return result, []

@@ -2,116 +2,48 @@
 
 from __future__ import annotations
 
-import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import Literal, NamedTuple, cast
 
 from dyvision.arguments import check_number
-from dyvision.data._packed import PackedList
-from dyvision.data.base import OnBadSample, PredictDataset, VisionDataModule, VisionDataset
-from dyvision.data.coco_json import CocoFile, CocoImage, read_categories, read_coco
-from dyvision.data.coco_masks import decode_mask, has_mask
+from dyvision.data.base import OnBadSample, PredictDataset, VisionDataModule
+from dyvision.data.coco_dataset import CocoDataset
+from dyvision.data.coco_json import CocoFile, read_categories, read_coco
+from dyvision.data.datasets import ToTensor
 from dyvision.data.errors import DataError, some
-from dyvision.data.files import read_image
+from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
-_LAYOUT = "<root>/train2017/*.jpg and <root>/annotations/instances_train2017.json (COCO's layout)"
 
+class CocoLayout(NamedTuple):
+    """Where a data set keeps its images and annotations; ``{split}`` stands for the split.
 
-class CocoDataset(VisionDataset):
-    """Images of one split with boxes, and masks if asked for.
-
-    Crowd regions are no targets; they stay in ``annotations``, where COCOeval looks for them.
-
-    Args:
-        coco: The checked annotation file.
-        source: Its name, for messages.
-        pipeline: Transforms of this split.
-        train: Whether this is for training: no ``annotations`` in the targets.
-        masks: Whether the targets have masks.
-        skip_empty: Leave out images with nothing to train on.
-
-    Raises:
-        DataError: If masks are asked for and no annotation has one.
+    Attributes:
+        images: Folder of the images below the root.
+        annotations: JSON file below the root.
+        train: Name of the training split.
+        val: Name of the validation split.
     """
 
-    task = "detection"
+    images: str
+    annotations: str
+    train: str
+    val: str
 
-    def __init__(
-        self, coco: CocoFile, source: Path, pipeline: Pipeline, train: bool, masks: bool, skip_empty: bool
-    ) -> None:
-        super().__init__(pipeline, to_tensor, list(coco.categories.values()), palette(len(coco.categories)))
-        self._source = source
-        self._train = train
-        self._masks = masks
-        # 0 is the background in torchvision's detectors
-        self._labels = {category_id: label for label, category_id in enumerate(coco.categories, start=1)}
-        images = [self._with_masks(image) for image in coco.images] if masks else coco.images
-        if masks:
-            self._report_lost_masks(coco.images, images)
-        self._images = PackedList(image for image in images if image.boxes or not skip_empty)
+    def describe(self) -> str:
+        """The layout in words, for messages."""
+        names = (f"{self.images}/*.jpg", self.annotations)
+        return " and ".join("<root>/" + name.replace("{split}", self.train).removeprefix("./") for name in names)
 
-    def _with_masks(self, image: CocoImage) -> CocoImage:
-        keep = [k for k, row in enumerate(image.rows) if has_mask(image.annotations[row].get("segmentation"))]
-        return image._replace(boxes=[image.boxes[k] for k in keep], rows=[image.rows[k] for k in keep])
 
-    def _report_lost_masks(self, before: list[CocoImage], after: list[CocoImage]) -> None:
-        had, have = sum(len(image.boxes) for image in before), sum(len(image.boxes) for image in after)
-        if had and not have:
-            raise DataError(f"{self._source}: no annotation has a segmentation; set masks to false.")
-        if have < had:
-            warnings.warn(f"{self._source}: {had - have} of {had} objects have no mask and are left out.", stacklevel=2)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._images)
-
-    def image_ids(self) -> list[int]:
-        """Image id of each sample."""
-        return [image.id for image in self._images]
-
-    def paths(self) -> list[str]:
-        """Image file of each sample."""
-        return [image.path for image in self._images]
-
-    def read(self, index: int, seed: int) -> dict[str, Any]:
-        """``image`` in 0..1, ``target``, ``path``."""
-        record: CocoImage = self._images[index]
-        pixels = read_image(record.path)
-        if pixels.shape[:2] != (record.height, record.width):
-            raise DataError(
-                f"{record.path} is {pixels.shape[0]}x{pixels.shape[1]} (height x width) but {self._source} says "
-                f"{record.height}x{record.width}; the boxes would not fit."
-            )
-        boxes = np.array(record.boxes, dtype=np.float32).reshape(-1, 4)
-        masks = self._decode(record) if self._masks else None
-        out = self.pipeline(pixels, seed, boxes=boxes, masks=masks, path=record.path)
-        rows = [record.rows[k] for k in ([] if out.kept is None else out.kept.tolist())]
-        labels = [self._labels[record.annotations[row]["category_id"]] for row in rows]
-        target: dict[str, Any] = {
-            "boxes": torch.from_numpy(np.ascontiguousarray(out.boxes)),
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "image_id": record.id,
-            "original_size": (record.height, record.width),
-        }
-        if out.masks is not None:
-            target["masks"] = torch.from_numpy(np.ascontiguousarray(out.masks, dtype=np.uint8))
-        if not self._train:
-            target["annotations"] = record.annotations
-        return {"image": to_tensor(out.image), "target": target, "path": record.path}
-
-    def _decode(self, record: CocoImage) -> np.ndarray:
-        masks = np.zeros((len(record.rows), record.height, record.width), dtype=np.uint8)
-        for k, row in enumerate(record.rows):
-            annotation = record.annotations[row]
-            name = f"{self._source}: the segmentation of annotation {annotation['id']}"
-            masks[k] = decode_mask(annotation["segmentation"], record.height, record.width, name)
-        return masks
+COCO_LAYOUTS = {
+    "coco": CocoLayout("{split}", "annotations/instances_{split}.json", "train2017", "val2017"),
+    "roboflow": CocoLayout("{split}", "{split}/_annotations.coco.json", "train", "valid"),
+    "lvis": CocoLayout(".", "annotations/lvis_v1_{split}.json", "train", "val"),
+}
 
 
 class COCODataModule(VisionDataModule):
@@ -129,11 +61,15 @@ class COCODataModule(VisionDataModule):
             too).
         masks: Read instance masks.
         skip_empty: Leave out training images without objects; evaluation keeps them.
-        train_split: Name that stands for ``{split}`` in training.
+        train_split: Name that stands for ``{split}`` in training; None for the layout's.
         val_split: The same in validation.
         test_split: The same for ``test``; ``val_split`` if None.
-        images: Folder of a split's images, relative to ``root`` or absolute.
-        annotations: JSON file of a split, relative to ``root`` or absolute.
+        layout: Where things lie: ``"coco"`` (``<split>/`` and ``annotations/instances_<split>.json``), ``"roboflow"``
+            (``<split>/_annotations.coco.json`` between the images) or ``"lvis"`` (``annotations/lvis_v1_<split>.json``,
+            images named by ``coco_url``).
+        images: Folder of a split's images, relative to ``root`` or absolute; None for the layout's.
+        annotations: JSON file of a split, relative to ``root`` or absolute; None for the layout's.
+        drop_root_category: Leave out the category without objects that Roboflow puts above all others.
         train_transform: Training pipeline, a list of albumentations transforms (see ``dyvision.data.transforms``); if
             None, a horizontal flip.
         eval_transform: Evaluation pipeline; if None, the image as it is.
@@ -144,6 +80,14 @@ class COCODataModule(VisionDataModule):
         persistent_workers: Keep workers between epochs.
         on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
             another in its place, and each epoch warns of their number and names. Evaluation always ends.
+        val_fraction: Validate on this share of the training split, instead of on ``val_split``; of the images with each
+            rare category a share, too.
+        val_seed: Seed of that choice.
+        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
+        exif_orientation: ``"ignore"`` reads pictures as they are stored, as torchvision does; ``"apply"`` reads them
+            upright, as most labelling tools show them.
+        max_image_pixels: A picture that claims more is refused.
+        bit_depth: Bits in use of greys with more than 8 bits; None finds out for each picture.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
@@ -160,11 +104,13 @@ class COCODataModule(VisionDataModule):
         image_size: int | None = None,
         masks: bool = False,
         skip_empty: bool = True,
-        train_split: str = "train2017",
-        val_split: str = "val2017",
+        train_split: str | None = None,
+        val_split: str | None = None,
         test_split: str | None = None,
-        images: str = "{split}",
-        annotations: str = "annotations/instances_{split}.json",
+        layout: Literal["coco", "roboflow", "lvis"] = "coco",
+        images: str | None = None,
+        annotations: str | None = None,
+        drop_root_category: bool = False,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
         predict_root: str | Path | None = None,
@@ -173,12 +119,22 @@ class COCODataModule(VisionDataModule):
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
         on_bad_sample: OnBadSample = "error",
+        val_fraction: float | None = None,
+        val_seed: int = 0,
+        in_chans: int | None = None,
+        exif_orientation: Orientation = "ignore",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
+        if layout not in COCO_LAYOUTS:
+            raise ValueError(f"layout={layout!r}: expected one of {some(map(repr, COCO_LAYOUTS))}.")
+        self.layout = COCO_LAYOUTS[layout]
         root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(
-            root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers, on_bad_sample,
+            root, batch_size, eval_batch_size, num_workers, train_split or self.layout.train,
+            val_split or self.layout.val, test_split, predict_root, seed, drop_last, pin_memory, persistent_workers,
+            on_bad_sample, val_fraction, val_seed, in_chans, ImageReader(exif_orientation, max_image_pixels, bit_depth),
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True, allow_none=True)
@@ -186,7 +142,9 @@ class COCODataModule(VisionDataModule):
         train_transform = ["HorizontalFlip"] if train_transform is None else train_transform
         self.masks = masks
         self.skip_empty = skip_empty
-        self._images, self._annotations = images, annotations
+        self.drop_root_category = drop_root_category
+        self._images, self._annotations = images or self.layout.images, annotations or self.layout.annotations
+        self._read: tuple[Path, CocoFile] | None = None
         self._train_pipeline = Pipeline([*resize, *train_transform], self.task, "train_transform")
         self._eval_pipeline = Pipeline([*resize, *(eval_transform or [])], self.task, "eval_transform")
         self._categories: tuple[Path, dict[int, str]] | None = None
@@ -197,27 +155,57 @@ class COCODataModule(VisionDataModule):
 
     def build_dataset(self, split: str, train: bool) -> CocoDataset:
         """The images of a split with their objects."""
-        self.require_root(_LAYOUT)
-        source = self.annotation_file(split)
-        coco = read_coco(source, self.root / self._images.replace("{split}", split))
-        self._set_classes(source, coco.categories)
+        coco = self.read_annotations(split)
+        self.findings.report()
         pipeline = self._train_pipeline if train else self._eval_pipeline
-        return CocoDataset(coco, source, pipeline, train, self.masks, skip_empty=train and self.skip_empty)
+        return CocoDataset(
+            coco, self.annotation_file(split), pipeline, train, self.masks, train and self.skip_empty,
+            self._to_tensor(), self._dataset_options()["reader"],
+        )  # fmt: skip
+
+    def read_annotations(self, split: str, labels: bool = True) -> CocoFile:
+        """The checked annotation file of a split; sets the classes. Reports to ``findings``.
+
+        Args:
+            split: Name of the split.
+            labels: Whether annotations are needed; without, a file such as ``image_info_test-dev2017.json`` will do.
+
+        Raises:
+            DataError: If the file or an image is missing or cannot be used.
+        """
+        self.require_root(self.layout.describe())
+        source = self.annotation_file(split)
+        if self._read is not None and self._read[0] == source and labels:
+            return self._read[1]  # training and validation with val_fraction are of one file
+        folder = self.root / self._images.replace("{split}", split)
+        coco = read_coco(source, folder, self.findings, self.masks, labels, self.drop_root_category, self.reader)
+        self._set_classes(source, coco.categories)
+        if self.masks and labels:
+            coco.require_masks(source, self.findings)
+        if self.val_fraction is not None and labels:
+            self._read = (source, coco)
+        return coco
 
     def build_predict_dataset(self) -> PredictDataset:
-        """The images of ``predict_root``, or those of the validation split."""
+        """The images of ``predict_root``, or those of the validation split, which needs no annotations for this."""
         files, ids = self.predict_files(), None
-        if self.predict_root is None:
-            dataset = self.build_dataset(self.val_split, train=False)
+        if self.predict_root is not None:
+            for split in (self.train_split, self.val_split):
+                source = self.annotation_file(split)
+                if not self.class_names and source.is_file():
+                    self._set_classes(source, read_categories(source, self.drop_root_category))
+        elif self.val_fraction is not None:
+            dataset = cast(CocoDataset, self.build_validation_dataset())
             files, ids = [Path(path) for path in dataset.paths()], dataset.image_ids()
         else:
-            for split in (self.train_split, self.val_split):
-                if not self.class_names and self.annotation_file(split).is_file():
-                    self._set_classes(self.annotation_file(split), read_categories(self.annotation_file(split)))
+            coco = self.read_annotations(self.val_split, labels=False)
+            files, ids = [Path(path) for path in coco.paths], coco.ids
         return PredictDataset(
-            files, self.task, self._eval_pipeline, to_tensor, ids,
-            class_names=self.class_names, class_colors=self.class_colors,
+            files, self.task, self._eval_pipeline, self._to_tensor(), ids, **self._dataset_options()
         )  # fmt: skip
+
+    def _to_tensor(self) -> ToTensor:
+        return partial(to_tensor, channels=self.channels)
 
     def _set_classes(self, source: Path, categories: dict[int, str]) -> None:
         if self._categories is None:

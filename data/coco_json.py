@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
-from collections import Counter
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
-from dyvision.data.errors import DataError, did_you_mean, some
-from dyvision.data.files import image_size, list_folders, list_images
+import numpy as np
+from numpy.typing import NDArray
 
-_KEYS = ("images", "annotations", "categories")
+from dyvision.data._packed import PackedList
+from dyvision.data.coco_categories import check_categories
+from dyvision.data.coco_checks import check_boxes, clip_boxes
+from dyvision.data.coco_fields import Fields
+from dyvision.data.coco_files import find_files
+from dyvision.data.coco_images import ImageTable
+from dyvision.data.coco_segmentations import Segmentations
+from dyvision.data.coco_stream import read_json
+from dyvision.data.coco_table import AnnotationTable
+from dyvision.data.errors import DataError, some
+from dyvision.data.files import ImageReader
+from dyvision.data.findings import Findings
 
 
 class CocoImage(NamedTuple):
@@ -23,9 +31,9 @@ class CocoImage(NamedTuple):
         path: The file.
         height: Pixels.
         width: Pixels.
-        annotations: The annotation dictionaries of the file, crowds included, with ``iscrowd`` and ``area`` filled in
-            where they were left out (COCOeval needs them).
-        boxes: xyxy, clipped to the image, of the annotations to train on.
+        annotations: COCO's annotation dictionaries, crowds included: what COCOeval needs, with numbers where the file
+            has text or nothing, and segmentations that pycocotools can be given.
+        boxes: float64 ``[N, 4]`` xyxy, clipped to the image, of the annotations to train on.
         rows: Position in ``annotations`` of each of ``boxes``.
     """
 
@@ -34,177 +42,217 @@ class CocoImage(NamedTuple):
     height: int
     width: int
     annotations: list[dict[str, Any]]
-    boxes: list[tuple[float, float, float, float]]
+    boxes: NDArray[np.float64]
     rows: list[int]
 
 
-class CocoFile(NamedTuple):
-    """A checked annotation file.
+class CocoFile(Sequence[CocoImage]):
+    """A checked annotation file: its images in the file's order.
+
+    All is held in a few arrays, which worker processes share; an image's dictionaries are made when it is asked for.
 
     Attributes:
-        images: In the file's order.
         categories: ``{category id: name}``, by id.
+        ids: Image id of each image.
+        objects: Number of annotations to train on, of each image.
+        labelled: Whether the file has annotations; an ``image_info`` file has none.
     """
 
-    images: list[CocoImage]
-    categories: dict[int, str]
+    def __init__(
+        self, categories: dict[int, str], images: ImageTable, files: Sequence[str | None], table: AnnotationTable | None
+    ) -> None:
+        self.categories = categories
+        self.labelled = table is not None
+        good_images = np.array([file is not None for file in files], dtype=np.bool_) & images.good
+        self._kept = np.flatnonzero(good_images)
+        self.ids: list[int] = [images.ids[k] for k in self._kept.tolist()]
+        self._paths = PackedList(file for file, good in zip(files, good_images.tolist(), strict=True) if good)
+        self._sizes = images.sizes[self._kept]
+        self._segmentations: Segmentations | None = None
+        count = len(files)
+        if table is None:
+            self._first = np.zeros(count + 1, dtype=np.int64)
+            self.objects = np.zeros(len(self._kept), dtype=np.int64)
+            self._order = np.zeros(0, dtype=np.int64)
+            return
+        owners, self._labels, good = table.seal(images.positions, categories)
+        table.refuse_repeated()
+        good &= good_images[owners]
+        sizes = images.sizes[owners]
+        self._boxes, self._areas, self._crowd = table.boxes, table.areas, table.crowd
+        self._annotation_ids = _numbers(table.ids)
+        self._trained = check_boxes(table, owners, sizes, self._labels, good)
+        if table.segmentations is not None:
+            self._segmentations = table.segmentations
+            table.segmentations.check(sizes[:, 0], sizes[:, 1], table.name)
+            self._masked = self._segmentations.present
+        # rows by image, in the file's order
+        rows = np.flatnonzero(good)
+        self._order = rows[np.argsort(owners[rows], kind="stable")]
+        self._first = np.searchsorted(owners[self._order], np.arange(count + 1))
+        self._trained &= good
+        self.objects = np.bincount(owners[self._trained], minlength=count)[self._kept]
+
+    def require_masks(self, source: Path, findings: Findings) -> None:
+        """Leaves objects without a mask out of training, with a warning.
+
+        Raises:
+            DataError: If no object has one.
+        """
+        had = int(self._trained.sum()) if self.labelled else 0
+        if not had:
+            return
+        lost = int((self._trained & ~self._masked).sum())
+        if lost == had:
+            findings.refused_because(source, "no annotation has a segmentation", "set masks to false")
+        elif lost:
+            findings.warned(
+                source, f"{lost} of {had} objects have no mask and are left out",
+                "of training and of mask_AP; box_AP counts them",
+            )  # fmt: skip
+        self._trained &= self._masked
+        for index in range(len(self)):
+            self.objects[index] = int(self._trained[self._rows(index)].sum())
+
+    @property
+    def images(self) -> Sequence[CocoImage]:
+        """The images; the file itself."""
+        return self
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """File of each image."""
+        return list(self._paths)
+
+    def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each object to train on its category id and the position of its image; for statistics and splits."""
+        if not self.labelled:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        counts = np.diff(self._first)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        positions = np.full(len(counts), -1)
+        positions[self._kept] = np.arange(len(self._kept))
+        trained = self._trained[self._order]
+        return self._labels[self._order][trained], positions[owners[trained]]
+
+    def _rows(self, index: int) -> NDArray[np.int64]:
+        image = int(self._kept[index])
+        rows: NDArray[np.int64] = self._order[int(self._first[image]) : int(self._first[image + 1])]
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> CocoImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[CocoImage]: ...
+    def __getitem__(self, index: int | slice) -> CocoImage | list[CocoImage]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        rows = self._rows(index)
+        height, width = self._sizes[index].tolist()
+        if not self.labelled:
+            return CocoImage(self.ids[index], self._paths[index], height, width, [], np.zeros((0, 4)), [])
+        trained = np.flatnonzero(self._trained[rows])
+        annotations = [self._annotation(row, self.ids[index], height, width) for row in rows.tolist()]
+        boxes = clip_boxes(self._boxes[rows[trained]], self._sizes[index : index + 1])
+        return CocoImage(self.ids[index], self._paths[index], height, width, annotations, boxes, trained.tolist())
+
+    def _annotation(self, row: int, image_id: int, height: int, width: int) -> dict[str, Any]:
+        annotation = {
+            "id": int(self._annotation_ids[row]),
+            "image_id": image_id,
+            "category_id": int(self._labels[row]),
+            "bbox": self._boxes[row].tolist(),
+            "area": float(self._areas[row]),
+            "iscrowd": int(self._crowd[row]),
+        }
+        if self._segmentations is not None:
+            segmentation = self._segmentations.get(row, height, width)
+            if segmentation is not None:
+                annotation["segmentation"] = segmentation
+        return annotation
 
 
-def read_coco(path: Path, folder: Path) -> CocoFile:
+def read_coco(
+    path: Path,
+    folder: Path,
+    findings: Findings | None = None,
+    masks: bool = True,
+    labels: bool = True,
+    drop_root_category: bool = False,
+    reader: ImageReader | None = None,
+) -> CocoFile:
     """Reads an annotation file and checks it against the folder of its images.
 
-    Boxes that reach over the border are clipped, boxes of no size or wholly outside are left out; one warning counts
-    them.
+    Text that is a number counts as that number, null as absent. Boxes of no size or wholly outside are left out of
+    training, boxes that reach over the border are clipped there; evaluation keeps them as pycocotools does.
 
     Args:
         path: The JSON file.
         folder: Where ``file_name`` is looked up.
+        findings: Where to report; if None, warnings are given at the end.
+        masks: Read and check segmentations; without them they are dropped while reading.
+        labels: Whether annotations are needed; if not, they are not read.
+        drop_root_category: Leave out the category that Roboflow puts above all others.
+        reader: How pictures are read, for the sizes that the file does not state.
 
     Raises:
         DataError: If the file is not COCO's format, if ids are used twice or lead nowhere, if a number is not one, or
-            if an image is missing or lies outside ``folder``.
+            if an image is missing or lies outside ``folder``; not for single records if ``findings`` collects them.
     """
-    data = _read_json(path)
-    categories = _categories(data["categories"], path)
-    images = {image["id"]: image for image in _records(data["images"], "image", path, {"id": int, "file_name": str})}
-    files = _files(images, path, folder)
-    per_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
-    needed = {"id": int, "image_id": int, "category_id": int, "bbox": list}
-    for annotation in _records(data["annotations"], "annotation", path, needed):
-        name = f"{path}: annotation {annotation['id']}"
-        if annotation["image_id"] not in images:
-            raise DataError(f"{name} belongs to image_id {annotation['image_id']}, which is not in 'images'.")
-        if annotation["category_id"] not in categories:
-            raise DataError(
-                f"{name} has category_id {annotation['category_id']}, which is not in 'categories' "
-                f"({some(categories, 8)})."
-            )
-        _check_box(annotation["bbox"], name)
-        per_image[annotation["image_id"]].append(annotation)
-    repairs: Counter[str] = Counter()
-    result = [_image(key, files[key], image, per_image[key], path, repairs) for key, image in images.items()]
-    if repairs:
-        counts = ", ".join(f"{count} {what}" for what, count in sorted(repairs.items()))
-        warnings.warn(f"{path}: boxes repaired for training: {counts}.", stacklevel=2)
-    return CocoFile(result, categories)
+    report = findings is None
+    findings = Findings() if findings is None else findings
+    fields = Fields(path, findings)
+    images, table = ImageTable(fields), AnnotationTable(fields, masks)
+    data = read_json(path, {"images": images.read, **({"annotations": table.read} if labels else {})}, _UNUSED)
+    _require(data, path, ("images", "annotations", "categories") if labels else ("images", "categories"))
+    used = set(table.category_keys) if labels else None
+    categories = check_categories(data["categories"], fields, used, drop_root_category)
+    files = find_files(images.names, images.ids, folder, fields)
+    images.complete(files, reader or ImageReader())
+    coco = CocoFile(categories, images, files, table if labels else None)
+    if report:
+        findings.report(stacklevel=3)
+    return coco
 
 
-def read_categories(path: Path) -> dict[int, str]:
+def read_categories(path: Path, drop_root_category: bool = False) -> dict[int, str]:
     """Only the categories of an annotation file, ``{category id: name}``."""
-    return _categories(_read_json(path)["categories"], path)
+    used: set[Any] = set()
+
+    def note(records: Iterator[Any]) -> None:
+        used.update(record.get("category_id") for record in records if isinstance(record, dict))
+
+    data = read_json(path, {"annotations": note} if drop_root_category else {}, _UNUSED)
+    _require(data, path, ("categories",))
+    return check_categories(data["categories"], Fields(path, Findings()), used or None, drop_root_category)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        siblings = sorted(item.name for item in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        raise DataError(f"there is no annotation file {path}.{did_you_mean(path.name, siblings)}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a JSON file ({error}); expected COCO's instances format.") from error
-    missing = [key for key in _KEYS if not isinstance(data, dict) or not isinstance(data.get(key), list)]
-    if missing:
-        found = some(data) if isinstance(data, dict) else type(data).__name__
-        raise DataError(
-            f"{path}: no list {some(map(repr, missing))} (found: {found or 'nothing'}); COCO's instances format has "
-            "'images', 'annotations' and 'categories'."
-        )
-    return data
+# LVIS and others have more; segmentations of whole images among them
+_UNUSED = frozenset({"info", "licenses", "annotations", "images", "videos"})
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _records(items: list[Any], what: str, path: Path, needed: dict[str, type]) -> list[dict[str, Any]]:
-    seen: set[int] = set()
-    for position, item in enumerate(items):
-        for key, kind in needed.items():
-            if not isinstance(item, dict) or not _is(item.get(key), kind):
-                got = f"{item.get(key)!r}" if isinstance(item, dict) else f"{item!r} instead of an object"
-                raise DataError(f"{path}: {what} number {position} needs {key!r} of type {kind.__name__}, got {got}.")
-        if item["id"] in seen:
-            raise DataError(f"{path}: {what} id {item['id']} is used twice; ids have to be unique.")
-        seen.add(item["id"])
-    return items
-
-
-def _categories(items: list[Any], path: Path) -> dict[int, str]:
-    records = _records(items, "category", path, {"id": int, "name": str})
-    if not records:
-        raise DataError(f"{path}: 'categories' is empty; there is nothing to detect.")
-    return {record["id"]: record["name"] for record in sorted(records, key=lambda record: record["id"])}
-
-
-def _check_box(box: list[Any], name: str) -> None:
-    if len(box) != 4 or not all(_is(value, int) or _is(value, float) for value in box):
-        raise DataError(f"{name}: bbox {box!r} is not a list of four numbers [x, y, width, height].")
-    if not all(math.isfinite(value) for value in box):
-        raise DataError(f"{name}: bbox {box!r} holds a value that is not finite; correct or remove the annotation.")
-
-
-def _files(images: dict[int, dict[str, Any]], path: Path, folder: Path) -> dict[int, str]:
-    if not folder.is_dir():
-        siblings = list_folders(folder.parent) if folder.parent.is_dir() else []
-        raise DataError(f"there is no image folder {folder}.{did_you_mean(folder.name, siblings)}")
-    present = set(list_images(folder))  # one walk is much faster than a question per image
-    base = folder.resolve()
-    safe_folders: dict[str, bool] = {}
-    files: dict[int, str] = {}
-    missing: list[str] = []
-    for image_id, image in images.items():
-        name = image["file_name"]
-        where = f"{path}: file_name {name!r} of image {image_id}"
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or PureWindowsPath(name).anchor or ".." in (*pure.parts, *PureWindowsPath(name).parts):
-            raise DataError(f"{where} leaves the image folder {folder}; it has to be a path relative to that folder.")
-        file = folder / name
-        if str(pure) not in present and not file.is_file():
-            missing.append(name)
-            continue
-        # a link may point outside; asking for each file's parents once is enough when the file itself is none
-        parent = str(file.parent)
-        if parent not in safe_folders:
-            safe_folders[parent] = file.parent.resolve().is_relative_to(base)
-        if not safe_folders[parent] or (file.is_symlink() and not file.resolve().is_relative_to(base)):
-            raise DataError(f"{where} is a link that leaves the image folder {folder}; copy the file there.")
-        files[image_id] = str(file)
+def _require(data: dict[str, Any], path: Path, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if not isinstance(data.get(key), list)]
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} of {len(images)} images are not in {folder}: {some(missing, 3)}; set the image "
-            "folder, or remove them from the file."
+            f"{path}: no list {some(map(repr, missing))} (found: {some(data) or 'nothing'}); COCO's instances format "
+            "has 'images', 'annotations' and 'categories'."
         )
-    return files
 
 
-def _image(
-    image_id: int,
-    file: str,
-    record: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    path: Path,
-    repairs: Counter[str],
-) -> CocoImage:
-    height, width = record.get("height"), record.get("width")
-    if height is None or width is None:
-        height, width = image_size(file)
-    if not (_is(height, int) and _is(width, int) and height > 0 and width > 0):
-        raise DataError(f"{path}: image {image_id} has height={height!r}, width={width!r}; expected positive integers.")
-    completed, boxes, rows = [], [], []
-    for row, annotation in enumerate(annotations):
-        x, y, w, h = (float(value) for value in annotation["bbox"])
-        completed.append({"iscrowd": 0, "area": w * h, **annotation})
-        if completed[-1]["iscrowd"]:
-            continue
-        box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
-        if w <= 0 or h <= 0:
-            repairs["of zero or negative size left out"] += 1
-        elif box[2] <= box[0] or box[3] <= box[1]:
-            repairs["outside their image left out"] += 1
-        else:
-            # official files have boxes that reach over the border by rounding only
-            if max(abs(box[0] - x), abs(box[1] - y), abs(box[2] - x - w), abs(box[3] - y - h)) > 1:
-                repairs["reaching over the border clipped"] += 1
-            boxes.append(box)
-            rows.append(row)
-    return CocoImage(image_id, file, height, width, completed, boxes, rows)
+def _numbers(ids: list[Any]) -> NDArray[np.int64]:
+    """Annotation ids as numbers; texts and gaps are counted on from the largest."""
+    if all(type(number) is int for number in ids):
+        try:
+            return np.array(ids, dtype=np.int64)
+        except OverflowError:
+            ids = [None] * len(ids)
+    highest = max((number for number in ids if type(number) is int), default=0)
+    free = iter(range(max(0, highest) + 1, max(0, highest) + 1 + len(ids)))
+    return np.array([number if type(number) is int else next(free) for number in ids], dtype=np.int64)

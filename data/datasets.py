@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dyvision.data.errors import DataError
-from dyvision.data.files import read_image
+from dyvision.data.files import ImageReader
 from dyvision.data.pipeline import Pipeline, TaskName
 from dyvision.data.samplers import SampleKey
 
@@ -38,6 +38,7 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
         to_tensor: Turns the transformed image into what the network gets.
         class_names: Names of the classes.
         class_colors: ``[r, g, b]`` of each.
+        reader: How its pictures are read.
 
     Attributes:
         on_bad_sample: ``"skip"`` draws another sample for one that cannot be read and says so in its ``skipped``, a
@@ -54,8 +55,10 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
         to_tensor: ToTensor,
         class_names: Sequence[str] = (),
         class_colors: Sequence[Sequence[int]] = (),
+        reader: ImageReader | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.reader = ImageReader() if reader is None else reader
         self.to_tensor = to_tensor
         self.class_names = list(class_names)
         self.class_colors = [list(color) for color in class_colors]
@@ -63,6 +66,22 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of samples."""
+
+    def paths(self) -> list[str]:
+        """Image file of each sample; empty if the dataset does not say."""
+        return []
+
+    def strata(self) -> list[int] | None:
+        """Class of each sample, for a division that keeps the shares of the classes; None if it has no single one."""
+        return None
+
+    def select(self, positions: Sequence[int]) -> None:
+        """Keeps the samples at these positions only.
+
+        Raises:
+            NotImplementedError: If the dataset cannot do that.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be divided: it has no method select")
 
     @abstractmethod
     def read(self, index: int, seed: int) -> dict[str, Any]:
@@ -115,7 +134,7 @@ class PredictDataset(VisionDataset):
         pipeline: Evaluation transforms.
         to_tensor: As for ``VisionDataset``.
         image_ids: For results files that name images by number; 1, 2, ... by default.
-        **classes: ``class_names`` and ``class_colors``.
+        **options: ``class_names``, ``class_colors`` and ``reader``.
     """
 
     def __init__(
@@ -125,9 +144,9 @@ class PredictDataset(VisionDataset):
         pipeline: Pipeline,
         to_tensor: ToTensor,
         image_ids: Sequence[int] | None = None,
-        **classes: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(pipeline, to_tensor, **classes)
+        super().__init__(pipeline, to_tensor, **options)
         self.task = task
         self._paths = [str(path) for path in paths]
         self._image_ids = list(image_ids) if image_ids is not None else list(range(1, len(paths) + 1))
@@ -149,7 +168,7 @@ class PredictDataset(VisionDataset):
         path = self._paths[index]
         failed: dict[str, Any] = {}
         try:
-            pixels = read_image(path)
+            pixels = self.reader(path, labelled=False)
             image = self.pipeline(pixels, seed, path=path).image
         except DataError as error:
             failed = {"failed": str(error), "valid": False}

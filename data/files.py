@@ -107,7 +107,7 @@ class ImageReader:
                 "read as it is stored; set exif_orientation to 'apply' if labels were drawn on the upright picture",
             )
         try:
-            return to_rgb(image, self.bit_depth, lambda what, training: self._tell(path, what, training))
+            return to_rgb(image, self.bit_depth, self.tell_about(path))
         except ValueError as error:
             raise DataError(f"{path}: the image cannot be used: {error}.") from error
 
@@ -116,13 +116,15 @@ class ImageReader:
         image = open_image(path, self.max_image_pixels)
         return _turn(image, orientation(image)) if self.exif_orientation == "apply" else image
 
-    def tell_about(self, path: str | Path) -> Tell:
+    def tell_about(self, path: str | Path, outcome: Literal["repaired", "warned"] = "warned") -> Tell:
         """Who is told what is found in a file."""
-        return lambda what, training: self._tell(path, what, training)
+        return lambda what, training: self._tell(path, what, training, outcome)
 
-    def _tell(self, path: str | Path, what: str, training: str) -> None:
+    def _tell(
+        self, path: str | Path, what: str, training: str, outcome: Literal["repaired", "warned"] = "warned"
+    ) -> None:
         if self.findings is not None:
-            self.findings.warned(path, what, training)
+            (self.findings.repaired if outcome == "repaired" else self.findings.warned)(path, what, training)
         elif what not in self._told:
             self._told.add(what)
             warnings.warn(

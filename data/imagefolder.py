@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
-from dyvision.data.base import OnBadSample, PredictDataset, ToTensor, VisionDataModule, VisionDataset
+from dyvision.data.base import OnBadSample, VisionDataModule
+from dyvision.data.class_names import normal, read_class_names
+from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
-from dyvision.data.files import list_folders, list_images, read_image
+from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation, list_folders, list_images
+from dyvision.data.findings import Findings
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
+from dyvision.data.splits import read_split_file, split_line
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
@@ -20,62 +24,43 @@ _LAYOUT = "<root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg (ImageNet's l
 
 
 class ImageFolderDataset(VisionDataset):
-    """Images of one split, labelled by the folder they lie in (at any depth below it).
+    """Images of one split with one label each.
 
     Args:
-        folder: ``<root>/<split>``.
-        classes: Folder names in the order of the labels.
+        samples: Image file and label of each.
         pipeline: Transforms of this split.
         to_tensor: As for ``VisionDataset``.
-        class_names: Names to show, one per class.
-        class_colors: One per class.
-
-    Raises:
-        DataError: If a folder is not one of ``classes``, or there is no image at all.
+        **options: ``class_names``, ``class_colors`` and ``reader``.
     """
 
     task = "classification"
 
     def __init__(
-        self,
-        folder: Path,
-        classes: Sequence[str],
-        pipeline: Pipeline,
-        to_tensor: ToTensor,
-        class_names: Sequence[str] = (),
-        class_colors: Sequence[Sequence[int]] = (),
+        self, samples: Iterable[tuple[str, int]], pipeline: Pipeline, to_tensor: ToTensor, **options: Any
     ) -> None:
-        super().__init__(pipeline, to_tensor, class_names or classes, class_colors or palette(len(classes)))
-        self.folder = folder
-        found = list_folders(folder)
-        unknown = [name for name in found if name not in set(classes)]
-        if unknown:
-            raise DataError(
-                f"{folder}: class folders that the training split does not have: {some(unknown)}."
-                f"{did_you_mean(unknown[0], classes)}"
-            )
-        samples: list[tuple[str, int]] = []
-        empty = []
-        for label, name in enumerate(classes):
-            images = list_images(folder / name) if name in found else []
-            samples += [(f"{name}/{image}", label) for image in images]
-            if not images:
-                empty.append(name)
-        if not samples:
-            raise DataError(f"{folder}: no image in any class folder ({describe(folder)}); expected {_LAYOUT}.")
-        if empty:
-            warnings.warn(f"{folder}: {len(empty)} classes have no image here: {some(empty)}.", stacklevel=2)
+        super().__init__(pipeline, to_tensor, **options)
         self._samples = PackedList(samples)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._samples)
 
+    def paths(self) -> list[str]:
+        """The image files."""
+        return [path for path, _ in self._samples]
+
+    def strata(self) -> list[int]:
+        """The labels."""
+        return [label for _, label in self._samples]
+
+    def select(self, positions: Sequence[int]) -> None:
+        """Keeps the samples at these positions only."""
+        self._samples = PackedList(self._samples[position] for position in positions)
+
     def read(self, index: int, seed: int) -> dict[str, Any]:
         """``image``, ``label``, ``path``."""
-        name, label = self._samples[index]
-        path = str(self.folder / name)
-        image = self.pipeline(read_image(path), seed, path=path).image
+        path, label = self._samples[index]
+        image = self.pipeline(self.reader(path), seed, path=path).image
         return {"image": self.to_tensor(image), "label": label, "path": path}
 
 
@@ -98,11 +83,15 @@ class ImageFolderDataModule(VisionDataModule):
         test_split: Folder that ``test`` evaluates; ``val_split`` if None.
         words: File with names of the classes, relative to ``root`` or absolute: ``folder name`` per line, or one name
             per line in the folders' order. If None, ``words.txt`` in ``root`` where it exists.
+        split_file: Text file with the samples of a split, ``{split}`` in its name, relative to ``root`` or absolute: a
+            file name per line, relative to ``root`` or to ``<root>/<split>`` (the class is its folder), or a file name
+            and the name or number of its class. If None, the samples are what lies in the folder of the split.
         train_transform: Training pipeline, a list of albumentations transforms (see ``dyvision.data.transforms``); if
             None, a random resized crop (scale 0.08 to 1) and a horizontal flip.
         eval_transform: Evaluation pipeline; if None, resize the shorter side and crop the centre.
         mean: Channel means subtracted, in 0..1.
         std: Channel deviations divided by, in 0..1.
+        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
         predict_root: Folder of images or one image for ``predict``; the validation images if None.
         seed: Seed of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
@@ -110,6 +99,11 @@ class ImageFolderDataModule(VisionDataModule):
         persistent_workers: Keep workers between epochs.
         on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
             another in its place, and each epoch warns of their number and names. Evaluation always ends.
+        val_fraction: Validate on this share of the training split, equal in all classes, instead of on ``val_split``.
+        val_seed: Seed of that choice.
+        exif_orientation: ``"ignore"`` reads pictures as they are stored, ``"apply"`` upright.
+        max_image_pixels: Pictures of more pixels are refused.
+        bit_depth: Bits in use of pictures with more than 8; None finds out for each.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
@@ -129,34 +123,42 @@ class ImageFolderDataModule(VisionDataModule):
         val_split: str = "val",
         test_split: str | None = None,
         words: str | None = None,
+        split_file: str | None = None,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        in_chans: int | None = None,
         predict_root: str | Path | None = None,
         seed: int = 0,
         drop_last: bool = True,
         pin_memory: bool | None = None,
         persistent_workers: bool = True,
         on_bad_sample: OnBadSample = "error",
+        val_fraction: float | None = None,
+        val_seed: int = 0,
+        exif_orientation: Orientation = "ignore",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
         root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(
             root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers, on_bad_sample,
+            drop_last, pin_memory, persistent_workers, on_bad_sample, val_fraction, val_seed, in_chans,
+            ImageReader(exif_orientation, max_image_pixels, bit_depth),
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)
         check_number("crop_ratio", crop_ratio, above=0, maximum=1)
-        self._normalize = Normalize(mean, std)
+        Normalize(mean, std, self.channels)
         if train_transform is None:
             train_transform = [{"RandomResizedCrop": {"size": [image_size, image_size]}}, "HorizontalFlip"]
         if eval_transform is None:
             resized = round(image_size / crop_ratio)
             crop = {"height": image_size, "width": image_size}
             eval_transform = [{"SmallestMaxSize": {"max_size": resized}}, {"CenterCrop": crop}]
-        self.words = words
+        self.words, self.split_file = words, split_file
         self.mean, self.std = tuple(mean), tuple(std)
         self._train_pipeline = Pipeline(train_transform, self.task, "train_transform")
         self._eval_pipeline = Pipeline(eval_transform, self.task, "eval_transform")
@@ -165,23 +167,22 @@ class ImageFolderDataModule(VisionDataModule):
     def build_dataset(self, split: str, train: bool) -> ImageFolderDataset:
         """The images of a split."""
         self._read_classes(split)
-        folder = self._split_folder(split)
         pipeline = self._train_pipeline if train else self._eval_pipeline
-        return ImageFolderDataset(folder, self._folders, pipeline, self._normalize, self.class_names, self.class_colors)
+        samples = self._listed(split) if self.split_file is not None else self._in_folders(split)
+        self.findings.report()
+        return ImageFolderDataset(samples, pipeline, self._to_tensor(), **self._dataset_options())
 
     def build_predict_dataset(self) -> PredictDataset:
         """The images of ``predict_root``, or those of the validation split."""
         files = self.predict_files()
         if self.predict_root is None:
-            self._read_classes(self.val_split)
-            folder = self._split_folder(self.val_split)
-            files = [folder / name for name in list_images(folder)]
+            files = [Path(path) for path in self.build_validation_dataset().paths()]
         elif (self.root / self.train_split).is_dir():
             self._read_classes(self.train_split)
-        return PredictDataset(
-            files, self.task, self._eval_pipeline, self._normalize,
-            class_names=self.class_names, class_colors=self.class_colors,
-        )  # fmt: skip
+        return PredictDataset(files, self.task, self._eval_pipeline, self._to_tensor(), **self._dataset_options())
+
+    def _to_tensor(self) -> Normalize:
+        return Normalize(self.mean, self.std, self.channels)
 
     def _split_folder(self, split: str) -> Path:
         self.require_root(_LAYOUT)
@@ -192,44 +193,96 @@ class ImageFolderDataModule(VisionDataModule):
             raise DataError(f"{where}; expected {_LAYOUT}; the split names are arguments.{hint}")
         return folder
 
+    @staticmethod
+    def _class_folders(folder: Path, findings: Findings | None = None) -> dict[str, list[str]]:
+        """Names on disk of each class: two, where one name is written in two Unicode forms."""
+        found: dict[str, list[str]] = {}
+        for name in list_folders(folder, findings):
+            found.setdefault(normal(name), []).append(name)
+        return found
+
+    def _in_folders(self, split: str) -> list[tuple[str, int]]:
+        folder = self._split_folder(split)
+        found = self._class_folders(folder, self.findings)
+        images = {
+            name: [
+                os.path.normpath(folder / written / image)
+                for written in names
+                for image in list_images(folder / written, self.findings)
+            ]
+            for name, names in found.items()
+        }
+        unknown = [name for name in found if name not in set(self._folders)]
+        if any(images[name] for name in unknown):
+            self.findings.refused_because(
+                folder,
+                f"class folders that the training split does not have: {some(unknown)}",
+                f"move them, or add the classes there.{did_you_mean(unknown[0], self._folders)}".rstrip(".?"),
+            )
+        elif unknown:
+            self.findings.repaired(folder, "empty folders that are no class of the training split", "left out",
+                                   some(unknown))  # fmt: skip
+        samples = [(path, label) for label, name in enumerate(self._folders) for path in images.get(name, ())]
+        if not samples:
+            raise DataError(f"{folder}: no image in any class folder ({describe(folder)}); expected {_LAYOUT}.")
+        empty = [name for name in self._folders if not images.get(name)]
+        if empty:
+            self.findings.warned(
+                folder, f"{len(empty)} classes have no image here: {some(empty)}", "they stay classes of the network"
+            )
+        return samples
+
+    def _listed(self, split: str) -> list[tuple[str, int]]:
+        source = self._split_file(split)
+        labels = {name: label for label, name in enumerate(self._folders)}
+        samples = []
+        for line in read_split_file(source):
+            file, name = split_line(line, self.root, split)
+            label = labels.get(normal(name), -1)
+            if label < 0 and name.isascii() and name.isdigit():
+                label = int(name)
+            if not 0 <= label < len(self._folders):
+                self.findings.refused_because(
+                    source, f"the class {name!r} of {file} is none of the training split's", "correct the line", line
+                )
+                continue
+            samples.append((file, label))
+        return samples
+
+    def _split_file(self, split: str) -> Path:
+        return self.root / str(self.split_file).replace("{split}", split)
+
     def _read_classes(self, split: str) -> None:
         if self._folders:
             return
         train = self.root / self.train_split
-        folder = train if train.is_dir() else self._split_folder(split)
-        self._folders = list_folders(folder)
+        if self.split_file is not None:
+            self._folders = self._listed_classes(split)
+            folder = self.root
+        else:
+            folder = train if train.is_dir() else self._split_folder(split)
+            self._folders = sorted(self._class_folders(folder))
         if not self._folders:
             raise DataError(f"{folder}: no class folders ({describe(folder)}); expected {_LAYOUT}.")
+        if len(self._folders) == 1:
+            self.findings.warned(folder, f"there is one class only, {self._folders[0]!r}", "nothing can be told apart")
         self.num_classes = len(self._folders)
         self.class_names = self._read_names()
         self.class_colors = palette(self.num_classes)
         self.class_ids = list(range(self.num_classes))
 
+    def _listed_classes(self, split: str) -> list[str]:
+        train = self._split_file(self.train_split)
+        source = train if train.is_file() else self._split_file(split)
+        names = {normal(split_line(line, self.root, self.train_split)[1]) for line in read_split_file(source)}
+        if all(name.isascii() and name.isdigit() for name in names):
+            return [str(number) for number in range(max(map(int, names)) + 1)]
+        return sorted(names)
+
     def _read_names(self) -> list[str]:
         path = self.root / (self.words or "words.txt")
-        if not path.is_file():
-            if self.words is not None:
-                raise DataError(f"words={self.words!r}: there is no file {path}.")
-            return list(self._folders)
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return _match_names(lines, self._folders, path)
-
-
-def _match_names(lines: list[str], folders: list[str], path: Path) -> list[str]:
-    split = [line.split("\t", 1) if "\t" in line else line.split(None, 1) for line in lines]
-    by_folder = {parts[0]: parts[1] for parts in split if len(parts) == 2}
-    if all(folder in by_folder for folder in folders):
-        long = [by_folder[folder].strip() for folder in folders]
-    elif len(lines) == len(folders) and not any(folder in by_folder for folder in folders):
-        long = lines
-    else:
-        missing = [folder for folder in folders if folder not in by_folder]
-        raise DataError(
-            f"{path}: no name for the class folders {some(missing)}; write one line per class: folder, tab, name."
-        )
-    # ImageNet lists synonyms; the first is enough unless two classes share it ("crane" is a bird and a machine)
-    short = [name.split(",")[0].strip() for name in long]
-    return [
-        name if short.count(name) == 1 else f"{whole} ({folder})"
-        for name, whole, folder in zip(short, long, folders, strict=True)
-    ]
+        if path.is_file():
+            return read_class_names(path, self._folders)
+        if self.words is not None:
+            raise DataError(f"words={self.words!r}: there is no file {path}.")
+        return list(self._folders)

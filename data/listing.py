@@ -11,41 +11,30 @@ from dyvision.data.errors import DataError, describe, some
 from dyvision.data.findings import Findings
 
 _COMMON = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
-    *(
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".tga",
-        ".jp2",
-        ".j2k",
-        ".j2c",
-        ".jpc",
-        ".jpf",
-        ".jpx",
-        ".avif",
-        ".avifs",
-    ),
-    *(".qoi", ".dds", ".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".psd", ".ico", ".ras", ".xbm", ".xpm", ".heic", ".heif"),
-)
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k "
+    ".j2c .jpc .jpf .jpx .avif .avifs .qoi .dds .pcx .sgi .rgb .rgba .bw .psd .ico .ras .xbm .xpm .heic .heif"
+).split()
 #: Extensions that count as an image, compared without case: what Pillow reads here (HEIC needs pillow-heif's plugin).
-IMAGE_EXTENSIONS = tuple(name for name in _COMMON if Image.registered_extensions().get(name) in Image.OPEN)
+IMAGE_EXTENSIONS = tuple(
+    name
+    for name in _COMMON
+    # Pillow opens an MPO, a JPEG with further pictures behind the first, as a JPEG
+    if name == ".mpo" or Image.registered_extensions().get(name) in Image.OPEN
+)
 
 # pictures that other programs read
 _UNREADABLE = (
     *(name for name in _COMMON if name not in IMAGE_EXTENSIONS),
-    *(".jxl", ".svg", ".exr", ".hdr", ".dcm", ".nii", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
-    *(".raf", ".jls", ".jxr", ".ecw", ".svs", ".ndpi", ".czi"),
+    *".jxl .svg .exr .hdr .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jls .jxr .svs .ndpi .czi".split(),
 )
 
 # made by macOS, Windows, Synology, QNAP, ext4, Python and Jupyter; compared without case
-_SYSTEM_FOLDERS = {
-    *("__macosx", "@eadir", "$recycle.bin", "recycler", "system volume information", "lost+found", "#recycle"),
-    *("@recycle", "@recently-snapshot", "@__thumb", "#snapshot", "@tmp", "network trash folder", "temporary items"),
-    *("__pycache__", "ipynb_checkpoints"),
-}
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx @eadir $recycle.bin recycler lost+found #recycle @recycle @recently-snapshot @__thumb #snapshot @tmp "
+        "__pycache__"
+    ).split()
+) | {"system volume information", "network trash folder", "temporary items"}
 
 
 def is_image(name: str) -> bool:

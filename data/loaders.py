@@ -34,8 +34,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Makes the batch that the tasks expect (``docs/architecture.md``) from the samples of one dataset.
 
     Classification images are stacked. Segmentation images of different sizes are padded at the bottom and the right,
-    images with 0 (the mean, once normalised) and masks with 255; ``size`` holds their sizes before that. Detection
-    images stay a list.
+    images with 0 (the mean, once normalised) and masks with 255; ``size`` holds the images' sizes before that, and
+    ``mask_size`` those of the masks where they differ (evaluation compares with the stored label map). Detection images
+    stay a list.
 
     A sample that could not be read (``failed``) keeps its place as a copy of a good one that is not ``valid``.
 
@@ -74,6 +75,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         batch["size"] = [tuple(image.shape[-2:]) for image in batch["image"]]
         batch["image"] = _pad(batch["image"], 0)
         if "mask" in batch:
+            sizes = [tuple(mask.shape[-2:]) for mask in batch["mask"]]
+            if sizes != batch["size"]:
+                batch["mask_size"] = sizes
             batch["mask"] = _pad(batch["mask"], IGNORE_INDEX)
     if get_worker_info() is not None:
         _share(batch)

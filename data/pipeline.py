@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TaskName = Literal["classification", "segmentation", "detection"]
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as OpenCV and Pillow have it
 
 # A box that lost nine tenths of its area to a crop no longer shows its object
 _MIN_VISIBILITY = 0.1
@@ -58,6 +61,10 @@ class Pipeline:
         task: Which labels have to come along. For segmentation, areas outside the image get label 255.
         where: Name of the argument, for messages.
 
+    Attributes:
+        only_resizes: Whether the image always stays whole and in place: what is seen in the result can be brought back
+            to the stored image by resizing.
+
     Raises:
         ValueError: If the list is wrong, or a transform moves pixels but cannot move this task's labels.
     """
@@ -83,6 +90,7 @@ class Pipeline:
             self._compose = A.Compose(transforms, bbox_params=boxes) if transforms else None
         self._has_boxes = boxes is not None
         self.where = where
+        self.only_resizes = all(map(_only_resizes, transforms))
 
     def __call__(
         self,
@@ -149,6 +157,12 @@ class Pipeline:
         return Transformed(image, None, new_boxes[visible], kept[visible], new_masks[visible])
 
 
+def _only_resizes(transform: Any) -> bool:
+    if isinstance(transform, A.BaseCompose):
+        return all(map(_only_resizes, transform.transforms))
+    return isinstance(transform, (A.ImageOnlyTransform, A.Resize, A.LongestMaxSize, A.SmallestMaxSize, A.NoOp))
+
+
 def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:
     for transform in transforms:
         if isinstance(transform, A.BaseCompose):
@@ -162,8 +176,10 @@ def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:
                 )
 
 
-def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """uint8 ``[H, W, 3]`` to float32 ``[3, H, W]`` in 0..1."""
+def to_tensor(image: NDArray[np.uint8], channels: int = 3) -> Tensor:
+    """uint8 ``[H, W, 3]`` to float32 ``[channels, H, W]`` in 0..1; one channel is the luminance."""
+    if channels == 1:  # transforms see RGB whatever the network gets
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[:, :, None]
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.float32).div_(255)
 
 
@@ -173,23 +189,28 @@ class Normalize:
     Args:
         mean: Per channel, in 0..1.
         std: Per channel, in 0..1, positive.
+        channels: 3, or 1 for grey images. Of three statistics the luminance's are taken for these.
 
     Attributes:
-        mean: As given.
-        std: As given.
+        mean: Per channel of the tensor.
+        std: Per channel of the tensor.
 
     Raises:
-        ValueError: If there are not three of each, one is not finite or not meant for 0..1, or a deviation is not
-            positive.
+        ValueError: If there is not one of each per channel, one is not finite or not meant for 0..1, or a deviation is
+            not positive.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        check_numbers("mean", mean, length=3, minimum=-_LARGEST_STATISTIC, maximum=_LARGEST_STATISTIC)
-        check_numbers("std", std, length=3, above=0, maximum=_LARGEST_STATISTIC)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int = 3) -> None:
+        length = 1 if channels == 1 and isinstance(mean, Sequence) and len(mean) == 1 else 3
+        check_numbers("mean", mean, length=length, minimum=-_LARGEST_STATISTIC, maximum=_LARGEST_STATISTIC)
+        check_numbers("std", std, length=length, above=0, maximum=_LARGEST_STATISTIC)
+        if len(mean) > channels:
+            mean, std = ([sum(w * x for w, x in zip(_LUMINANCE, values, strict=True))] for values in (mean, std))
+        self.channels = channels
         self.mean, self.std = tuple(mean), tuple(std)
-        self._mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+        self._mean = torch.tensor(self.mean, dtype=torch.float32).view(channels, 1, 1)
+        self._std = torch.tensor(self.std, dtype=torch.float32).view(channels, 1, 1)
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """uint8 ``[H, W, 3]`` to float32 ``[3, H, W]``."""
-        return to_tensor(image).sub_(self._mean).div_(self._std)
+        """uint8 ``[H, W, 3]`` to float32 ``[channels, H, W]``."""
+        return to_tensor(image, self.channels).sub_(self._mean).div_(self._std)

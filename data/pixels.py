@@ -22,8 +22,8 @@ def to_rgb(image: Image.Image, bit_depth: int | None, tell: Tell) -> NDArray[np.
     """Converts a picture to RGB of 8 bits.
 
     Grey pictures are repeated over the channels, transparency is dropped. Greys of more than 8 bits are divided by the
-    largest value of their bit depth: ``bit_depth``, else what the file says, else the smallest of 8, 12 and 16 bits that
-    holds its values. Floating-point greys are read as 0 to 1, or, where a value is larger, as integers are.
+    largest value of their bit depth: ``bit_depth``, else what the file says, else the smallest of 8, 12 and 16 bits
+    that holds its values. Floating-point greys are read as 0 to 1, or, where a value is larger, as integers are.
 
     Args:
         image: Loaded.
@@ -71,7 +71,7 @@ def _to_8_bits(values: NDArray[Any], bit_depth: int | None, declared: int | None
         if bits is None:
             raise ValueError(f"its values go up to {high:g}; expected at most 16 bits, convert it or set bit_depth")
         scale = 2.0**bits - 1
-        if bits < 16:
+        if bits < 16 and values.dtype.kind != "f":
             tell(
                 f"a picture of more than 8 bits with values up to {2**bits - 1} only",
                 f"read as {bits} bits; set bit_depth to the bits in use, so that all pictures are read alike",

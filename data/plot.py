@@ -32,10 +32,13 @@ def plot_sample(sample: dict[str, Any], dataset: VisionDataset, tile: tuple[int,
     """
     normalize = dataset.to_tensor
     mean, std = getattr(normalize, "mean", (0.0, 0.0, 0.0)), getattr(normalize, "std", (1.0, 1.0, 1.0))
-    pixels = as_image(denormalize(sample["image"], mean, std))
+    image = denormalize(sample["image"], mean, std)
+    pixels = as_image(image if image.shape[2] == 3 else image.repeat(3, axis=2))
     names, colors = dataset.class_names, dataset.class_colors
     if "mask" in sample:
-        return fit(overlay_mask(pixels, sample["mask"], colors), *tile)
+        # an evaluation sample has the stored label map, whatever became of the image
+        height, width = sample["mask"].shape
+        return fit(overlay_mask(pixels.resize((width, height)), sample["mask"], colors), *tile)
     shown = fit(pixels, *tile)
     if "label" in sample:
         return draw_label(shown, names[sample["label"]], colors[sample["label"]])

@@ -1,7 +1,8 @@
 """Semantic segmentation of Cityscapes-like data.
 
 A batch has ``image`` float ``[B, C, H, W]`` (normalised) and ``mask`` int64 ``[B, H, W]`` with classes from 0, and
-``ignore_index`` (255) where there is no label; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
+``ignore_index`` (255) where there is no label; ``mask_size`` (list of ``(H, W)``) where label maps are not of the images'
+size; ``path`` and ``valid`` as described in ``docs/architecture.md``. Logged:
 ``train/loss``, ``val/loss`` (lower is better); ``val/mIoU``, ``val/pixel_accuracy`` and ``val/IoU/<class>`` (higher is
 better), from one confusion matrix of the whole set; the same with ``test/``.
 """
@@ -216,8 +217,9 @@ class SegmentationTask(BaseTask):
         metric = cast(SegmentationMetrics, self.metrics[stage])
         mean = cast(WeightedMean, self.losses[stage])
         for index, logits in self._segment(batch):
-            height, width = _sizes(batch, "size", index, batch["mask"][index].shape)
             # labels may be finer than the image that the network saw; they are what counts
+            own = "mask_size" if "mask_size" in batch else "size"
+            height, width = _sizes(batch, own, index, batch["mask"][index].shape)
             mask = batch["mask"][index : index + 1, :height, :width]
             logits = resize_logits(logits, _size(mask))
             paths = batch["path"][index : index + 1] if "path" in batch else ()

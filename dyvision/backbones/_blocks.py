@@ -18,7 +18,7 @@ from torch import nn
 
 from dyvision.layers import CoefficientBranch, DynamicConv2d, StaticConv2d
 
-Role = Literal["stem", "block", "shortcut", "transition", "head", "attention", "classifier"]
+Role = Literal["stem", "block", "shortcut", "transition", "head", "attention", "classifier", "predictor"]
 
 # DenseBlock is a whole stage of DenseLayers; the block of DenseNet is the layer.
 _BLOCK = re.compile(
@@ -33,10 +33,17 @@ _ATTENTION = re.compile(
 _ATTENTION_NAMES = frozenset({"se", "eca", "attn", "attention", "se_layer", "se_module", "cbam"})
 _SHORTCUT_NAMES = frozenset({"downsample", "shortcut", "skip", "identity", "residual_conv"})
 _CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "logits"})
+# The last convolutions of heads: scores, boxes, masks, keypoints. torchvision's names, mmdet's, and those of YOLO.
+_PREDICTOR = re.compile(
+    r"(^|\.)((\w+_)?(cls_logits|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|conv_logits|cls_score|mask_pred)"
+    r"|(conv|retina|fcos|rpn|gfl|atss|tood)_(cls|reg|centerness|obj)|conv_(centerness|objectness|class|seg)"
+    r"|(multi_level_conv_)(cls|reg|obj)(\.\d+)?|aux_classifier\.4"
+    r"|(classification|regression)_head\.module_list\.\d+(\.1)?)$"
+)
 _STEM_NAMES = frozenset({"stem", "conv_stem", "patch_embed"})
 # Other subclasses change the kernel before using it (weight standardisation, parametrisations): a mixture of plain
 # kernels would not compute what they do.
-_CONVERTIBLE = (nn.Conv2d, Conv2dSame, StaticConv2d)
+CONVERTIBLE = (nn.Conv2d, Conv2dSame, StaticConv2d)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class ConvSite:
         name: Its name in ``model.named_modules()``.
         conv: The module.
         role: ``stem``, ``block``, ``shortcut`` (inside a block, beside its main path), ``transition`` (between blocks),
-            ``head`` (after the last block), ``attention`` (inside squeeze-excite and the like) or ``classifier``.
+            ``head`` (after the last block), ``attention`` (inside squeeze-excite and the like), ``classifier``, or
+            ``predictor`` (the last convolution of a detector's or an auxiliary head).
         block: Name of the residual block it belongs to, or None.
         block_class: Class name of that block, or the empty string.
     """
@@ -92,7 +100,7 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
     """
     modules = dict(model.named_modules())
     blocks = _outermost_blocks(model, modules)
-    names = [name for name, module in modules.items() if type(module) in _CONVERTIBLE and not _owned(name, modules)]
+    names = [name for name, module in modules.items() if _is_convertible(module) and not _owned(name, modules)]
     order = {name: position for position, name in enumerate(modules)}
     if blocks:
         first, last = order[blocks[0]], order[blocks[-1]]
@@ -102,11 +110,13 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
     sites = []
     for name in names:
         conv = modules[name]
-        if not isinstance(conv, nn.Conv2d):  # for the type checker: _CONVERTIBLE are all Conv2d
+        if not isinstance(conv, nn.Conv2d):  # for the type checker: CONVERTIBLE are all Conv2d
             continue
         block = _enclosing(name, blocks)
         if _is_attention(name, modules):
             role: Role = "attention"
+        elif _PREDICTOR.search(name):
+            role = "predictor"
         elif block is not None:
             role = _role_in_block(name, block, modules[block])
         elif order[name] < first:
@@ -119,6 +129,11 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
             role = "transition" if blocks else "block"
         sites.append(ConvSite(name, conv, role, block, type(modules[block]).__name__ if block is not None else ""))
     return sites
+
+
+def _is_convertible(module: nn.Module) -> bool:
+    # torch.nn.utils.weight_norm, spectral_norm and prune leave the class, and compute the weight in a hook
+    return type(module) in CONVERTIBLE and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def _role_in_block(name: str, block: str, module: nn.Module) -> Role:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyvision.backbones._blocks import ConvSite
+from dyvision.backbones._blocks import ConvSite, find_convs
+from dyvision.backbones._handover import skipped_convs, warn_of_dynamic, warn_of_losses, warn_of_skipped
 from dyvision.backbones._sharing import BlockTrace, UntraceableBlockError, share_branch, trace_block
-from dyvision.backbones.policies import Policy, default_policy, select_convs
+from dyvision.backbones.policies import Policy, default_policy, list_policies, select_convs
 from dyvision.layers import DynamicConv2d, get_layer
+from dyvision.layers._arguments import check_own_arguments
 
 
 def dynamize(
@@ -26,17 +28,20 @@ def dynamize(
     """Replace convolutions of a model by dynamic layers, in place.
 
     Args:
-        model: Any module with ``nn.Conv2d`` inside: a timm, torchvision or own network, pretrained or not.
+        model: Any module with ``nn.Conv2d`` inside: a timm, torchvision or own network, pretrained or not; or a single
+            ``nn.Conv2d``, whatever the policy.
         layer: A name of :func:`dyvision.list_layers`. ``"static"`` leaves the model as it is.
         policy: Which convolutions: a name of :func:`dyvision.list_policies`, a wildcard pattern over module names or a
             list of them (``["layer3.*", "layer4.*"]``), or a function of ``(name, conv)``. By default what the method's
-            paper replaced. Convolutions of attention modules and classifiers are never replaced.
+            paper replaced. Convolutions of attention modules, classifiers and the predictors of detection heads are
+            never replaced.
         preserve_outputs: Start from the model's weights such that it computes what it computed before. Otherwise the
             layers start from the method's own initialisation.
         **layer_kwargs: The layer's own arguments (``num_kernels=4``).
 
     Returns:
-        The model. Its modules keep their names, device, dtype and training mode; the branch that the layers of a block
+        The model (for a single convolution, the layer in its place). Its modules keep their names, device, dtype,
+        memory format and training mode, and frozen convolutions frozen kernels; the branch that the layers of a block
         share (CondConv, DyNet, WeightNet) is the block's child ``coefficient_branch``. Layers of a stage whose kernels
         have the same sizes share a warehouse (KernelWarehouse).
 
@@ -45,7 +50,9 @@ def dynamize(
         TypeError: If the layer does not take one of ``layer_kwargs``.
 
     Warns:
-        UserWarning: If a block that should share one branch cannot be rewritten; its layers keep a branch each.
+        UserWarning: If a block that should share one branch cannot be rewritten; its layers keep a branch each. If a
+            convolution has hooks or shares its weight with another module, which the layer in its place does not. If
+            convolutions stay static because they are more than an ``nn.Conv2d`` (parametrized, lazy, another forward).
 
     Example:
         >>> import timm, dyvision
@@ -58,7 +65,14 @@ def dynamize(
         return model
     if not issubclass(layer_class, DynamicConv2d):
         raise ValueError(f"layer {layer!r} is not a DynamicConv2d, so dynamize cannot use it")
+    check_own_arguments(layer_class, DynamicConv2d, layer_kwargs)
+    if isinstance(model, nn.Conv2d):
+        return _replace_bare(model, layer_class, preserve_outputs, layer_kwargs)
     sites = select_convs(model, default_policy(layer) if policy is None else policy)
+    warn_of_losses(model, sites, preserve_outputs)
+    warn_of_skipped(model, sites)
+    if policy is None or policy in list_policies():
+        warn_of_dynamic(model, sites)
     if layer_class.shares_kernels:
         _replace_sharing_kernels(model, sites, layer_class, preserve_outputs, layer_kwargs)
         return model
@@ -85,6 +99,18 @@ def dynamize(
             stacklevel=2,
         )
     return model
+
+
+def _replace_bare(
+    conv: nn.Conv2d, layer_class: type[DynamicConv2d], preserve_outputs: bool, layer_kwargs: dict[str, Any]
+) -> DynamicConv2d:
+    """The layer for a convolution that is the whole model."""
+    site = find_convs(conv)
+    if not site:
+        reason = "".join(skipped_convs(conv).values()) or f"a {type(conv).__name__}"
+        raise ValueError(f"model is a convolution that cannot become dynamic: {reason}")
+    warn_of_losses(conv, site, preserve_outputs)
+    return _convert(layer_class, conv, preserve_outputs, layer_kwargs)
 
 
 def _replace_sharing_kernels(

@@ -2,8 +2,9 @@
 
 A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
 function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
-to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like) and classifiers
-are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers are an option of ``create_model``.
+to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like), classifiers and
+the predictors of detection heads are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers
+are an option of ``create_model``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dyvision.backbones._blocks import ConvSite, find_convs
+from dyvision.backbones._handover import say_what_is_dynamic, skipped_convs
+from dyvision.layers import DynamicConv2d
 
 Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 
-_NEVER = ("attention", "classifier")
+_NEVER = ("attention", "classifier", "predictor")
 
 
 def _all(sites: Sequence[ConvSite]) -> list[ConvSite]:
@@ -167,11 +170,13 @@ def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
         TypeError: If ``policy`` is none of the above.
     """
     sites = [site for site in find_convs(model) if site.role not in _NEVER]
+    already = [name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)]
     if isinstance(policy, str):
-        chosen = _POLICIES[policy](find_convs(model)) if policy in _POLICIES else _matching(sites, [policy])
+        known = policy in _POLICIES
+        chosen = _POLICIES[policy](find_convs(model)) if known else _matching(sites, [policy], already)
         chosen = [site for site in chosen if site.role not in _NEVER]
     elif isinstance(policy, Sequence) and all(isinstance(pattern, str) for pattern in policy):
-        chosen = _matching(sites, policy)
+        chosen = _matching(sites, policy, already)
     elif callable(policy):
         chosen = [site for site in sites if policy(site.name, site.conv)]
     else:
@@ -184,12 +189,14 @@ def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
     return chosen
 
 
-def _matching(sites: Sequence[ConvSite], patterns: Sequence[str]) -> list[ConvSite]:
+def _matching(sites: Sequence[ConvSite], patterns: Sequence[str], already: Sequence[str]) -> list[ConvSite]:
     names = [site.name for site in sites]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             close = difflib.get_close_matches(pattern, [*list_policies(), *names], n=4, cutoff=0.4)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
+            dynamic = [name for name in already if fnmatchcase(name, pattern)]
+            hint = f"; {', '.join(dynamic[:3])} matches but is dynamic already" if dynamic else hint
             raise ValueError(
                 f"policy {pattern!r} is neither a policy ({', '.join(list_policies())}) nor matches the name of a "
                 f"convolution that can become dynamic{hint}"
@@ -199,9 +206,13 @@ def _matching(sites: Sequence[ConvSite], patterns: Sequence[str]) -> list[ConvSi
 
 def _nothing(model: nn.Module, policy: Policy, available: int) -> str:
     what = f"policy {policy!r}" if isinstance(policy, str) else "the given policy"
+    already = say_what_is_dynamic(model)
     if available:
-        return f"{what} selects none of the {available} convolutions of {type(model).__name__}; try policy='all'"
+        static = "static convolutions" if already else "convolutions"
+        advice = already or "; try policy='all'"
+        return f"{what} selects none of the {available} {static} of {type(model).__name__}{advice}"
+    skipped = "".join(f"; {name or 'it'}: {reason}" for name, reason in list(skipped_convs(model).items())[:3])
     return (
         f"{type(model).__name__} has no convolution that can become dynamic (plain nn.Conv2d outside attention "
-        "modules, classifiers and layers that are dynamic already)"
+        f"modules, classifiers, predictors and layers that are dynamic already){already}{skipped}"
     )

@@ -58,11 +58,13 @@ def _classification(model: Any, data: Any, batch: dict[str, Any]) -> list[Image.
 def _segmentation(model: Any, data: Any, batch: dict[str, Any]) -> list[Image.Image]:
     found = model(batch["image"]).argmax(1)
     cells = []
-    for image, truth, labels in zip(batch["image"], batch["mask"], found, strict=True):
-        picture = _image(data, image)
-        size = labels.shape
-        for mask in (truth[: size[0], : size[1]], labels):
-            cells.append(fit(overlay_mask(picture, mask.numpy(), data.class_colors), _CELL, _CELL))
+    sizes = zip(batch["size"], batch.get("mask_size", batch["size"]), strict=True)
+    for image, truth, labels, (seen, stored) in zip(batch["image"], batch["mask"], found, sizes, strict=True):
+        height, width = seen
+        picture = _image(data, image[:, :height, :width])
+        for mask in (truth[: stored[0], : stored[1]], labels[:height, :width]):
+            shown = picture.resize((mask.shape[1], mask.shape[0]))
+            cells.append(fit(overlay_mask(shown, mask.numpy(), data.class_colors), _CELL, _CELL))
     return cells
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,8 +13,16 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from dyvision.layers._arguments import (
+    abstract_methods,
+    check_dtype,
+    check_own_arguments,
+    check_positive,
+    reject_unknown,
+)
+from dyvision.layers._boundary import at_boundary, refuse_script
 from dyvision.layers._branch import CoefficientBranch
-from dyvision.ops._geometry import Padding, Size, pads, pair
+from dyvision.ops._geometry import Padding, Size, is_channels_last, pads, pair
 
 Layer = TypeVar("Layer", bound="DynamicConv2d")
 
@@ -37,12 +46,17 @@ class DynamicConv2d(nn.Module):
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
         device: Device of the parameters.
         dtype: Type of the parameters.
+        **unknown: None: what no layer takes is reported with the arguments that there are.
 
     Shape:
         ``[B, C_in, H, W]`` to ``[B, C_out, H', W']`` with ``nn.Conv2d``'s ``H'`` and ``W'``.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
+        TypeError: If there is no such argument.
+
+    A subclass implements ``reset_parameters``, ``coefficients``, ``forward`` and ``load_static``. One that leaves some
+    of them to its own subclasses says so: ``class Base(DynamicConv2d, abstract=True)``.
     """
 
     #: Whether one branch per block predicts the coefficients of all its layers.
@@ -67,9 +81,16 @@ class DynamicConv2d(nn.Module):
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ) -> None:
+        missing = abstract_methods(type(self))
+        if missing:
+            raise TypeError(f"{type(self).__name__} cannot be built: it does not implement {', '.join(missing)}")
+        if unknown:
+            reject_unknown(type(self), DynamicConv2d, unknown)
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        check_dtype(dtype)
+        for name, value in (("groups", groups), ("in_channels", in_channels), ("out_channels", out_channels)):
             check_positive(name, value)
             if value % groups:
                 raise ValueError(f"{name}={value} must be divisible by groups={groups}")
@@ -83,6 +104,30 @@ class DynamicConv2d(nn.Module):
         pads((1, 1), self.kernel_size, self.stride, self.padding, self.dilation)
         self.padding_mode = padding_mode
         self.has_bias = bool(bias)
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        missing = abstract_methods(cls)
+        if missing and not abstract:
+            raise TypeError(
+                f"{cls.__name__} does not implement {', '.join(missing)}, as every subclass of DynamicConv2d has to "
+                f"(or: class {cls.__name__}(..., abstract=True), a base of other layers)"
+            )
+        if "forward" in vars(cls) and "forward" not in missing:
+            cls.forward = at_boundary(cls.forward)  # type: ignore[method-assign]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch folds a BatchNorm into anything with a weight. Which assignment is its, only its caller tells: tying
+        # weights, FSDP and pruning assign parameters, too.
+        if name in ("weight", "bias") and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.fusion":
+            raise TypeError(
+                f"torch.nn.utils.fusion cannot fold a BatchNorm into {type(self).__name__}, whose weight is not all of "
+                "its kernel: use dyvision.fuse(model)"
+            )
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> None:
+        refuse_script(self)
 
     @property
     def kernel_shape(self) -> tuple[int, int, int, int]:
@@ -115,8 +160,10 @@ class DynamicConv2d(nn.Module):
             **kwargs: Arguments of the method.
 
         Returns:
-            A layer of the same shapes, type, device and training mode.
+            A layer of the same shapes, type, device, memory format and training mode, with frozen kernels (and a frozen
+            bias) where ``conv`` has them and outputs are preserved.
         """
+        check_own_arguments(cls, DynamicConv2d, kwargs)
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -134,7 +181,22 @@ class DynamicConv2d(nn.Module):
         if preserve_outputs:
             with torch.no_grad():
                 layer.load_static(conv.weight, conv.bias)
+            layer.freeze_like(conv)
+        if is_channels_last(conv.weight):
+            layer.to(memory_format=torch.channels_last)
         return layer.train(conv.training)
+
+    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that hold the static convolution's weight, and those that hold its bias."""
+        return [self.weight], [] if self.bias is None else [self.bias]
+
+    def freeze_like(self, conv: nn.Conv2d) -> None:
+        """Freeze the kernels and the bias if those of a convolution are; what predicts coefficients stays trainable."""
+        kernels, biases = self.kernels_and_biases()
+        for theirs, ours in ((conv.weight, kernels), (conv.bias, biases)):
+            for parameter in ours:
+                if theirs is not None and not theirs.requires_grad:
+                    parameter.requires_grad_(False)
 
     @classmethod
     def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CoefficientBranch:
@@ -206,16 +268,6 @@ class DynamicConv2d(nn.Module):
             value = getattr(self, name)
             text += "" if value == default else f", {name}={value!r}"
         return text if self.has_bias else f"{text}, bias=False"
-
-
-def check_positive(name: str, value: int) -> None:
-    """Check that an argument is a positive int.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
 def spread_kernels(weight: Tensor, count: int) -> Tensor:

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from dyvision.layers._boundary import record_call, refuse_script
+from dyvision.layers._initialise import InitialisedLinear
+from dyvision.ops._modes import is_exporting
 from dyvision.ops.mixing import autocasts, without_autocast
 
 
@@ -24,6 +27,8 @@ class CoefficientBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
+        if isinstance(x, fx.Proxy):
+            return record_call(self, x)
         if autocasts(x.device):  # entering a context takes as long as a small product
             with without_autocast(x.device):
                 return self.predict(self._pool(x))
@@ -46,10 +51,26 @@ class CoefficientBranch(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.pool_size == 1:
             return x.mean((2, 3), dtype=dtype)
-        return F.adaptive_avg_pool2d(x.to(dtype), self.pool_size).flatten(1)
+        return pool_to(x.to(dtype), (self.pool_size, self.pool_size)).flatten(1)
+
+    def __prepare_scriptable__(self) -> None:
+        refuse_script(self)
 
 
-class PreciseLinear(nn.Linear):
+def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``F.adaptive_avg_pool2d`` of ``x [B, C, H, W]`` that stays right at other sizes when it is exported."""
+    if not is_exporting():
+        return F.adaptive_avg_pool2d(x, size)
+    for axis, count in zip((2, 3), size, strict=True):
+        length = x.shape[axis]
+        # window i of an axis goes from floor(i L / n) to ceil((i + 1) L / n); ONNX divides negative numbers differently
+        windows = [(i * length // count, ((i + 1) * length + count - 1) // count) for i in range(count)]
+        parts = [x[:, :, first:end] if axis == 2 else x[..., first:end] for first, end in windows]
+        x = torch.cat([part.mean(axis, keepdim=True) for part in parts], axis)
+    return x
+
+
+class PreciseLinear(InitialisedLinear):
     """``nn.Linear`` that computes in its input's type, whatever the type of its parameters."""
 
     @classmethod

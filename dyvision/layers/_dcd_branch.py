@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import Initializer, reset_children
 
 
 class DCDCoefficients(NamedTuple):
@@ -29,7 +30,8 @@ class DCDCoefficients(NamedTuple):
 
 def hard_sigmoid2(z: Tensor) -> Tensor:
     """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
-    return 2 * F.hardsigmoid(z)
+    # not F.hardsigmoid, which has no second derivative
+    return F.relu6(z + 3) / 3
 
 
 def dimensions(
@@ -76,6 +78,7 @@ class DCDBranch(CoefficientBranch):
         width: Width S of e.
         pool_size: Side p of the pooled map.
         blocks: Number of blocks of Phi.
+        initializer: Of all its layers; by default PyTorch's own.
         device: Device of the parameters.
         dtype: Type of the parameters.
     """
@@ -88,12 +91,13 @@ class DCDBranch(CoefficientBranch):
         width: int,
         pool_size: int,
         blocks: int = 1,
+        initializer: Initializer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.rank, self.pool_size, self.blocks = rank, pool_size, blocks
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"initializer": initializer, "device": device, "dtype": dtype}
         self.squeeze = PreciseLinear(in_channels * pool_size**2, width, bias=False, **dd)
         self.gate = PreciseLinear(width, width, bias=False, **dd)
         self.fc_scale = PreciseLinear(width, out_channels, bias=False, **dd)
@@ -101,13 +105,9 @@ class DCDBranch(CoefficientBranch):
         #: both as one, after :meth:`fuse`
         self.fused_fc: PreciseLinear | None = None
 
-    def reset_parameters(self, form: str) -> None:
-        """N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
-        for linear in (self.squeeze, self.gate, self.fc_scale, self.fc_phi):
-            if form == "pointwise":
-                nn.init.normal_(linear.weight, std=0.01)
-            else:
-                linear.reset_parameters()
+    def reset_parameters(self) -> None:
+        """By the initializer: N(0, 0.01) as the official MobileNetV2; the official ResNets keep torch's own."""
+        reset_children(self)
 
     def predict(self, pooled: Tensor) -> DCDCoefficients:
         """Map ``[B, C * p * p]`` to Lambda and Phi."""

@@ -18,15 +18,15 @@ MASK_SIZE = 64
 BANDS = (16, 9, 5)
 
 
-def frequency_order(height: int, width: int) -> Tensor:
+def frequency_order(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
     """Sort the frequencies of ``rfft2`` over ``[height, width]`` by radius, stably and in exact arithmetic.
 
     Returns:
         Flat indices into ``[height, width // 2 + 1]``.
     """
-    rows = torch.arange(height)
+    rows = torch.arange(height, device=device)
     rows = torch.minimum(rows, height - rows)
-    columns = torch.arange(width // 2 + 1)
+    columns = torch.arange(width // 2 + 1, device=device)
     # the squared radius (r / height)^2 + (c / width)^2 as an integer: no rounding, the same ties everywhere
     radius = (rows * width).square()[:, None] + (columns * height).square()
     return torch.argsort(radius.flatten(), dim=0, stable=True)
@@ -86,13 +86,15 @@ class BandGates(CoefficientBranch):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(len(BANDS), in_channels, 3, 3, **dd))
         self.bias = nn.Parameter(torch.empty(len(BANDS), **dd))
-        rows = torch.arange(MASK_SIZE, device=device)
-        radius = torch.maximum(torch.minimum(rows, MASK_SIZE - rows)[:, None], rows[: MASK_SIZE // 2 + 1])
-        masks = torch.stack([radius < end for end in BANDS])
+        masks = torch.empty(len(BANDS), MASK_SIZE, MASK_SIZE // 2 + 1, dtype=torch.bool, device=device)
         self.register_buffer("masks", masks, persistent=False)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, 1e-6), bias 0: the gates start at one."""
+        """N(0, 1e-6), bias 0: the gates start at one. The masks are constants."""
+        rows = torch.arange(MASK_SIZE, device=self.masks.device)
+        radius = torch.maximum(torch.minimum(rows, MASK_SIZE - rows)[:, None], rows[: MASK_SIZE // 2 + 1])
+        self.masks.copy_(torch.stack([radius < end for end in BANDS]))
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.zeros_(self.bias)
 

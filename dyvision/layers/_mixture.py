@@ -9,7 +9,7 @@ from dyvision.layers._norm import absorb
 from dyvision.ops import mixture_conv2d
 
 
-class MixtureConv2d(DynamicConv2d):
+class MixtureConv2d(DynamicConv2d, abstract=True):
     """Base of layers with stacked kernels ``weight [K, C_out, C_in/groups, kH, kW]``, mixed by their coefficients."""
 
     num_kernels: int

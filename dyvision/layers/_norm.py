@@ -19,11 +19,36 @@ def _running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, input: Tensor) ->
     return F.batch_norm(input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Factor and shift ``[C]`` of a normalisation with its running statistics."""
+def is_foldable(norm: nn.Module) -> bool:
+    """Whether a module is a BatchNorm that evaluates with running statistics, and nothing more: a factor and a shift.
+
+    People swap the norms of a network: for GroupNorm, for a BatchNorm without statistics, for one with an activation.
+    """
+    return type(norm) in _BATCH_NORMS and not norm.training and norm.running_mean is not None
+
+
+def affine(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factor and shift ``[C]`` of a normalisation that :func:`is_foldable`."""
+    norm = cast(nn.BatchNorm2d, norm)
     assert norm.running_mean is not None and norm.running_var is not None
-    factor = norm.weight.to(dtype) / (norm.running_var.to(dtype) + norm.eps).sqrt()
+    factor = (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    if norm.weight is None:
+        return factor, -factor * norm.running_mean.to(dtype)
+    factor = norm.weight.to(dtype) * factor
     return factor, norm.bias.to(dtype) - factor * norm.running_mean.to(dtype)
+
+
+def apply_norm(norm: nn.Module, input: Tensor) -> Tensor:
+    """Normalise in the type of the norm's own parameters or statistics, and return in that of the input.
+
+    The parameters of a model in half precision: a norm computes in one type, which its statistics have.
+    """
+    own = getattr(norm, "weight", None)
+    if own is None:
+        own = next((t for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point()), input)
+    if own.dtype == input.dtype:
+        return cast(Tensor, norm(input))
+    return cast(Tensor, norm(input.to(own.dtype))).to(input.dtype)
 
 
 def absorb(conv: nn.Module, factor: Tensor, shift: Tensor) -> None:
@@ -55,3 +80,6 @@ class GuardedBatchNorm2d(nn.BatchNorm2d):
         """Normalise ``[B, C, H, W]``."""
         output = _running_statistics(self, input)
         return super().forward(input) if output is None else output
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d)

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from dyvision.layers._arguments import abstract_methods
+
 _LAYERS: dict[str, type[nn.Module]] = {}
 LayerType = TypeVar("LayerType", bound=type[nn.Module])
 
@@ -17,11 +19,15 @@ def register_layer(name: str) -> Callable[[LayerType], LayerType]:
 
     Raises:
         ValueError: If the name is taken.
+        TypeError: If the class leaves a method to its subclasses.
     """
 
     def register(layer: LayerType) -> LayerType:
         if name in _LAYERS:
             raise ValueError(f"layer {name!r} is registered already, as {_LAYERS[name].__name__}")
+        missing = abstract_methods(layer)
+        if missing:
+            raise TypeError(f"layer {name!r}: {layer.__name__} does not implement {', '.join(missing)}")
         _LAYERS[name] = layer
         return layer
 

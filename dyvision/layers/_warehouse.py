@@ -34,14 +34,28 @@ class Warehouse(nn.Module):
     ) -> None:
         super().__init__()
         self.num_cells, self.cell_shape = num_cells, cell_shape
+        #: first and end of the cells of each layer
+        self.assigned: list[tuple[int, int]] = []
         # one row per cell: the mixture is a matrix product, and channels_last has nothing to permute
         self.cells = nn.Parameter(torch.empty(num_cells, math.prod(cell_shape), device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-normal (fan out) as one kernel; layers initialise the cells assigned to them again."""
+        """Kaiming-normal (fan out): the cells of each layer as one kernel, and those of none together as one."""
+        self.reset_cells(0, self.num_cells)
+        for start, end in self.assigned:
+            self.reset_cells(start, end)
+
+    def assign(self, start: int, end: int) -> None:
+        """Note that the cells from ``start`` to before ``end`` belong to one layer."""
+        self.assigned.append((start, end))
+
+    def reset_cells(self, start: int, end: int) -> None:
+        """Initialise the cells from ``start`` to before ``end`` as one kernel."""
         out_channels, _, height, width = self.cell_shape
-        nn.init.normal_(self.cells, std=math.sqrt(2 / (self.num_cells * out_channels * height * width)))
+        std = math.sqrt(2 / max((end - start) * out_channels * height * width, 1))
+        with torch.no_grad():
+            self.cells[start:end].normal_(std=std)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Mix cells by ``[B, m, N]`` to ``[B, m, o * i * kH * kW]``, in the precision of the coefficients."""

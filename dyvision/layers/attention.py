@@ -177,7 +177,7 @@ def scale_channels(x: Tensor, gates: Tensor) -> Tensor:
     return x * gates.to(x.dtype)[:, :, None, None]
 
 
-class ChannelAttentionConv2d(DynamicConv2d):
+class ChannelAttentionConv2d(DynamicConv2d, abstract=True):
     """Base of a static convolution whose output is scaled by gates predicted from that output.
 
     A subclass makes the gates in ``_make_branch``.

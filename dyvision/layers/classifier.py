@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers.condconv import CondConv2d
-from dyvision.layers.dcd import DCDConv2d
+from dyvision.layers.dcd import SMALL, DCDConv2d
 
 #: rank of Phi and width of the branch in the official DCD classifier, whatever its size
 DCD_RANK = 32
@@ -74,12 +74,10 @@ def dcd_classifier(
         form="bottleneck",  # the form that pools to one pixel for any number of channels
         rank=DCD_RANK,
         squeeze=max(in_features, DCD_RANK**2) // DCD_RANK,  # a branch of width 32
+        initializer=SMALL,
         device=device,
         dtype=dtype,
     )
-    conv.branch.reset_parameters("pointwise")
-    for weight in (conv.weight, conv.conv_q.weight, conv.conv_p.weight):
-        nn.init.normal_(weight, std=0.01)
     return DynamicClassifier(conv)
 
 

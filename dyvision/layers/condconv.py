@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import Initializer
 from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
+
+#: start of the routing's weights
+ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
 
 
 class CondConvRouting(CoefficientBranch):
@@ -41,9 +46,11 @@ class CondConvRouting(CoefficientBranch):
     ) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.fc = PreciseLinear(in_channels, num_kernels, device=device, dtype=dtype)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = PreciseLinear(in_channels, num_kernels, device=device, dtype=dtype, initializer=ROUTING)
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.01), bias 0."""
+        self.fc.reset_parameters()
 
     def start_constant(self) -> None:
         """Predict 0.5 for every input."""
@@ -88,6 +95,8 @@ class CondConv2d(MixtureConv2d):
 
     def reset_parameters(self) -> None:
         """Initialise each kernel like ``nn.Conv2d``."""
+        if self.branch is not None:
+            self.branch.reset_parameters()
         for kernel in self.weight:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         if self.bias is not None:

@@ -185,7 +185,13 @@ class DynamicMaskHead(nn.Module):
             raise ValueError(f"output_stride must divide feature_stride={feature_stride}, got {output_stride}")
         self.coordinates, self.feature_stride, self.output_stride = coordinates, feature_stride, output_stride
         self.widths = layer_widths(in_channels + 2 * coordinates, channels, num_layers)
-        self.register_buffer("sizes_of_interest", torch.tensor(sizes_of_interest))
+        self._sizes = tuple(sizes_of_interest)
+        self.register_buffer("sizes_of_interest", torch.empty(len(self._sizes), dtype=torch.tensor(self._sizes).dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the constants anew, after ``to_empty``."""
+        self.sizes_of_interest.copy_(torch.tensor(self._sizes, device=self.sizes_of_interest.device))
 
     @property
     def num_parameters(self) -> int:

@@ -11,6 +11,7 @@ B blocks ``P_b Phi_b Q_b^T``, each between its own part of the input and of the 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +20,26 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._dcd_branch import DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers._norm import GuardedBatchNorm2d, absorb, affine
+from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
+from dyvision.layers._norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops._geometry import is_channels_last
+from dyvision.ops._modes import is_exporting
 from dyvision.ops.mixing import without_autocast
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
 FORMS = ("pointwise", "basic", "bottleneck")
+
+
+#: start of the branch of pointwise layers
+SMALL: Initializer = partial(nn.init.normal_, std=0.01)
+
+
+def by_outputs(weight: Tensor) -> None:
+    """Set ``weight [O, I, k, k]`` to N(0, sqrt(2 / (k k O))), as the official code does."""
+    nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
 
 
 @register_layer("dcd")
@@ -46,6 +58,7 @@ class DCDConv2d(DynamicConv2d):
         squeeze: Reduction of the branch.
         pool_size: Overrides p.
         blocks: Blocks of the residual; they divide both channels and L. More blocks make it sparser.
+        initializer: Start of all weights in place of the official one; a function that sets a tensor.
         **kwargs: As for ``nn.Conv2d``.
 
     Shape:
@@ -64,6 +77,7 @@ class DCDConv2d(DynamicConv2d):
         squeeze: int = SQUEEZE,
         pool_size: int | None = None,
         blocks: int = 1,
+        initializer: Initializer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -83,18 +97,22 @@ class DCDConv2d(DynamicConv2d):
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
-        self.branch = DCDBranch(self.in_channels, self.out_channels, self.rank, width, pool_size or pool, blocks, **dd)
-        self.conv_q = nn.Conv2d(self.in_channels, self.rank, 1, self.stride, groups=blocks, bias=False, **dd)
+        #: of the kernels; :func:`dcd_classifier` sets another one
+        self.initializer = initializer or by_outputs
+        start: dict[str, Any] = {"initializer": self.initializer, **dd}
+        branch_start = {"initializer": initializer or (SMALL if form == "pointwise" else None), **dd}
+        sizes = (self.in_channels, self.out_channels, self.rank, width, pool_size or pool, blocks)
+        self.branch = DCDBranch(*sizes, **branch_start)
+        self.conv_q = InitialisedConv2d(self.in_channels, self.rank, 1, self.stride, groups=blocks, bias=False, **start)
         self.bn1 = GuardedBatchNorm2d(self.rank, **dd)
         self.bn2 = GuardedBatchNorm2d(self.rank, **dd)
-        self.conv_p = nn.Conv2d(self.rank, self.out_channels, 1, groups=blocks, bias=False, **dd)
+        self.conv_p = InitialisedConv2d(self.rank, self.out_channels, 1, groups=blocks, bias=False, **start)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Convolutions N(0, sqrt(2 / (k k O))), the branch as in :meth:`DCDBranch.reset_parameters`."""
-        self.branch.reset_parameters(self.form)
-        for weight in (self.weight, self.conv_q.weight, self.conv_p.weight):
-            nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
+        reset_children(self)
+        self.initializer(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -105,7 +123,7 @@ class DCDConv2d(DynamicConv2d):
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
-        if self.branch.fused_fc is not None or (self.blocks == 1 and not (self.bn1.training or self.bn2.training)):
+        if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
         residual = self._residual(low, fusion)
@@ -118,7 +136,8 @@ class DCDConv2d(DynamicConv2d):
         feature maps, from whichever side needs fewer multiply-adds.
         """
         inputs, outputs = self.in_channels, self.out_channels
-        pixels = x.shape[-2] * x.shape[-1] // (self.stride[0] * self.stride[1])
+        # an exporter would keep the answers for the size that it sees
+        pixels = math.inf if is_exporting() else x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         folds = self._pointwise and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)
@@ -168,8 +187,11 @@ class DCDConv2d(DynamicConv2d):
         return True
 
     def fuse_branch(self) -> None:
-        """Fold the first norm into Q, the second into the branch and into the bias of P; not with several blocks."""
-        if self.blocks > 1:
+        """Fold the first norm into Q, the second into the branch and into the bias of P.
+
+        Not with several blocks, nor with norms that are no factor and shift.
+        """
+        if self.blocks > 1 or not self._norms_fold:
             return
         dtype = self.conv_p.weight.dtype
         (a1, c1), (a2, c2) = (affine(bn, dtype) for bn in (self.bn1, self.bn2))
@@ -191,6 +213,10 @@ class DCDConv2d(DynamicConv2d):
         return F.conv2d(x, self.weight, bias, **geometry)
 
     @property
+    def _norms_fold(self) -> bool:
+        return is_foldable(self.bn1) and is_foldable(self.bn2)
+
+    @property
     def _pointwise(self) -> bool:
         """Whether W0 sees what Q sees: single pixels, all channels. "same" adds nothing to a 1x1 kernel's input."""
         return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "same", "valid")
@@ -208,7 +234,7 @@ class DCDConv2d(DynamicConv2d):
 
     def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
         """``P (BN2(Phi BN1(low)) + BN1(low))``."""
-        low = self.bn1(low)
+        low = apply_norm(self.bn1, low)
         batch, rank, height, width = low.shape
         fusion = fusion.to(low.dtype)
         if self.blocks == 1 and is_channels_last(low):
@@ -218,7 +244,7 @@ class DCDConv2d(DynamicConv2d):
         else:
             parts = low.reshape(batch * self.blocks, rank // self.blocks, height * width)
             mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
-        return self.conv_p(self.bn2(mixed) + low)
+        return self.conv_p(apply_norm(self.bn2, mixed) + low)
 
     def _centred(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""

@@ -20,14 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d, check_positive
+from dyvision.layers._arguments import check_between, check_positive, check_share
+from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm2d
+from dyvision.layers._norm import GuardedBatchNorm2d, apply_norm
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
 
 #: below this number of input channels the squeeze rate is halved
 FEW_CHANNELS = 80
+#: of the official networks
+HEADS = 4
 #: dropping starts at the first of these points of the training and is complete at the second
 PRUNING = (1 / 12, 3 / 4)
 
@@ -56,13 +59,13 @@ class SaliencyGates(CoefficientBranch):
         rate = max(squeeze_rate // 2, 1) if in_channels < FEW_CHANNELS else squeeze_rate
         self.heads, hidden = heads, max(in_channels // rate, 1)
         # the heads' hidden layers side by side
-        self.fc1 = PreciseLinear(in_channels, heads * hidden, bias=False, **dd)
+        self.fc1 = PreciseLinear(in_channels, heads * hidden, bias=False, initializer=nn.init.kaiming_normal_, **dd)
         self.weight = nn.Parameter(torch.empty(heads, in_channels, hidden, **dd))
         self.bias = nn.Parameter(torch.empty(heads, in_channels, **dd))
 
     def reset_parameters(self) -> None:
         """Kaiming-normal, bias 1: all gates start near 1."""
-        nn.init.kaiming_normal_(self.fc1.weight)
+        self.fc1.reset_parameters()
         for weight in self.weight:
             nn.init.kaiming_normal_(weight)
         nn.init.ones_(self.bias)
@@ -84,7 +87,7 @@ class DGConv2d(DynamicConv2d):
 
     Args:
         *args: As for ``nn.Conv2d``.
-        heads: Number of heads; must divide ``out_channels``.
+        heads: Number of heads; must divide ``out_channels``. By default the official 4, or 2 or 1 where 4 does not.
         squeeze_rate: Reduction of the gates' hidden layer, halved below 80 input channels.
         gate_factor: Part of the input channels that stays at the end; 0.25 in CondenseNet, 0.45 in ResNet-18.
         pre_activation: Apply BatchNorm and ReLU to the input first, as the official layer does. By default the layer
@@ -106,19 +109,19 @@ class DGConv2d(DynamicConv2d):
     def __init__(
         self,
         *args: Any,
-        heads: int = 4,
+        heads: int | None = None,
         squeeze_rate: int = 16,
         gate_factor: float = 0.25,
         pre_activation: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        heads = math.gcd(HEADS, self.out_channels) if heads is None else heads
         check_positive("heads", heads)
         check_positive("squeeze_rate", squeeze_rate)
         if self.out_channels % heads:
             raise ValueError(f"heads must divide out_channels={self.out_channels}, got {heads}")
-        if not 0 < gate_factor <= 1:
-            raise ValueError(f"gate_factor must be in (0, 1], got {gate_factor!r}")
+        check_between("gate_factor", gate_factor, 1)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.heads, self.gate_factor = heads, gate_factor
         self.norm = GuardedBatchNorm2d(self.in_channels, **dd) if pre_activation else None
@@ -130,8 +133,11 @@ class DGConv2d(DynamicConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise kernels and bias like ``nn.Conv2d``, gates near 1."""
+        """Initialise kernels and bias like ``nn.Conv2d``, gates near 1, none dropped."""
+        self.inactive_channels.zero_()
         self.branch.reset_parameters()
+        if self.norm is not None:
+            self.norm.reset_parameters()
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -147,8 +153,7 @@ class DGConv2d(DynamicConv2d):
         Raises:
             ValueError: If it is not in [0, 1].
         """
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress must be in [0, 1], got {progress!r}")
+        check_share("progress", progress)
         start, end = PRUNING
         part = min(max((progress - start) / (end - start), 0.0), 1.0)
         self.inactive_channels.fill_(round(self.in_channels * (1 - self.gate_factor) * part))
@@ -183,7 +188,7 @@ class DGConv2d(DynamicConv2d):
         return f"{super().extra_repr()}, heads={self.heads}, gate_factor={self.gate_factor}"
 
     def _activate(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else torch.relu(self.norm(x))
+        return x if self.norm is None else torch.relu(apply_norm(self.norm, x))
 
     def _drop(self, gates: Tensor) -> Tensor:
         """Zero the smallest gates of each head and sample, and those that tie with the largest of them."""

@@ -16,14 +16,14 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, pool_to
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops._modes import is_exporting
 
 
 class DRConvCoefficients(NamedTuple):
@@ -76,7 +76,7 @@ class KernelGenerator(CoefficientBranch):
 
     def _pool(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return F.adaptive_avg_pool2d(x.to(dtype), self.kernel_shape[2:]).flatten(2).transpose(1, 2)
+        return pool_to(x.to(dtype), self.kernel_shape[2:]).flatten(2).transpose(1, 2)
 
 
 class Guide(CoefficientBranch):
@@ -203,6 +203,11 @@ class DRConv2d(DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
+    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """See the base class; without a shared kernel, a given weight is what the generator adds to each kernel."""
+        kernel = self.branch.bias if self.shared_kernel is None else self.shared_kernel
+        return [kernel], [] if self.bias is None else [self.bias]
+
     def extra_repr(self) -> str:
         """Add the number of regions."""
         return f"{super().extra_repr()}, regions={self.regions}"
@@ -219,9 +224,15 @@ def select_region(outputs: Tensor, guide: Tensor) -> Tensor:
         ``[B, C, H, W]``. Backwards the outputs get the gradient of the hard choice, the guide that of
         ``sum_r softmax(guide)_r outputs_r``.
     """
-    region = guide.argmax(1)[:, None, None].expand(-1, 1, outputs.shape[2], -1, -1)
-    chosen = outputs.gather(1, region).squeeze(1)
-    if not torch.is_grad_enabled():
+    region = guide.argmax(1)[:, None]
+    if is_exporting():  # what is gathered from is indexed by constants for one size
+        chosen = outputs[:, 0]
+        for index in range(1, outputs.shape[1]):
+            chosen = torch.where(region == index, outputs[:, index], chosen)
+    else:
+        chosen = outputs.gather(1, region[:, None].expand(-1, 1, outputs.shape[2], -1, -1)).squeeze(1)
+    # torch.jit.trace checks its graph with and without gradients: it has to be the same
+    if not torch.is_grad_enabled() and not torch._C._is_tracing():
         return chosen
     soft = torch.softmax(guide, 1)
     # zero in value; its gradient goes to the guide only

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._base import check_positive, spread_kernels
+from dyvision.layers._arguments import check_between, check_positive, check_temperature
+from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
 
@@ -39,14 +41,13 @@ class DyConvAttention(CoefficientBranch):
     ) -> None:
         super().__init__()
         hidden = num_kernels if in_channels == 3 else int(in_channels * ratio) + 1
-        self.fc1 = PreciseLinear(in_channels, hidden, bias=False, device=device, dtype=dtype)
-        self.fc2 = PreciseLinear(hidden, num_kernels, device=device, dtype=dtype)
+        start: dict[str, Any] = {"initializer": FAN_OUT, "device": device, "dtype": dtype}
+        self.fc1 = PreciseLinear(in_channels, hidden, bias=False, **start)
+        self.fc2 = PreciseLinear(hidden, num_kernels, **start)
 
     def reset_parameters(self) -> None:
         """Kaiming-normal (fan out), bias 0."""
-        for linear in (self.fc1, self.fc2):
-            nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.fc2.bias)
+        reset_children(self)
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``[B, C]`` to logits ``[B, K]``; the layer divides them by its temperature."""
@@ -81,20 +82,20 @@ class DyConv2d(MixtureConv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
+        check_between("ratio", ratio, 1)
+        check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels = num_kernels
+        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
         self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
         self.register_buffer("temperature", torch.ones((), device=dd["device"]))
-        self.set_temperature(temperature)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise each kernel kaiming-uniform (a=0), biases 0."""
+        """Initialise each kernel kaiming-uniform (a=0), biases 0; T as at first."""
+        self.set_temperature(self.initial_temperature)
         self.branch.reset_parameters()
         for kernel in self.weight:
             nn.init.kaiming_uniform_(kernel)
@@ -107,8 +108,7 @@ class DyConv2d(MixtureConv2d):
         Raises:
             ValueError: If it is not positive.
         """
-        if not value > 0:
-            raise ValueError(f"temperature must be positive, got {value!r}")
+        check_temperature(value)
         self.temperature.fill_(value)
 
     def coefficients(self, x: Tensor) -> Tensor:

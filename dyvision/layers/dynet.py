@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import reset_children
 from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.condconv import require_branch
@@ -53,6 +54,10 @@ class DyNetBranch(CoefficientBranch):
             hidden = max(in_channels // hidden_reduction, 1)
             self.reduce = PreciseLinear(in_channels, hidden, device=device, dtype=dtype)
         self.fc = PreciseLinear(hidden, num_kernels * sum(self.out_channels), device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """PyTorch's own for linear layers."""
+        reset_children(self)
 
     def start_constant(self) -> None:
         """Predict 0.5 for every input."""
@@ -114,6 +119,8 @@ class DyNetConv2d(MixtureConv2d):
 
     def reset_parameters(self) -> None:
         """Initialise each kernel and the bias like ``nn.Conv2d``; the paper does not say."""
+        if self.branch is not None:
+            self.branch.reset_parameters()
         for kernel in self.weight:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         if self.bias is not None:

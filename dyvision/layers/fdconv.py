@@ -14,16 +14,19 @@ official initialisation leaves the filter gates at kaiming-normal, apparently by
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._arguments import check_between, check_positive, check_temperature
+from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._frequency import BandGates, conv1d_size, frequency_order, kernels_of, spectrum_of
-from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._initialise import FAN_OUT, InitialisedConv1d, reset_children
+from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
@@ -77,17 +80,27 @@ class KernelModulation(CoefficientBranch):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         out_channels, _, height, width = kernel_shape
         self.kernel_shape, taps = kernel_shape, height * width
-        self.fc = PreciseLinear(in_channels, hidden, bias=False, **dd)
+        near_zero: dict[str, Any] = {"initializer": partial(nn.init.normal_, std=1e-6), **dd}
+        self.fc = PreciseLinear(in_channels, hidden, bias=False, initializer=FAN_OUT, **dd)
         self.bn = GuardedBatchNorm1d(hidden, **dd)
         # StarReLU: scale * relu(z)^2 + shift
         self.star_scale = nn.Parameter(torch.empty(1, **dd))
         self.star_shift = nn.Parameter(torch.empty(1, **dd))
-        self.channel_fc = PreciseLinear(hidden, in_channels, **dd)
-        self.filter_fc = PreciseLinear(hidden, out_channels, **dd)
-        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **dd) if taps > 1 else None
-        self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **dd) if num_kernels > 1 else None
+        self.channel_fc = PreciseLinear(hidden, in_channels, **near_zero)
+        self.filter_fc = PreciseLinear(hidden, out_channels, initializer=FAN_OUT, **dd)
+        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **near_zero) if taps > 1 else None
+        self.kernel_fc: PreciseLinear | None = (
+            PreciseLinear(hidden, num_kernels, **near_zero) if num_kernels > 1 else None
+        )
         self.norm = nn.LayerNorm(in_channels, **dd)
-        self.local_conv = nn.Conv1d(1, out_channels * taps, conv1d_size(in_channels), bias=False, **dd)
+        self.local_conv = InitialisedConv1d(
+            1,
+            out_channels * taps,
+            conv1d_size(in_channels),
+            bias=False,
+            initializer=partial(nn.init.constant_, val=1e-6),
+            **dd,
+        )
 
     @property
     def heads(self) -> tuple[PreciseLinear | None, ...]:
@@ -98,34 +111,31 @@ class KernelModulation(CoefficientBranch):
         """Gates near one, apart from the filter gates; see the module's docstring."""
         nn.init.ones_(self.star_scale)
         nn.init.zeros_(self.star_shift)
-        self.bn.reset_parameters()
-        self.norm.reset_parameters()
-        for linear in (self.fc, self.filter_fc):
-            nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
-        for head in self.heads:
-            if head is not None:
-                nn.init.zeros_(head.bias)
-                if head is not self.filter_fc:
-                    nn.init.normal_(head.weight, std=1e-6)
-        nn.init.constant_(self.local_conv.weight, 1e-6)
+        reset_children(self)
 
     def predict(self, pooled: Tensor) -> FDConvCoefficients:
         """Map ``[B, C_in]`` to the logits of the gates; the layer divides them by its temperature."""
         dtype = pooled.dtype
-        # the parameters of a model in half precision: the norm computes in their type, which its statistics have
-        hidden = torch.relu(self.bn(self.fc(pooled).to(self.bn.weight.dtype))).to(dtype).square()
+        hidden = torch.relu(apply_norm(self.bn, self.fc(pooled))).square()
         hidden = self.star_scale.to(dtype) * hidden + self.star_shift.to(dtype)
-        norm = self.norm
-        rows = F.layer_norm(pooled, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        rows = self._normalise(pooled)
         weight = self.local_conv.weight.to(dtype)
         local = F.conv1d(rows[:, None], weight, padding=weight.shape[2] // 2)
         return FDConvCoefficients(
             self.channel_fc(hidden),
             self.filter_fc(hidden),
             None if self.spatial_fc is None else self.spatial_fc(hidden),
-            hidden.new_zeros(len(hidden), 1) if self.kernel_fc is None else self.kernel_fc(hidden),
+            hidden.new_zeros(hidden.shape[0], 1) if self.kernel_fc is None else self.kernel_fc(hidden),
             self._arrange(local),
         )
+
+    def _normalise(self, pooled: Tensor) -> Tensor:
+        norm = self.norm
+        if type(norm) is not nn.LayerNorm or not norm.elementwise_affine:
+            return apply_norm(norm, pooled)
+        # the parameters of a model in half precision, but not the rows: unlike a BatchNorm it has no statistics
+        weight, bias = norm.weight.to(pooled.dtype), None if norm.bias is None else norm.bias.to(pooled.dtype)
+        return F.layer_norm(pooled, norm.normalized_shape, weight, bias, norm.eps)
 
     def _arrange(self, local: Tensor) -> Tensor:
         """Reshape ``[B, C_out * k * k, C_in]`` to the kernel's shape; each group keeps its own inputs."""
@@ -167,18 +177,16 @@ class FDConv2d(DynamicConv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        if not 0 < reduction <= 1:
-            raise ValueError(f"reduction must be in (0, 1], got {reduction!r}")
+        check_between("reduction", reduction, 1)
+        check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels = num_kernels
+        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
         out_channels, inputs, height, width = self.kernel_shape
         self.is_dynamic = min(inputs, out_channels) > FEW_CHANNELS and self.kernel_size in KERNEL_SIZES
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature!r}")
         # fixed, unlike the temperatures that are annealed
-        self.register_buffer("temperature", torch.full((), float(temperature), device=dd["device"]))
+        self.register_buffer("temperature", torch.empty((), device=dd["device"]))
         if not self.is_dynamic:
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         else:
@@ -186,15 +194,18 @@ class FDConv2d(DynamicConv2d):
             if math.prod(plane) % num_kernels:
                 raise ValueError(f"num_kernels must divide the number of frequencies {plane}, got {num_kernels}")
             self.dft_weight = nn.Parameter(torch.empty(*plane, 2, **dd))
-            order = frequency_order(out_channels * height, inputs * width).int()
-            self.register_buffer("order", order.to(dd["device"]))
+            self.register_buffer("order", torch.empty(math.prod(plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, num_kernels, hidden, **dd)
             self.bands = BandGates(self.in_channels, **dd) if self.kernel_size == (3, 3) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise kernel and bias like ``nn.Conv2d``, gates as in the branches."""
+        """Initialise kernel and bias like ``nn.Conv2d``, gates as in the branches; T as at first."""
+        self.temperature.fill_(self.initial_temperature)
+        if self.is_dynamic:
+            out_channels, inputs, height, width = self.kernel_shape
+            self.order.copy_(frequency_order(out_channels * height, inputs * width, self.order.device))
         weight = torch.empty(self.kernel_shape, device=next(self.parameters()).device)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -247,6 +258,10 @@ class FDConv2d(DynamicConv2d):
                     nn.init.zeros_(head.bias)
             nn.init.zeros_(self.branch.local_conv.weight)
 
+    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """See the base class."""
+        return [self.dft_weight if self.is_dynamic else self.weight], [] if self.bias is None else [self.bias]
+
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""
         return f"{super().extra_repr()}, " + (f"num_kernels={self.num_kernels}" if self.is_dynamic else "static")
@@ -259,7 +274,7 @@ class FDConv2d(DynamicConv2d):
 
     def _kernels(self, gates: FDConvCoefficients) -> Tensor:
         """Build ``[B, C_out, C_in/groups, k, k]``."""
-        batch, frequencies = len(gates.kernel), self.order.numel()
+        batch, frequencies = gates.kernel.shape[0], self.order.numel()
         # back from the order of radii to places: each is written once, so that gradients need no atomic sums
         sorted_factors = gates.kernel[..., None].expand(-1, -1, frequencies // self.num_kernels).reshape(batch, -1)
         factors = torch.zeros_like(sorted_factors).index_copy(1, self.order.long(), sorted_factors)

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyvision.layers._arguments import check_between, check_share
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d
+from dyvision.layers._initialise import FAN_OUT, reset_children
+from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
 from dyvision.layers._registry import register_layer
 from dyvision.layers._warehouse import Warehouse, build_warehouse, count_pieces, own_cells, share_warehouses
 from dyvision.ops import dynamic_conv2d
@@ -62,14 +64,14 @@ class CellAttention(CoefficientBranch):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_mixtures, self.num_cells, self.basis = num_mixtures, num_cells, basis
         self.start, self.local = (0, num_cells) if own is None else own
-        self.fc1 = PreciseLinear(in_channels, hidden, bias=norm_layer == "layernorm", **dd)
+        self.fc1 = PreciseLinear(in_channels, hidden, bias=norm_layer == "layernorm", initializer=FAN_OUT, **dd)
         self.norm = NORMS[norm_layer](hidden, **dd)
         per_mixture = self.local + basis + 1
-        self.fc2 = PreciseLinear(hidden, num_mixtures * per_mixture, bias=own is None, **dd)
+        self.fc2 = PreciseLinear(hidden, num_mixtures * per_mixture, bias=own is None, initializer=FAN_OUT, **dd)
         self.fc3: PreciseLinear | None = None
         self.basis_bias: nn.Parameter | None = None
         if own is not None:
-            self.fc3 = PreciseLinear(basis, num_cells - self.local, bias=False, **dd)
+            self.fc3 = PreciseLinear(basis, num_cells - self.local, bias=False, initializer=FAN_OUT, **dd)
             self.basis_bias = nn.Parameter(torch.empty(num_mixtures * (num_cells + 1), **dd))
         self.reset_parameters()
 
@@ -80,18 +82,13 @@ class CellAttention(CoefficientBranch):
 
     def reset_parameters(self) -> None:
         """Kaiming-normal (fan out), biases 0."""
-        for linear in (self.fc1, self.fc2, self.fc3):
-            if linear is not None and linear.weight.numel():
-                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
-        for bias in (self.fc1.bias, self.logit_bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
+        reset_children(self)
+        nn.init.zeros_(self.logit_bias)
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``[B, C_in]`` to ``[B, m, N + 1]``; the last is the cell of zeros."""
         hidden = self.fc1(pooled)
-        # normalisation computes in one type: that of its parameters
-        hidden = torch.relu(self.norm(hidden.to(self.fc1.weight.dtype)).to(pooled.dtype))
+        hidden = torch.relu(apply_norm(self.norm, hidden))
         logits = self.fc2(hidden).unflatten(1, (self.num_mixtures, -1))
         if self.fc3 is not None and self.basis_bias is not None:
             own, basis, zero = logits.split([self.local, self.basis, 1], 2)
@@ -158,8 +155,8 @@ class KernelWarehouseConv2d(DynamicConv2d):
             ("reduction", reduction, math.inf),
             ("nonlocal_basis_ratio", nonlocal_basis_ratio, 1),
         ):
-            if not 0 < value <= largest or math.isinf(value):
-                raise ValueError(f"{name} must be {'positive' if largest > 1 else 'in (0, 1]'}, got {value!r}")
+            check_between(name, value, largest)
+        check_share("mixing", mixing)
         if norm_layer not in NORMS:
             raise ValueError(f"norm_layer must be one of {', '.join(NORMS)}, got {norm_layer!r}")
         self.cell_num_ratio = cell_num_ratio
@@ -170,7 +167,7 @@ class KernelWarehouseConv2d(DynamicConv2d):
         self.bias = nn.Parameter(torch.zeros(self.out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that the schedule does not recompile a compiled model
         self.register_buffer("mixing", torch.zeros((), device=dd["device"]))
-        self.set_mixing(mixing)
+        self.initial_mixing = float(mixing)
         self.join(build_warehouse([self], **dd))
 
     @classmethod
@@ -192,11 +189,12 @@ class KernelWarehouseConv2d(DynamicConv2d):
         self.warehouse = warehouse.train(self.training)
         self.num_mixtures = count_pieces(self, warehouse.cell_shape)
         count, cells = self.num_mixtures, warehouse.num_cells
-        indices, end = own_cells(count, cells, self.cell_num_ratio, start or 0)
+        _, end = own_cells(count, cells, self.cell_num_ratio, start or 0)
         device, dtype = warehouse.cells.device, warehouse.cells.dtype
         # E, as the cell of each mixture; not saved, for it follows from the arguments and the order of the layers
-        self.register_buffer("cell_index", torch.tensor(indices, device=device), persistent=False)
+        self.register_buffer("cell_index", torch.empty(count, dtype=torch.long, device=device), persistent=False)
         self.own_range = (start or 0, end)
+        warehouse.assign(*self.own_range)
         own, basis = None, 0
         if start is not None and self.nonlocal_basis_ratio < 1:
             local = min(int(self.cell_num_ratio * count), cells - start)
@@ -209,12 +207,11 @@ class KernelWarehouseConv2d(DynamicConv2d):
         return end
 
     def reset_parameters(self) -> None:
-        """The layer's own cells together kaiming-normal (fan out), the bias 0, the attention likewise."""
-        out_channels, _, height, width = self.warehouse.cell_shape
-        start, end = self.own_range
-        fan_out = (end - start) * out_channels * height * width
-        with torch.no_grad():
-            self.warehouse.cells[start:end].normal_(std=math.sqrt(2 / max(fan_out, 1)))
+        """The layer's own cells together and the attention kaiming-normal (fan out), the bias 0, t as at first."""
+        self.warehouse.reset_cells(*self.own_range)
+        indices, _ = own_cells(self.num_mixtures, self.warehouse.num_cells, self.cell_num_ratio, self.own_range[0])
+        self.cell_index.copy_(torch.tensor(indices, device=self.cell_index.device))
+        self.set_mixing(self.initial_mixing)
         self.branch.reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -225,8 +222,7 @@ class KernelWarehouseConv2d(DynamicConv2d):
         Raises:
             ValueError: If it is not in [0, 1].
         """
-        if not 0 <= value <= 1:
-            raise ValueError(f"mixing must be in [0, 1], got {value!r}")
+        check_share("mixing", value)
         self.mixing.fill_(value)
 
     def coefficients(self, x: Tensor) -> Tensor:
@@ -265,6 +261,10 @@ class KernelWarehouseConv2d(DynamicConv2d):
         self.branch.logit_bias.view(self.num_mixtures, -1).scatter_(1, self.cell_index[:, None], 1.0)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """See the base class; cells are frozen for all layers of a warehouse."""
+        return [self.warehouse.cells], [] if self.bias is None else [self.bias]
 
     def extra_repr(self) -> str:
         """Add the ratio."""

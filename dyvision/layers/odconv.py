@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._arguments import check_between, check_positive, check_temperature
+from dyvision.layers._base import DynamicConv2d, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d, absorb, affine
+from dyvision.layers._initialise import FAN_OUT, reset_children
+from dyvision.layers._norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.ops._modes import is_exporting
 from dyvision.ops.mixing import mix_kernels
 
 
@@ -67,12 +70,13 @@ class ODConvAttention(CoefficientBranch):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         #: lengths of the logits, in the order of :class:`ODConvCoefficients`
         self.sizes = (in_channels, out_channels, taps, num_kernels)
-        self.fc = PreciseLinear(in_channels, hidden, bias=False, **dd)
+        start: dict[str, Any] = {"initializer": FAN_OUT, **dd}
+        self.fc = PreciseLinear(in_channels, hidden, bias=False, **start)
         self.bn = GuardedBatchNorm1d(hidden, **dd)
-        self.channel_fc = PreciseLinear(hidden, in_channels, **dd)
-        self.filter_fc: PreciseLinear | None = PreciseLinear(hidden, out_channels, **dd) if out_channels else None
-        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **dd) if taps else None
-        self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **dd) if num_kernels else None
+        self.channel_fc = PreciseLinear(hidden, in_channels, **start)
+        self.filter_fc: PreciseLinear | None = PreciseLinear(hidden, out_channels, **start) if out_channels else None
+        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **start) if taps else None
+        self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **start) if num_kernels else None
         #: all of them as one, after :meth:`fuse`
         self.fused_fc: PreciseLinear | None = None
 
@@ -83,24 +87,23 @@ class ODConvAttention(CoefficientBranch):
 
     def reset_parameters(self) -> None:
         """Kaiming-normal (fan out), bias 0."""
-        self.bn.reset_parameters()
-        for linear in (self.fc, *self.heads):
-            if linear is not None:
-                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
+        reset_children(self)
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``[B, C_in]`` to the logits ``[B, sum(sizes)]``; the layer divides them by its temperature."""
         hidden = self.fc(pooled)
         if self.fused_fc is not None:
             return self.fused_fc(torch.relu(hidden))
-        # the parameters of a model in half precision: the norm computes in their type, which its statistics have
-        hidden = torch.relu(self.bn(hidden.to(self.bn.weight.dtype))).to(pooled.dtype)
+        hidden = torch.relu(apply_norm(self.bn, hidden))
         return torch.cat([head(hidden) for head in self.heads if head is not None], 1)
 
     def fuse(self, temperature: float) -> None:
-        """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place."""
+        """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place.
+
+        Nothing is done with a norm that is no factor and shift (see :func:`is_foldable`).
+        """
+        if not is_foldable(self.bn):
+            return
         factor, shift = affine(self.bn, self.fc.weight.dtype)
         self.fc.weight.mul_(factor[:, None])
         self.fc.bias = nn.Parameter(shift)
@@ -147,10 +150,10 @@ class ODConv2d(DynamicConv2d):
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_positive("min_width", min_width)
-        if not 0 < reduction <= 1:
-            raise ValueError(f"reduction must be in (0, 1], got {reduction!r}")
+        check_between("reduction", reduction, 1)
+        check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels = num_kernels
+        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
         height, width = self.kernel_size
         depthwise = self.groups == self.in_channels == self.out_channels
         self.branch = ODConvAttention(
@@ -165,14 +168,14 @@ class ODConv2d(DynamicConv2d):
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
         self.register_buffer("temperature", torch.ones((), device=dd["device"]))
-        self.set_temperature(temperature)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise each kernel kaiming-normal (fan out), the bias 0.
+        """Initialise each kernel kaiming-normal (fan out), the bias 0; T as at first.
 
         Gates start near 0.5 each, which nothing compensates: the layer expects a normalisation behind it.
         """
+        self.set_temperature(self.initial_temperature)
         self.branch.reset_parameters()
         for kernel in self.weight:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
@@ -185,8 +188,7 @@ class ODConv2d(DynamicConv2d):
         Raises:
             ValueError: If it is not positive.
         """
-        if not value > 0:
-            raise ValueError(f"temperature must be positive, got {value!r}")
+        check_temperature(value)
         self.temperature.fill_(value)
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
@@ -214,7 +216,8 @@ class ODConv2d(DynamicConv2d):
         padded, geometry = self.convolution_arguments(x)
         numbers = math.prod(self.kernel_shape)
         strides = self.stride[0] * self.stride[1]
-        if 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[-2] * x.shape[-1]:
+        # an exporter would keep the answer for the size that it sees
+        if is_exporting() or 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[2] * x.shape[3]:
             bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
             return dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), bias, **geometry)
         gated = padded * attention.channel.to(x.dtype)[:, :, None, None]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import _PADDING_MODES, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm1d, GuardedBatchNorm2d
+from dyvision.layers._initialise import reset_children
+from dyvision.layers._norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
 from dyvision.layers._registry import register_layer
 
 
@@ -49,13 +50,11 @@ class KernelSelection(CoefficientBranch):
 
     def reset_parameters(self) -> None:
         """PyTorch's own."""
-        for module in (self.fc, self.bn, self.select):
-            module.reset_parameters()
+        reset_children(self)
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``[B, C]`` to ``[B, M, C]``; sums over M are one."""
-        # the parameters of a model in half precision: the norm computes in their type, which its statistics have
-        hidden = torch.relu(self.bn(self.fc(pooled).to(self.bn.weight.dtype))).to(pooled.dtype)
+        hidden = torch.relu(apply_norm(self.bn, self.fc(pooled)))
         return torch.softmax(self.select(hidden).unflatten(1, (self.branches, -1)), 1)
 
 
@@ -155,5 +154,5 @@ class SKConv2d(DynamicConv2d):
             dilation = tuple((number + 1) * d for d in self.dilation)
             bias = None if self.bias is None else self.bias[number]
             output = F.conv2d(padded, kernel, bias, self.stride, 0, dilation, self.groups)
-            features.append(output if self.norms is None else torch.relu(self.norms[number](output)))
+            features.append(output if self.norms is None else torch.relu(apply_norm(self.norms[number], output)))
         return torch.stack(features, 1)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from dyvision.layers._boundary import record_call
 from dyvision.layers._registry import register_layer
-from dyvision.ops._geometry import Padding, Size, pads, pair
+from dyvision.ops._geometry import Padding, Size, is_channels_last, pads, pair
 
 
 @register_layer("static")
@@ -46,6 +47,8 @@ class StaticConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, coefficients: None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``."""
+        if isinstance(x, fx.Proxy):
+            return record_call(self, x)
         if self.pads_same:
             (top, bottom), (left, right) = pads(x.shape[-2:], self.kernel_size, self.stride, "same", self.dilation)
             x = F.pad(x, (left, right, top, bottom))
@@ -75,4 +78,8 @@ class StaticConv2d(nn.Conv2d):
         )
         if preserve_outputs:
             layer.load_state_dict(conv.state_dict())
+            for name, parameter in conv.named_parameters(recurse=False):
+                layer.get_parameter(name).requires_grad_(parameter.requires_grad)
+        if is_channels_last(conv.weight):
+            layer.to(memory_format=torch.channels_last)
         return layer.train(conv.training)

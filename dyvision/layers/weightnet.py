@@ -25,6 +25,11 @@ from dyvision.ops import dynamic_conv2d
 GENERATOR_GROUPS = 2
 
 
+def by_inputs(weight: Tensor) -> None:
+    """Set the weight ``[out, in]`` of a linear layer to N(0, 1 / inputs), that is with a deviation of 1 / inputs."""
+    nn.init.normal_(weight, std=1 / weight.shape[1])
+
+
 def reduced_width(in_channels: int) -> int:
     """Width of p for a block with this many input channels: a sixteenth, at least 16."""
     return max(16, in_channels // 16)
@@ -51,8 +56,11 @@ class WeightNetReduction(CoefficientBranch):
     ) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.fc = PreciseLinear(in_channels, width, device=device, dtype=dtype)
-        _reset_linear(self.fc)
+        self.fc = PreciseLinear(in_channels, width, device=device, dtype=dtype, initializer=by_inputs)
+
+    def reset_parameters(self) -> None:
+        """N(0, 1 / inputs), bias 0."""
+        self.fc.reset_parameters()
 
     def start_constant(self) -> None:
         """Predict 0 for every input: with b1 = 0, all activations are 0.5."""
@@ -83,8 +91,11 @@ class WeightNetActivation(CoefficientBranch):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.fc = PreciseLinear(width, count, device=device, dtype=dtype)
-        _reset_linear(self.fc)
+        self.fc = PreciseLinear(width, count, device=device, dtype=dtype, initializer=by_inputs)
+
+    def reset_parameters(self) -> None:
+        """N(0, 1 / inputs), bias 0."""
+        self.fc.reset_parameters()
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Map p ``[B, R]`` to ``[B, count]``."""
@@ -157,7 +168,7 @@ class WeightNetConv2d(DynamicConv2d):
         """Generating weights N(0, 1 / numbers per group) and linear layers N(0, 1 / inputs); biases 0."""
         for module in (self.branch, self.activation):
             if module is not None:
-                _reset_linear(module.fc)
+                module.reset_parameters()
         nn.init.normal_(self.weight, std=self.generator_groups / math.prod(self.kernel_shape[1:]))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -238,9 +249,3 @@ class WeightNetConv2d(DynamicConv2d):
 
     def _batched_bias(self, x: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
-
-
-def _reset_linear(linear: nn.Linear) -> None:
-    nn.init.normal_(linear.weight, std=1 / linear.in_features)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)

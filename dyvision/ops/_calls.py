@@ -6,7 +6,7 @@ Python takes as long. So the result is remembered by the shapes, types and devic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyvision.ops._geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
+from dyvision.ops._modes import is_traced
 from dyvision.ops.mixing import autocasts
-from dyvision.ops.planner import Plan, describe_problem, forced_formulation, make_plan, wants_measurement
+from dyvision.ops.planner import EMPTY, Plan, describe_problem, forced_formulation, make_plan, wants_measurement
 
 #: signatures that are remembered; beyond it all are forgotten
 _MOST = 4096
@@ -50,6 +51,20 @@ class Call(NamedTuple):
             input = F.pad(input, self.edges)
         return input if input.dtype == self.dtype else input.to(self.dtype)
 
+    def empty(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
+        """The output of an empty batch; every tensor gets a gradient of zeros, as from a library convolution."""
+        size = self.geometry.output_size(self.ready(input).shape[2:], weight.shape[3:])
+        output = input.new_zeros((0, weight.shape[1], *size), dtype=self.dtype)
+        return follow(output, (input, weight, *others)) if self.training else output
+
+
+def follow(output: Tensor, tensors: Iterable[Tensor | None]) -> Tensor:
+    """An empty output as a function of some tensors, so that each gets a gradient, of zeros."""
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
+            output = output + 0 * tensor.sum().to(output.dtype)
+    return output
+
 
 #: the input, the kernels, and what else a function takes
 Tensors = tuple[Tensor | None, ...]
@@ -68,7 +83,7 @@ def remember(work_out: Callable[[Any, Arguments, bool], Call], tensors: Tensors,
         arguments: Of the convolution.
     """
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    if torch.compiler.is_compiling():
+    if is_traced():
         return work_out(tensors, arguments, training)
     key: list[object] = [work_out, arguments, training]
     for tensor in tensors:
@@ -112,7 +127,9 @@ def prepare(tensors: Tensors, arguments: Arguments, training: bool, mixed: int =
     dtype = input.dtype
     if dtype != torch.float64 and autocasts(input.device):
         dtype = torch.get_autocast_dtype(input.device.type)
+    if not torch._C._is_tracing() and input.shape[0] == 0:
+        return Call(edges, dtype, geometry, training, Plan(EMPTY, EMPTY), plain=False)
     problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges)
     plain = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)
-    plain = plain and not (training or problem.channels_last or torch.compiler.is_compiling())
+    plain = plain and not (training or problem.channels_last or is_traced())
     return Call(edges, dtype, geometry, training, make_plan(problem), plain)

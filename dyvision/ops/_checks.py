@@ -30,15 +30,13 @@ def check_tensors(
             raise ValueError(f"{name} is on {tensor.device}, input is on {input.device}; move them to one device")
     channels, outputs = input.shape[1] if input.ndim > 1 else 0, weight.shape[1] if weight.ndim > 1 else 0
     ordinary = input.ndim == 4 and weight.ndim == 5 and isinstance(groups, int) and groups >= 1
-    if ordinary and input.shape[0] and outputs % groups == 0 and weight.shape[2] * groups == channels:
+    if ordinary and outputs % groups == 0 and weight.shape[2] * groups == channels:
         return  # messages take time to write
     shapes = f"input {tuple(input.shape)}, {weight_name} {tuple(weight.shape)}"
     if input.ndim != 4:
         raise ValueError(f"input must be [B, C_in, H, W]; got {shapes}")
     if weight.ndim != 5:
         raise ValueError(f"{weight_name} must have five dimensions, [.., C_out, C_in/groups, kH, kW]; got {shapes}")
-    if input.shape[0] == 0:
-        raise ValueError(f"input has an empty batch; got {shapes}")
     if not isinstance(groups, int) or groups < 1 or input.shape[1] % groups or weight.shape[1] % groups:
         raise ValueError(f"groups must divide C_in and C_out, got groups={groups!r}; {shapes}")
     if weight.shape[2] * groups != input.shape[1]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dyvision.ops._modes import is_transformed
+
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int]
 #: zeros left, right, above, below, as ``F.pad`` takes them
@@ -40,7 +42,8 @@ class Geometry(NamedTuple):
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether ``x [B, C, H, W]`` is in channels-last memory, and not in both formats, as a map of one pixel is."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    # what torch.vmap hands over cannot answer the last question
+    return not x.is_contiguous() and not is_transformed() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
@@ -49,8 +52,8 @@ def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
     Raises:
         ValueError: If it is neither, or smaller than ``smallest``.
     """
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or any(not isinstance(v, int) or v < smallest for v in values):
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(values) != 2 or any(not isinstance(v, int) or isinstance(v, bool) or v < smallest for v in values):
         raise ValueError(f"{name} must be an int >= {smallest} or a pair of them, got {value!r}")
     return values[0], values[1]
 

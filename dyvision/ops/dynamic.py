@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dyvision.ops import triton
@@ -11,7 +10,9 @@ from dyvision.ops._calls import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size
+from dyvision.ops._modes import is_traced
 from dyvision.ops._straight import straight_convolution
+from dyvision.ops.planner import EMPTY
 
 
 def dynamic_conv2d(
@@ -39,7 +40,7 @@ def dynamic_conv2d(
 
     Raises:
         TypeError: If a tensor is not floating point.
-        ValueError: If shapes, groups, devices or the geometry do not fit, or the batch is empty.
+        ValueError: If shapes, groups, devices or the geometry do not fit.
 
     Example:
         >>> x, w = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 3, 3, 3)
@@ -49,16 +50,18 @@ def dynamic_conv2d(
     call = remember(_prepare, (input, weight, bias), (stride, padding, dilation, groups))
     if call.run is not None:
         return call.run(input, weight, bias)
+    if call.plan.forward == EMPTY:
+        return call.empty(input, weight, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     weight = weight if weight.dtype == call.dtype else weight.to(call.dtype)
     bias = bias if bias is None or bias.dtype == call.dtype else bias.to(call.dtype)
     if plan.forward == "triton":
         return add_bias(convolve_by_triton(input, weight, geometry), bias)
+    if is_traced():
+        # compilers see the plain operations and plan the backward pass themselves; nothing is added in place
+        return add_bias(FORWARD[plan.forward](input, weight, geometry, None), bias)
     if call.training:
-        # compilers see the plain operations and plan the backward pass themselves
-        compiling = torch.compiler.is_compiling()
-        arguments = (input, weight, geometry)
-        output = FORWARD[plan.forward](*arguments, None) if compiling else PerSampleConvolution.apply(*arguments, *plan)
+        output = PerSampleConvolution.apply(input, weight, geometry, *plan)
         return add_bias(output, bias)
     return FORWARD[plan.forward](input, weight, geometry, bias)
 

@@ -12,10 +12,12 @@ from dyvision.ops._calls import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
 from dyvision.ops._formulations import FORWARD
 from dyvision.ops._geometry import Geometry, Padding, Size
+from dyvision.ops._modes import is_traced
 from dyvision.ops._straight import straight_mixture
 from dyvision.ops._tiled import convolve_mixture, is_tiled
 from dyvision.ops.dynamic import add_bias, convolve_by_triton
 from dyvision.ops.mixing import Mixture, without_autocast
+from dyvision.ops.planner import EMPTY
 
 
 def mixture_conv2d(
@@ -51,7 +53,7 @@ def mixture_conv2d(
 
     Raises:
         TypeError: If a tensor is not floating point.
-        ValueError: If shapes, groups, devices or the geometry do not fit, or the batch is empty.
+        ValueError: If shapes, groups, devices or the geometry do not fit.
 
     Example:
         >>> x, kernels = torch.randn(2, 3, 8, 8), torch.randn(4, 5, 3, 3, 3)
@@ -61,6 +63,8 @@ def mixture_conv2d(
     call = remember(_prepare, (input, kernels, coefficients, bias, taps), (stride, padding, dilation, groups))
     if call.run is not None:
         return call.run(input, kernels, coefficients, bias)
+    if call.plan.forward == EMPTY:
+        return call.empty(input, kernels, coefficients, bias, taps)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     mixture = Mixture(kernels, coefficients, taps)
     shift = None if bias is None else _mix_bias(bias, coefficients, input.shape[0]).to(call.dtype)
@@ -68,7 +72,7 @@ def mixture_conv2d(
         return add_bias(_mix_outputs(input, kernels, coefficients, geometry), shift)
     if plan.forward == "triton":
         return add_bias(_mix_by_triton(input, mixture, geometry), shift)
-    if torch.compiler.is_compiling():
+    if is_traced():
         output = FORWARD[plan.forward](input, mixture.mix().to(input.dtype), geometry, None)
         return add_bias(output, shift)
     if call.training:
@@ -90,7 +94,7 @@ def _prepare(
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
     check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
     call = prepare(tensors, arguments, training, mixed=count, linear=taps is None)
-    if torch.compiler.is_compiling():
+    if call.plan.forward == EMPTY or is_traced():
         return call
     name = call.plan.forward
     if is_tiled(call.dtype, batch, Mixture(kernels, coefficients, taps), call.geometry, name):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._geometry import Edges, Geometry, is_channels_last
+from dyvision.ops._modes import is_traced
 
 try:  # torch 2.7; before it, all sizes count as dynamic
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -34,6 +35,8 @@ except ImportError:
 #: ``mix_outputs``: convolve with all kernels, mix the results (mixtures only).
 #: ``triton``: kernels of our own, on CUDA devices.
 FORMULATIONS = ("grouped", "matmul", "unfold", "shifted", "loop", "mix_outputs", "triton")
+#: plan of an empty batch, for which there is nothing to choose
+EMPTY = "empty"
 #: formulations that autograd differentiates as they are, so that one plan holds for both passes
 WHOLE = ("shifted", "mix_outputs", "triton")
 #: 1x1 kernels; one input channel per output channel; larger kernels that see all channels, or their group's
@@ -182,13 +185,15 @@ def make_plan(problem: Problem) -> Plan:
     forced = forced_formulation()
     if forced is not None and forced in problem.applicable:
         return Plan(forced, forced)
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _traceable(problem)
     return _measured(problem) if wants_measurement() else estimate(problem)
 
 
 def _traceable(problem: Problem) -> Plan:
-    """What a compiler or exporter can trace: anything measured for sizes that are fixed, or what works for all."""
+    """What can be traced: anything measured for sizes that a compiler knows, or what works for all."""
+    if not torch.compiler.is_compiling():
+        return _for_all_sizes(problem)
     sizes = (problem.batch, problem.in_channels, *problem.size)
     if problem.kernel != (1, 1) and has_static_value is not None and all(has_static_value(size) for size in sizes):
         parts = problem._replace(geometry=tuple(problem.geometry))  # type: ignore[arg-type]

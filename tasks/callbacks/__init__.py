@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints and their moments, schedules of layers, weight averaging, tables, predictions as files."""
+"""Callbacks: checkpoints and their moments, schedules of layers, weight averaging, tables, pictures, predictions."""
 
 from dyvision.tasks.callbacks.confusion import ConfusionMatrixWriter
 from dyvision.tasks.callbacks.ema import EMA

@@ -44,7 +44,7 @@ class ConfusionMatrixWriter(Callback):
     def _write(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         folder = trainer.log_dir if trainer.loggers else None  # asked for in every process: the first one answers
         metrics = getattr(module, "metrics", {})
-        metric = metrics[stage] if stage in metrics else None
+        metric: Any = metrics[stage] if stage in metrics else None
         matrix = getattr(metric, "last_confusion", None)
         if matrix is None or folder is None or not trainer.is_global_zero:
             return

@@ -129,7 +129,8 @@ def test_sizes_that_differ(cityscapes: Path, save: Any) -> None:
 
 
 def test_colour_pictures_are_no_labels(cityscapes: Path, save: Any) -> None:
-    save(cityscapes / "gtFine" / "val" / "town" / "c_gtFine_labelIds.png", np.zeros((24, 32, 3), np.uint8))
+    colors = np.full((24, 32, 3), (128, 64, 128), np.uint8)
+    save(cityscapes / "gtFine" / "val" / "town" / "c_gtFine_labelIds.png", colors)
     data = module(cityscapes)
     data.setup("validate")
     with pytest.raises(DataError, match="has 3 channels; use the labelIds files"):
@@ -163,12 +164,11 @@ def test_names_and_folders_are_arguments(tmp_path: Path, save: Any) -> None:
     save(tmp_path / "img" / "fit" / "1_depth.png")
     save(tmp_path / "lab" / "fit" / "1_ids.png", np.full((24, 32), 7, np.uint8))
     options = {
-        "train_split": "fit", "val_split": "fit", "image_dir": "img", "label_dir": "lab", "label_suffix": "_ids.png"
+        "train_split": "fit", "image_dir": "img", "label_dir": "lab", "label_suffix": "_ids.png"
     }  # fmt: skip
     for suffix in ("_rgb", "_rgb.webp"):
         data = module(tmp_path, image_suffix=suffix, **options)
-        data.setup("fit")
-        assert len(data.datasets["train"]) == 1
+        assert len(data.build_dataset("fit", train=True)) == 1
     with pytest.raises(
         DataError, match=r"image_suffix='_leftImg8bit' \(there are files like 1_depth.png, 1_rgb.webp\)"
     ):

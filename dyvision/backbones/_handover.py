@@ -1,0 +1,119 @@
+"""What a convolution has beside its weight, and whether the layer in its place keeps it: hooks, ties, own classes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from dyvision.backbones._blocks import CONVERTIBLE, ConvSite
+from dyvision.layers import CoefficientBranch, DynamicConv2d
+
+#: private: torch lists a module's hooks nowhere else
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution's weight is a parameter, and not computed from others before each call.
+
+    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` compute it in a hook.
+    """
+    return isinstance(conv._parameters.get("weight"), nn.Parameter) and not nn.parameter.is_lazy(conv.weight)
+
+
+def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs: bool) -> None:
+    """Warn once of everything that the layers in the place of these convolutions will not have.
+
+    Args:
+        model: The network, before anything is replaced.
+        sites: The convolutions that will be.
+        preserve_outputs: Whether the layers start from their weights, and are frozen like them.
+    """
+    losses = [f"the hooks of {_some(names)}" for names in [_hooked(sites)] if names]
+    tied = _tied(model, sites)
+    if tied:
+        losses.append(f"the weights that {_some(tied)} share with other modules, which are copied")
+    if not preserve_outputs:
+        frozen = [site.name for site in sites if any(not p.requires_grad for p in site.conv.parameters())]
+        if frozen:
+            losses.append(f"requires_grad=False of {_some(frozen)}, whose kernels start anew")
+    if losses:
+        warnings.warn(f"dynamize drops {'; '.join(losses)}", stacklevel=3)
+
+
+def warn_of_skipped(model: nn.Module, sites: Sequence[ConvSite]) -> None:
+    """Warn once of the convolutions that stay static because of their class or of how their weight is computed."""
+    skipped = skipped_convs(model)
+    if skipped and sites:
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
+        more = ", ..." if len(skipped) > 3 else ""
+        warnings.warn(
+            f"dynamize leaves {len(skipped)} convolutions static that are more than an nn.Conv2d: {reasons}{more}",
+            stacklevel=3,
+        )
+
+
+def warn_of_dynamic(model: nn.Module, sites: Sequence[ConvSite]) -> None:
+    """Warn if a policy for a whole network meets one in which some layers are dynamic already."""
+    already = say_what_is_dynamic(model)
+    if already and sites:
+        warnings.warn(f"dynamize replaces {len(sites)} convolutions{already}, and stay as they are", stacklevel=3)
+
+
+def skipped_convs(model: nn.Module) -> dict[str, str]:
+    """Convolutions whose weight a dynamic layer could not take over, with the reason, by name."""
+    found: dict[str, str] = {}
+    owned: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, (DynamicConv2d, CoefficientBranch)):
+            owned.update(module.modules())
+        if not isinstance(module, nn.Conv2d) or module in owned:
+            continue
+        if nn.utils.parametrize.is_parametrized(module):
+            found[name] = "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+        elif isinstance(module, nn.LazyConv2d):
+            found[name] = "lazy; run the model once first"
+        elif type(module) is nn.Conv2d and not is_plain(module):
+            found[name] = "its weight is computed by a hook: weight_norm, spectral_norm or prune; remove that first"
+        elif type(module) not in CONVERTIBLE:
+            found[name] = f"{type(module).__name__}, a class of its own"
+    return found
+
+
+def dynamic_layers(model: nn.Module) -> list[str]:
+    """Names and classes of the layers that are dynamic already."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)}
+    return [f"{name or 'the model itself'} ({type(layer).__name__})" for name, layer in layers.items()]
+
+
+def say_what_is_dynamic(model: nn.Module) -> str:
+    """A part of a message; empty if no layer is dynamic."""
+    names = dynamic_layers(model)
+    return f"; {len(names)} are dynamic already: {_some(names)}" if names else ""
+
+
+def _hooked(sites: Sequence[ConvSite]) -> list[str]:
+    return [site.name for site in sites if any(getattr(site.conv, hooks, None) for hooks in _HOOKS)]
+
+
+def _tied(model: nn.Module, sites: Sequence[ConvSite]) -> list[str]:
+    owners: dict[int, set[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(module)
+    return [site.name for site in sites if any(len(owners[id(p)]) > 1 for p in site.conv.parameters(recurse=False))]
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f", ... ({len(listed)} in all)" if len(listed) > 3 else "")

@@ -1,0 +1,137 @@
+"""Constructor arguments, checked where they enter: an error names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterable
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+#: of float32, the type of the buffers that keep temperatures
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+
+def check_positive(name: str, value: int) -> None:
+    """Check that an argument is a positive int.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def check_between(name: str, value: float, largest: float, allowed: str | None = None) -> None:
+    """Check that an argument is a finite number above 0 and not above ``largest``.
+
+    Args:
+        name: Of the argument.
+        value: Of the argument.
+        largest: The largest allowed value, or infinity.
+        allowed: What the message says is allowed.
+
+    Raises:
+        ValueError: If it is not, or no number at all.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= largest or math.isinf(value):
+        allowed = allowed or ("positive" if math.isinf(largest) else f"in (0, {largest:g}]")
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Check that an argument is a number in [0, 1].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+
+
+def check_temperature(value: float) -> None:
+    """Check a temperature: positive, and neither zero nor infinite in float32, in which it is kept.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not _SMALLEST <= value <= _LARGEST:
+        raise ValueError(
+            f"temperature must be positive, got {value!r}; float32, which keeps it, goes from {_SMALLEST:.3g} to "
+            f"{_LARGEST:.3g}"
+        )
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Check the type of a layer's parameters.
+
+    Raises:
+        ValueError: If it is not floating point.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating-point type such as torch.float32, got {dtype!r}")
+
+
+def abstract_methods(layer_class: type[nn.Module]) -> list[str]:
+    """Names of the methods that a class leaves to its subclasses, sorted."""
+    return sorted(
+        name for name in dir(layer_class) if getattr(getattr(layer_class, name), "__isabstractmethod__", False)
+    )
+
+
+def own_arguments(layer_class: type[nn.Module], base: type[nn.Module]) -> list[str]:
+    """Names of the arguments that a layer adds to those of its base, the class's own first."""
+    general = inspect.signature(base.__init__).parameters
+    names: dict[str, None] = {}
+    for kind in layer_class.__mro__:
+        if kind is base:
+            break
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+            names |= {name: None for name in named if name not in general}
+    return list(names)
+
+
+def check_own_arguments(layer_class: type[nn.Module], base: type[nn.Module], names: Iterable[str]) -> None:
+    """Check that arguments are a layer's own, and not those of ``nn.Conv2d`` or none at all.
+
+    Raises:
+        TypeError: If they are not; see :func:`reject_unknown`.
+    """
+    own = own_arguments(layer_class, base)
+    unknown = [name for name in names if name not in own]
+    if unknown:
+        reject_unknown(layer_class, base, unknown)
+
+
+def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown: Iterable[str]) -> NoReturn:
+    """Report arguments that a layer does not have.
+
+    Args:
+        layer_class: The layer's class.
+        base: The class whose arguments are those of ``nn.Conv2d``.
+        unknown: Names of the arguments.
+
+    Raises:
+        TypeError: Always; it lists the layer's own arguments and the closest ones.
+    """
+    own, wrong = own_arguments(layer_class, base), list(unknown)
+    taken = ", ".join(own) if own else "none"
+    general = [name for name in inspect.signature(base.__init__).parameters if name not in ("self", "unknown")]
+    hints = []
+    for name in wrong:
+        if name in general:  # from_conv takes it from the convolution
+            hints.append(f"{name!r} of its own: the convolution's is taken")
+            continue
+        near = difflib.get_close_matches(str(name), [*own, *general], n=1, cutoff=0.5)
+        hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise TypeError(
+        f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"
+    )

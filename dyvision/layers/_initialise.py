@@ -1,0 +1,61 @@
+"""Modules that know their own initial values: ``reset_parameters()`` without arguments is the method's, not PyTorch's.
+
+After ``module.to_empty(device=...)`` (meta device, FSDP) PyTorch's contract is that ``reset_parameters()`` of every
+module initialises the module's own parameters and buffers. Parents come before children, so that what a layer gave
+its linear layers would be overwritten by their default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+#: sets a weight in place; a function of a module or a ``partial`` of one, so that layers can be pickled
+Initializer = Callable[[Tensor], object]
+
+#: kaiming-normal for the number of outputs, the start of most official branches
+FAN_OUT: Initializer = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+
+
+class _Initialised(nn.Module):
+    """Mixin: the weight by ``initializer``, the bias 0; without one PyTorch's own."""
+
+    #: sets the weight
+    initializer: Initializer | None = None
+
+    def __init__(self, *args: Any, initializer: Initializer | None = None, **kwargs: Any) -> None:
+        self.initializer = initializer  # before the base, whose constructor resets
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Initialise the weight by ``initializer`` and the bias by 0."""
+        if self.initializer is None:
+            cast(Any, super()).reset_parameters()
+            return
+        weight, bias = cast(Tensor, self.weight), cast("Tensor | None", self.bias)
+        if weight.numel():
+            self.initializer(weight)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+class InitialisedLinear(_Initialised, nn.Linear):
+    """``nn.Linear`` with an initialisation of its own."""
+
+
+class InitialisedConv1d(_Initialised, nn.Conv1d):
+    """``nn.Conv1d`` with an initialisation of its own."""
+
+
+class InitialisedConv2d(_Initialised, nn.Conv2d):
+    """``nn.Conv2d`` with an initialisation of its own."""
+
+
+def reset_children(module: nn.Module) -> None:
+    """Call ``reset_parameters()`` of every module inside another, as is done after ``to_empty``."""
+    for child in module.modules():
+        if child is not module and callable(getattr(child, "reset_parameters", None)):
+            cast(Any, child).reset_parameters()

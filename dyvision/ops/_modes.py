@@ -1,0 +1,31 @@
+"""Who is calling: eager code, a compiler or tracer, or a transform (``torch.func``, forward-mode differentiation)."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Whether a transform (``vmap``, ``jvp``, ``jacrev``, ``hessian``, ``forward_ad.dual_level``) is at work.
+
+    It differentiates and batches plain operations; autograd functions of our own have no rule for it.
+    """
+    if torch.compiler.is_compiling():  # which traces through transforms itself
+        return False
+    # private: there is no public question for either; torch.autograd.Function asks the first one itself
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Whether the operations of this call are recorded or transformed: they have to be plain and always the same."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
+
+
+def is_exporting() -> bool:
+    """Whether the operations of this call will be run at other sizes: by an exporter, or ``torch.jit.trace``."""
+    if torch._C._is_tracing():
+        return True
+    # torch 2.7; before it an exporter cannot be told from a compiler
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(exporting())
