@@ -106,7 +106,8 @@ def test_folders(name, own, refused_in_fit) -> None:
 def _predict(checkpoints, root, tmp_path) -> list[str]:
     return [
         "predict", f"--ckpt_path={checkpoints['classification']}", f"--data.predict_root={root}",
-        "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--output={tmp_path / 'out'}",
+        "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        f"--output={tmp_path / 'out'}",
     ]  # fmt: skip
 
 
