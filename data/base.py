@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dyvision.arguments import check_number
+from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import ImageReader, find_images
@@ -30,7 +31,7 @@ _LARGEST_BATCH = 1_000_000
 _MOST_WORKERS = 1024
 
 
-class VisionDataModule(ResumableData, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the

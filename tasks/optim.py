@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dyvision.arguments import check_flag, check_number, check_numbers
 from dyvision.layers import CoefficientBranch
@@ -97,7 +97,7 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
         check_number(name, hparams[name], **_FACTOR)
     component = parse_component(hparams["optimizer"], "optimizer")
     if component.kind == "class_path":
-        optimizer_class: Any = import_object(component.name, "optimizer")
+        optimizer_class: Any = import_object(component.name, "optimizer", Optimizer)
     else:
         classes = {
             name.lower(): value
@@ -219,7 +219,7 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
         check_number("lr_schedule: total_steps", total_steps, minimum=1, integer=True)
     warmup = warmup_length(hparams["warmup_steps"], total_steps)
     if component.kind == "class_path":
-        scheduler_class: Any = import_object(component.name, "lr_schedule")
+        scheduler_class: Any = import_object(component.name, "lr_schedule", LRScheduler)
         arguments = dict(component.arguments)
         interval = arguments.pop("interval", "step")
         check_arguments(scheduler_class, arguments, f"lr_schedule {component.name!r}")

@@ -193,7 +193,7 @@ class SegmentationTask(BaseTask):
     def _build_loss(self) -> nn.Module:
         component = parse_component(self.hparams.loss, "loss")
         if component.kind == "class_path":
-            loss_class = import_object(component.name, "loss")
+            loss_class = import_object(component.name, "loss", nn.Module)
             check_arguments(loss_class, component.arguments, f"loss {component.name!r}")
             return loss_class(**component.arguments)
         loss_class = _LOSSES[choose(component.name, _LOSSES, "loss")]

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dyvision.reading import read_yaml
 
 
 def packaged_configs() -> list[str]:
@@ -122,12 +122,7 @@ def _beside(path: Path, base: str) -> str | Path:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):

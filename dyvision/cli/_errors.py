@@ -7,6 +7,7 @@ import re
 import sys
 
 from dyvision.cli._workers import explain_worker
+from dyvision.text import printable
 
 #: printed as they are; everything else is named by its type, and DYVISION_DEBUG is pointed out
 _PLAIN = (ValueError, OSError, FloatingPointError, ImportError)
@@ -80,7 +81,7 @@ def one_line(error: BaseException) -> str:
     if worker is not None:
         return worker
     message = _TERMINAL_CODES.sub("", _innermost(str(error)))
-    message = " ".join(message.split())
+    message = printable(" ".join(message.split()))
     if isinstance(error, MemoryError) or _is_out_of_memory(error, message):
         return _memory(message)
     for pattern, replacement in _TRANSLATIONS:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.saving import replacing, write_text
+from dyvision.text import plain, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +37,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
+    routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
     routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
@@ -59,14 +61,15 @@ def _routing(options: argparse.Namespace) -> None:
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
+    typed += [f"--trust={options.trust}"] if options.trust else []
     run = TaskCLI("report routing", read_request(typed))
-    model = _load(run.model, options.checkpoint)
+    model = _load(run.model, options.checkpoint, options.trust)
     static = None
     if options.static is not None:
         task = read_request([f"--ckpt_path={options.static}"]).task
         if task != run.model.task:
             raise ValueError(f"--static {options.static}: of task {task!r}, but {options.checkpoint} is of another")
-        static = _load(run.model, options.static)
+        static = _load(run.model, options.static, options.trust)
     batches = _batches(run.datamodule, options.images)
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
@@ -86,9 +89,9 @@ def _routing(options: argparse.Namespace) -> None:
         console.print(options.output / name, soft_wrap=True, highlight=False)
 
 
-def _load(like: Any, path: Path) -> nn.Module:
+def _load(like: Any, path: Path, trust: str) -> nn.Module:
     """The task of a checkpoint with its weights (the averaged ones, if it has them)."""
-    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", trust=trust.split(","))
     return model
 
 
@@ -156,7 +159,7 @@ def _table(results: Sequence[LayerRouting]) -> Table:
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
         shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
-        table.add_row(names[result.name], result.kind, str(result.coefficients.shape[1]), *shown)
+        table.add_row(plain(names[result.name]), result.kind, str(result.coefficients.shape[1]), *shown)
     return table
 
 
@@ -252,7 +255,9 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
             image = axes.imshow(deviation.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
             figure.colorbar(image, ax=axes)
             if len(classes) == total <= 40:
-                axes.set_yticks(range(total), classes, fontsize="small")
+                # "$" begins a formula in matplotlib
+                shown = [printable(name).replace("$", r"\$") for name in classes]
+                axes.set_yticks(range(total), shown, fontsize="small")
             share = result.class_share
             share_text = "coefficients do not vary" if share is None or math.isnan(share) else f"share {share:.2f}"
             title += f"; {share_text}"

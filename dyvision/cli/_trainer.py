@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
+from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._option_errors import explain
@@ -69,6 +70,9 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
         )
+        parser.add_argument(
+            "--trust", type=str | None, default=None, help="classes a checkpoint may name, as NAME,NAME"
+        )
         add_prediction_options(parser)
         parser.add_argument(
             "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
@@ -111,6 +115,12 @@ class TaskCLI(cli.LightningCLI):
         check_checkpoint(vars(self.config.checkpoint))
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
+
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
+        made = self.request.checkpoint
+        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dyvision.fonts import font_file
 from dyvision.saving import replacing
+from dyvision.text import csv_cell
 
 #: with more classes, names cannot be read, and a number does not fit into its cell
 _MOST_NAMES, _MOST_NUMBERS = 60, 25
@@ -61,8 +62,9 @@ def save_confusion(matrix: NDArray[np.int64], names: Sequence[str], target: Path
     """
     with replacing(target.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["label \\ prediction", *names])
-        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+        cells = [csv_cell(name) for name in names]
+        writer.writerow(["label \\ prediction", *cells])
+        writer.writerows([name, *row] for name, row in zip(cells, matrix.tolist(), strict=True))
     _draw(matrix, names, target.with_suffix(".png"))
 
 

@@ -147,7 +147,7 @@ def _with_shared(component: Component, shared: Mapping[str, Any]) -> dict[str, A
 
 def _builder(component: Component) -> Callable[..., nn.Module]:
     if component.kind == "class_path":
-        return import_object(component.name, "head")
+        return import_object(component.name, "head", nn.Module, builders=True)
     return _BUILDERS[choose(component.name, _BUILDERS, "detection head")]
 
 

@@ -240,15 +240,12 @@ def create_segmentation_head(
 
 
 def _import_head(head: Component, features: Features, num_classes: int, argument: str) -> nn.Module:
-    head_class = import_object(head.name, argument)
+    head_class = import_object(head.name, argument, nn.Module)
     names, anything = accepted_arguments(head_class)
     filled: Mapping[str, Any] = {"in_channels": list(features.channels), "num_classes": num_classes}
     arguments = {name: value for name, value in filled.items() if anything or name in names} | head.arguments
     check_arguments(head_class, arguments, f"{argument} {head.name!r}")
-    module = head_class(**arguments)
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"{argument} {head.name!r} is no torch.nn.Module")
-    return module
+    return head_class(**arguments)
 
 
 def _check_output(head: nn.Module, channels: Sequence[int], num_classes: int, what: str) -> None:
