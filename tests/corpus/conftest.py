@@ -17,8 +17,6 @@ from dyvision.cli import (
     main,
 )
 
-pytestmark = pytest.mark.timeout(120)
-
 #: the longest line that one still reads
 LONGEST = 400
 
