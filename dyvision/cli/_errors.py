@@ -82,7 +82,7 @@ def one_line(error: BaseException) -> str:
         return worker
     message = _TERMINAL_CODES.sub("", _innermost(str(error)))
     message = printable(" ".join(message.split()))
-    if isinstance(error, MemoryError) or _is_out_of_memory(error, message):
+    if _is_out_of_memory(error, message):
         return _memory(message)
     for pattern, replacement in _TRANSLATIONS:
         found = re.search(pattern, message)
@@ -107,11 +107,14 @@ def _innermost(message: str) -> str:
 def _is_plain(error: BaseException) -> bool:
     # by name: this module must not import Lightning
     named = type(error).__name__ == "MisconfigurationException"
-    return named or isinstance(error, _PLAIN) or explain_worker(error) is not None
+    known = explain_worker(error) is not None or _is_out_of_memory(error, str(error))
+    return named or known or isinstance(error, _PLAIN)
 
 
 def _is_out_of_memory(error: BaseException, message: str) -> bool:
-    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(message) is not None
+    return (
+        isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(message) is not None
+    )
 
 
 def _memory(message: str) -> str:

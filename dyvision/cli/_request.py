@@ -57,6 +57,11 @@ class Request:
         if named not in TASKS:
             raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
         made = self.checkpoint.get("task")
+        if made is None and self.checkpoint.get("path") and not self.names_class("model"):
+            raise ValueError(
+                f"--ckpt_path {self.checkpoint['path']}: of another project (it names no task of dyvision); weights of "
+                "a backbone are taken by --model.backbone_weights"
+            )
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)

@@ -65,7 +65,7 @@ def test_is_refused(kind, own, refused_in_fit) -> None:
     root = own("segmentation")
     for path in sorted((root / "gtFine" / "train" / "town").iterdir()):
         _spoil(kind, path)
-    line = refused_in_fit("segmentation", [], "labelIds", root=root)
+    line = refused_in_fit("segmentation", [], "label", root=root)
     assert all(any(part in line for part in word.split("|")) for word in KINDS[kind]), line
 
 
