@@ -112,9 +112,8 @@ def _is_plain(error: BaseException) -> bool:
 
 
 def _is_out_of_memory(error: BaseException, message: str) -> bool:
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(message) is not None
-    )
+    said = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(message) is not None
+    return said or isinstance(error, MemoryError)
 
 
 def _memory(message: str) -> str:

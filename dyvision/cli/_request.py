@@ -54,7 +54,7 @@ class Request:
             raise ValueError(
                 f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
             )
-        if named not in TASKS:
+        if not isinstance(named, str) or named not in TASKS:
             raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
         made = self.checkpoint.get("task")
         if made is None and self.checkpoint.get("path") and not self.names_class("model"):
