@@ -27,9 +27,6 @@ from dyvision.data.splits import choose_validation, shared_images
 
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
-_LARGEST_BATCH = 1_000_000
-_MOST_WORKERS = 1024
-
 
 class VisionDataModule(CheckpointMixin, ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
@@ -89,10 +86,10 @@ class VisionDataModule(CheckpointMixin, ResumableData, ABC):
         reader: ImageReader | None = None,
     ) -> None:
         super().__init__()
-        images: dict[str, Any] = {"minimum": 1, "maximum": _LARGEST_BATCH, "integer": True}
+        images: dict[str, Any] = {"minimum": 1, "maximum": 1_000_000, "integer": True}
         check_number("batch_size", batch_size, **images)
         check_number("eval_batch_size", eval_batch_size, **images, allow_none=True)
-        check_number("num_workers", num_workers, minimum=0, maximum=_MOST_WORKERS, integer=True)
+        check_number("num_workers", num_workers, minimum=0, maximum=1024, integer=True)
         check_number("seed", seed, minimum=0, maximum=2**32 - 1, integer=True)
         if on_bad_sample not in get_args(OnBadSample):
             raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
