@@ -12,6 +12,7 @@ from dyvision import checkpoint_file
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._run_folder import find_checkpoint
 from dyvision.cli._trust import check_typed, trusted_names, typed_options
+from dyvision.cli._words import check_words, suggest
 from dyvision.reading import parse_yaml
 from dyvision.trust import hyperparameters_of, name_unknown
 
@@ -53,9 +54,14 @@ class Request:
             raise ValueError(
                 f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
             )
-        if named not in TASKS:
+        if not isinstance(named, str) or named not in TASKS:
             raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
         made = self.checkpoint.get("task")
+        if made is None and self.checkpoint.get("path") and not self.names_class("model"):
+            raise ValueError(
+                f"--ckpt_path {self.checkpoint['path']}: of another project (it names no task of dyvision); weights of "
+                "a backbone are taken by --model.backbone_weights"
+            )
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)
@@ -85,6 +91,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         FileNotFoundError: If a config or the checkpoint does not exist.
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
+    check_words(arguments)
     request = Request()
     pending = list(arguments)
     while pending:
@@ -187,7 +194,7 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
         below_option = any(key.startswith(f"{option}.") for option in known)
         negative = key.removeprefix("no_") in known
         if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{closest(key, known)}")
+            wrong.append(f"--{key}{suggest(key, known)}")
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 

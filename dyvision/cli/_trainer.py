@@ -23,11 +23,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
+from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
+from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
@@ -94,14 +97,25 @@ class TaskCLI(cli.LightningCLI):
             try:
                 self.config = parser.parse_args([*arguments, *self.request.typed])
             except ArgumentError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(explain(str(error), self.request, self._classes())) from error
+
+    def _classes(self) -> dict[str, type]:
+        return {
+            "model": self._model_class,
+            "data": self._datamodule_class,
+            "trainer": Trainer,
+            "checkpoint": ModelCheckpoint,
+            "last": LastCheckpoint,
+        }
 
     def before_instantiate_classes(self) -> None:
-        """Refuse to evaluate a network that was never trained; draw the sample data a quickstart config refers to.
+        """Check the trainer's options, refuse to evaluate random weights, and draw the sample data of a quickstart.
 
         Raises:
-            ValueError: If the weights, or those of the head, would be random.
+            ValueError: If an option is out of range, or the weights, or those of the head, would be random.
         """
+        check_trainer(vars(self.config.trainer), self.command)
+        check_checkpoint(vars(self.config.checkpoint))
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
@@ -137,6 +151,9 @@ class TaskCLI(cli.LightningCLI):
             added.append(ResultsTable())
         if self.command == "predict":
             added.append(prediction_writer(self.config))
+        if trains:
+            added.append(MonitorCheck())
+        added += display_callbacks(options)
         options["callbacks"] = [*added, *(options["callbacks"] or [])]
         options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
         try:
