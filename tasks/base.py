@@ -233,6 +233,10 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
                 "up longer, clip gradients (trainer.gradient_clip_val), or look at these files"
             )
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, batch_size=len(batch["image"]))
+        if self._trainer is not None and self.trainer.optimizers:
+            # in the row of the loss; that of the group with the highest
+            rate = max(group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups)
+            self.log("train/lr", rate, on_step=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

@@ -28,6 +28,7 @@ from dyvision.cli._messages import silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
@@ -47,6 +48,7 @@ class TaskCLI(cli.LightningCLI):
     def __init__(self, command: str, request: Request) -> None:
         self.command, self.request = command, request
         self.run: TrainingRun | None = None
+        self.results: ResultsFolder | None = None
         model, data = TASKS[request.task]
         self.custom = {section: request.names_class(section) for section in ("model", "data")}
         super().__init__(
@@ -132,8 +134,8 @@ class TaskCLI(cli.LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
-        from dyvision.tasks.callbacks import ResultsTable
+        """A training run has a folder, logs and checkpoints; an evaluation one for its results; a trial nothing."""
+        from dyvision.tasks.callbacks import ConfusionMatrixWriter, PredictionPictures, ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
         trains = self.command in ("fit", "quickstart")
@@ -142,11 +144,17 @@ class TaskCLI(cli.LightningCLI):
             added = self.run.callbacks()
             if options["logger"] in (None, True):
                 options["logger"] = self.run.loggers()
+            options["default_root_dir"] = str(self.run.folder.path)
+            added += [PredictionPictures(), ConfusionMatrixWriter(self.run.folder.path)]
         else:
             added = [StopOnSignal()] if trains else []
             options["enable_checkpointing"] = False
             if options["logger"] in (None, True):
                 options["logger"] = False
+        if self.command in ("validate", "test") and not options["fast_dev_run"]:
+            self.results = ResultsFolder.take(self.config, self.command)
+            options["default_root_dir"] = str(self.results.path)
+            added.append(ConfusionMatrixWriter(self.results.path))
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
@@ -214,9 +222,13 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     else:
         if command_line.run is not None:
             command_line.run.messages.finished(trainer)
+        if command_line.results is not None:
+            command_line.results.tell()
     finally:
         if command_line.run is not None:
             command_line.run.release(trainer)
+        if command_line.results is not None:
+            command_line.results.release()
     return command_line
 
 

@@ -25,9 +25,15 @@ class ConfusionMatrixWriter(Callback):
     """Writes ``confusion_<stage>.csv`` and ``.png`` when ``fit``, ``validate`` or ``test`` ends.
 
     For metrics that have a confusion matrix (``last_confusion``, ``class_names``): images in classification, pixels in
-    segmentation. Rows are labels, columns are predictions. Without a logger there is no run folder and nothing is
-    written.
+    segmentation. Rows are labels, columns are predictions.
+
+    Args:
+        folder: Where; None for the logger's folder, and without a logger nothing is written.
     """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self.folder = folder
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the matrix of the validation set, except during training."""
@@ -43,11 +49,14 @@ class ConfusionMatrixWriter(Callback):
         self._write(trainer, pl_module, "test")
 
     def _write(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        folder = trainer.log_dir if trainer.loggers else None  # asked for in every process: the first one answers
+        folder: str | Path | None = self.folder
+        if folder is None and trainer.loggers:
+            folder = trainer.log_dir  # asked for in every process: the first one answers
         metrics = getattr(module, "metrics", {})
         metric: Any = metrics[stage] if stage in metrics else None
         matrix = getattr(metric, "last_confusion", None)
-        if matrix is None or folder is None or not trainer.is_global_zero:
+        trial = getattr(trainer, "fast_dev_run", False)
+        if matrix is None or folder is None or trial or not trainer.is_global_zero:
             return
         save_confusion(matrix.numpy(), metric.class_names, Path(folder, f"confusion_{stage}"))
 
