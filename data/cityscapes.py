@@ -148,7 +148,7 @@ class CityscapesDataModule(VisionDataModule):
             label_table, more = self._own_table(layout)
             ignored += more
             # a checkpoint has to know the classes without the data set
-            self.hparams.label_table, self.hparams.ignore_ids = label_table, ignored or ignore_ids
+            self.hparams.update(label_table=label_table, ignore_ids=ignored or ignore_ids)
         self._table = LabelTable(classes, label_table, ignored, label_colors)
         self.num_classes = len(self._table.names)
         self.class_names, self.class_colors = self._table.names, self._table.colors
@@ -239,7 +239,7 @@ def _layout(
 ) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"unknown layout {name!r}.{did_you_mean(name, LAYOUTS)}")
-    given = {
+    given: dict[str, Any] = {
         "images": image_dir, "labels": label_dir, "image_suffix": image_suffix, "label_suffix": label_suffix,
         "split_file": split_file, "others": None if image_dir is None and label_dir is None else (),
     }  # fmt: skip

@@ -35,7 +35,7 @@ training and evaluation (every option: dyvision fit --help, with --task or --con
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every command except those that run the trainer, which have parsers of their own."""
-    parser = OneLineParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="dyvision", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dyvision {_version()}")

@@ -101,7 +101,7 @@ class TaskCLI(cli.LightningCLI):
             except ArgumentError as error:
                 raise ValueError(explain(str(error), self.request, self._classes())) from error
 
-    def _classes(self) -> dict[str, type]:
+    def _classes(self) -> dict[str, Any]:
         return {
             "model": self._model_class,
             "data": self._datamodule_class,

@@ -88,7 +88,7 @@ class MonitorCheck(Callback):
         Raises:
             ValueError: If there is no such metric, with the closest ones.
         """
-        names = getattr(pl_module, "metric_names", list)()
+        names: list[str] = getattr(pl_module, "metric_names", list)()
         known = ["train/loss", "epoch", "step", *(f"val/{name}" for name in names)]
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
