@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from dyvision.arguments import check_number
+from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
 from dyvision.data.files import ImageReader, find_images
@@ -26,7 +28,7 @@ from dyvision.data.splits import choose_validation, shared_images
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(ResumableData, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -84,20 +86,17 @@ class VisionDataModule(ResumableData, ABC):
         on_bad_sample: OnBadSample = "error",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: expected at least {least}.")
-        if val_fraction is not None and not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction}: expected a share between 0 and 1, such as 0.2.")
-        if in_chans not in (None, 1, 3):
-            raise ValueError(f"in_chans={in_chans}: expected 1 (grey) or 3.")
+        images: dict[str, Any] = {"minimum": 1, "maximum": 1_000_000, "integer": True}
+        check_number("batch_size", batch_size, **images)
+        check_number("eval_batch_size", eval_batch_size, **images, allow_none=True)
+        check_number("num_workers", num_workers, minimum=0, maximum=1024, integer=True)
+        check_number("seed", seed, minimum=0, maximum=2**32 - 1, integer=True)
         if on_bad_sample not in get_args(OnBadSample):
             raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
+        check_number("val_fraction", val_fraction, above=0, below=1, allow_none=True)
+        check_number("val_seed", val_seed, minimum=0, maximum=2**32 - 1, integer=True)
+        if in_chans not in (None, 1, 3):
+            raise ValueError(f"in_chans={in_chans}: expected 1 (grey) or 3.")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

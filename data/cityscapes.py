@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from dyvision.arguments import check_numbers
 from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes_dataset import CityscapesDataset
 from dyvision.data.cityscapes_labels import LabelTable, train_id_table
@@ -13,7 +15,7 @@ from dyvision.data.errors import did_you_mean
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.label_checks import look_at_labels
 from dyvision.data.layouts import LAYOUTS, Layout, PairFinder, layout_table
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize, Pipeline
+from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.transforms import TransformSpec, plain_spec
 
 
@@ -123,17 +125,19 @@ class CityscapesDataModule(VisionDataModule):
             ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if min(crop_size) < 1 or min(image_size or (1,)) < 1:
-            raise ValueError(f"crop_size={crop_size}, image_size={image_size}: expected a height and width >= 1.")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale_range={scale_range}: expected two positive numbers, the smaller one first.")
+        sides: dict[str, Any] = {"length": 2, "minimum": 1, "maximum": LARGEST_SIDE, "integer": True}
+        check_numbers("crop_size", crop_size, **sides)
+        check_numbers("image_size", image_size, **sides, allow_none=True)
+        check_numbers("scale_range", scale_range, length=2, above=0, maximum=100)
+        if scale_range[0] > scale_range[1]:
+            raise ValueError(f"scale_range={list(scale_range)}: expected the smaller number first.")
+        Normalize(mean, std, self.channels)
         if train_transform is None:
             train_transform = _default_train(crop_size, scale_range, mean)
         resize: list[TransformSpec] = []
         if image_size is not None:
             resize = [{"Resize": {"height": image_size[0], "width": image_size[1]}}]
         self.mean, self.std = tuple(mean), tuple(std)
-        Normalize(mean, std, self.channels)
         self._train_pipeline = Pipeline([*resize, *train_transform], self.task, "train_transform")
         self._eval_pipeline = Pipeline([*resize, *(eval_transform or [])], self.task, "eval_transform")
         self._finder = PairFinder(
@@ -144,7 +148,7 @@ class CityscapesDataModule(VisionDataModule):
             label_table, more = self._own_table(layout)
             ignored += more
             # a checkpoint has to know the classes without the data set
-            self.hparams.label_table, self.hparams.ignore_ids = label_table, ignored or ignore_ids
+            self.hparams.update(label_table=label_table, ignore_ids=ignored or ignore_ids)
         self._table = LabelTable(classes, label_table, ignored, label_colors)
         self.num_classes = len(self._table.names)
         self.class_names, self.class_colors = self._table.names, self._table.colors
@@ -235,7 +239,7 @@ def _layout(
 ) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"unknown layout {name!r}.{did_you_mean(name, LAYOUTS)}")
-    given = {
+    given: dict[str, Any] = {
         "images": image_dir, "labels": label_dir, "image_suffix": image_suffix, "label_suffix": label_suffix,
         "split_file": split_file, "others": None if image_dir is None and label_dir is None else (),
     }  # fmt: skip

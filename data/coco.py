@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+from dyvision.arguments import check_number
 from dyvision.data.base import PredictDataset, VisionDataModule
 from dyvision.data.coco_dataset import CocoDataset
 from dyvision.data.coco_json import CocoFile, read_categories, read_coco
 from dyvision.data.datasets import OnBadSample, ToTensor
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
-from dyvision.data.pipeline import Pipeline, to_tensor
+from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
@@ -136,8 +137,7 @@ class COCODataModule(VisionDataModule):
             val_fraction, val_seed, in_chans, ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size={image_size}: expected at least 1.")
+        check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True, allow_none=True)
         resize: list[TransformSpec] = [] if image_size is None else [{"LongestMaxSize": {"max_size": image_size}}]
         train_transform = ["HorizontalFlip"] if train_transform is None else train_transform
         self.masks = masks

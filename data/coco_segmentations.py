@@ -29,7 +29,7 @@ class Segmentations:
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
-        self._kinds = bytearray()
+        self._kinds: Any = bytearray()
         self._numbers: Any = array("d")
         self._part_ends: Any = array("q")
         self._last_part: Any = array("q")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,14 @@ class AnnotationTable:
                     and type(x) in NUMBERS and type(y) in NUMBERS and type(w) in NUMBERS and type(h) in NUMBERS
                     and type(area) in NUMBERS and type(box) is list
                 )  # fmt: skip
-                values = (float(x), float(y), float(w), float(h), float(area)) if plain else ()
+                values: tuple[float, ...] = (float(x), float(y), float(w), float(h), float(area)) if plain else ()
             except (KeyError, TypeError, ValueError, OverflowError):
                 plain = False
             try:
                 if not plain or crowd not in (0, 1):
                     number, image, category, values, crowd = self._repair(record, position)
                 if segmentations is not None:
-                    segmentations.add(record.get("segmentation"), lambda n=number, p=position: _name(n, p))
+                    segmentations.add(record.get("segmentation"), partial(_name, number, position))
             except RefusedError:
                 continue
             ids(number)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
 from dyvision.data.base import VisionDataModule
 from dyvision.data.class_names import normal, read_class_names
@@ -14,7 +15,7 @@ from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, Vision
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation, list_folders, list_images
 from dyvision.data.findings import Findings
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize, Pipeline
+from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.splits import read_split_file, split_line
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
@@ -148,10 +149,9 @@ class ImageFolderDataModule(VisionDataModule):
             ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
-        if image_size < 1 or not 0 < crop_ratio <= 1:
-            raise ValueError(
-                f"image_size={image_size}, crop_ratio={crop_ratio}: expected a size >= 1 and 0 < ratio <= 1."
-            )
+        check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)
+        check_number("crop_ratio", crop_ratio, above=0, maximum=1)
+        Normalize(mean, std, self.channels)
         if train_transform is None:
             train_transform = [{"RandomResizedCrop": {"size": [image_size, image_size]}}, "HorizontalFlip"]
         if eval_transform is None:
@@ -160,7 +160,6 @@ class ImageFolderDataModule(VisionDataModule):
             eval_transform = [{"SmallestMaxSize": {"max_size": resized}}, {"CenterCrop": crop}]
         self.words, self.split_file = words, split_file
         self.mean, self.std = tuple(mean), tuple(std)
-        Normalize(mean, std, self.channels)
         self._train_pipeline = Pipeline(train_transform, self.task, "train_transform")
         self._eval_pipeline = Pipeline(eval_transform, self.task, "eval_transform")
         self._folders: list[str] = []

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dyvision.arguments import check_numbers
 from dyvision.data.errors import DataError
 from dyvision.data.loaders import IGNORE_INDEX
 from dyvision.data.transforms import A, TransformSpec, build_transforms
@@ -28,6 +29,10 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as OpenCV and Pillow have
 # A box that lost nine tenths of its area to a crop no longer shows its object
 _MIN_VISIBILITY = 0.1
 _MIN_SIDE = 0.5
+# pixels are in 0..1 when they are normalised; statistics of 0..255 would leave nothing of an image
+_LARGEST_STATISTIC = 10
+#: largest side of an image that an argument may ask for
+LARGEST_SIDE = 32_768
 
 
 class Transformed(NamedTuple):
@@ -191,15 +196,14 @@ class Normalize:
         std: Per channel of the tensor.
 
     Raises:
-        ValueError: If there is not one of each per channel, or a deviation is not positive.
+        ValueError: If there is not one of each per channel, one is not finite or not meant for 0..1, or a deviation is
+            not positive.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int = 3) -> None:
-        if len(mean) != len(std) or len(mean) not in (channels, 3) or not min(std) > 0:
-            raise ValueError(
-                f"mean and std are {'three numbers' if channels == 3 else 'one number or three numbers'} each, in "
-                f"0..1, std positive; got mean={list(mean)}, std={list(std)}."
-            )
+        length = 1 if channels == 1 and isinstance(mean, Sequence) and len(mean) == 1 else 3
+        check_numbers("mean", mean, length=length, minimum=-_LARGEST_STATISTIC, maximum=_LARGEST_STATISTIC)
+        check_numbers("std", std, length=length, above=0, maximum=_LARGEST_STATISTIC)
         if len(mean) > channels:
             mean, std = ([sum(w * x for w, x in zip(_LUMINANCE, values, strict=True))] for values in (mean, std))
         self.channels = channels

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,8 @@ def _build(item: Any, where: str, fill_mask: int | None) -> Any:
         return item
     name, arguments = _split(item, where)
     cls = _find(name, where)
+    for key, value in arguments.items():
+        _check_finite(value, f"{where}: {cls.__name__}: {key}")
     arguments = {
         key: build_transforms(value if isinstance(value, list) else [value], f"{where}.{key}", fill_mask)
         if key in _INNER and issubclass(cls, A.BaseCompose)
@@ -110,6 +113,14 @@ def _build(item: Any, where: str, fill_mask: int | None) -> Any:
     if fill_mask is not None and "fill_mask" not in arguments and _fills(parameters):
         arguments["fill_mask"] = fill_mask
     return _construct(cls, arguments, where)
+
+
+def _check_finite(value: Any, what: str) -> None:
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_finite(item, what)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what}={value}: expected a finite number.")
 
 
 def _fills(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -38,7 +38,7 @@ class FittingTable:
     def __init__(self, title: str | None = None, caption: str | None = None, elsewhere: str = "") -> None:
         self.title, self.caption, self.elsewhere = title, caption, elsewhere
         self._columns: list[_Column] = []
-        self._rows: list[tuple[tuple[str, ...], str | None] | None] = []
+        self._rows: list[tuple[tuple[str | Text, ...], str | None] | None] = []
 
     def add_column(
         self,
@@ -60,8 +60,8 @@ class FittingTable:
         """
         self._columns.append(_Column(header, importance, justify, folds, style))
 
-    def add_row(self, *cells: str, style: str | None = None) -> None:
-        """Add a row, one cell per column; the cells may have markup."""
+    def add_row(self, *cells: str | Text, style: str | None = None) -> None:
+        """Add a row, one cell per column; a string may have markup, a ``Text`` is shown as it is."""
         if len(cells) != len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
         self._rows.append((cells, style))
@@ -103,7 +103,7 @@ class FittingTable:
         """What each column needs: its longest cell, unless it folds."""
         widths = []
         for index, column in enumerate(self._columns):
-            cells = (Text.from_markup(row[0][index]).cell_len for row in self._rows if row is not None)
+            cells = (_as_text(row[0][index]).cell_len for row in self._rows if row is not None)
             longest = max([cell_len(column.header), *cells])
             widths.append(min(longest, _FOLDED) if column.folds else longest)
         return widths
@@ -144,3 +144,7 @@ def make_console(width: int = 140, **options: Any) -> Console:
     if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
         return console
     return Console(width=width, **options)
+
+
+def _as_text(cell: str | Text) -> Text:
+    return cell if isinstance(cell, Text) else Text.from_markup(cell)

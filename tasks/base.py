@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torchmetrics import Metric
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.layers import get_layer
+from dyvision.tasks.arguments import check_shared_arguments
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
@@ -77,6 +79,7 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         self.hparams.clear()
         self.hparams.update({name: _plain(value, name) for name, value in given.items()})
         self.network: nn.Module | None = None
+        check_shared_arguments(self.hparams)
         get_layer(self.hparams.layer)
         build_optimizer(self.hparams, [{"params": [nn.Parameter(torch.zeros(1))]}])
         build_schedule(self.hparams, None, total_steps=100)
@@ -137,8 +140,6 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
 
     def _build(self) -> None:
         num_classes = self.hparams.num_classes
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None")
         self.network = self.build_network(num_classes)
         if self.hparams.get("channels_last"):
             self.network.to(memory_format=torch.channels_last)  # convolutions pass it on from their weights
@@ -196,8 +197,9 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         annealing = self.hparams.anneal_temperature
         arguments = annealing if isinstance(annealing, Mapping) else {}
         check_arguments(TemperatureAnnealing, arguments, "anneal_temperature")
+        callback = TemperatureAnnealing(**arguments)  # its arguments are checked whatever the layer
         if annealing is not False and hasattr(get_layer(self.hparams.layer), "set_temperature"):
-            wanted.append(TemperatureAnnealing(**arguments))
+            wanted.append(callback)
         if self.hparams.ema_decay is not None:
             wanted.append(EMA(self.hparams.ema_decay))
         return wanted
@@ -231,6 +233,10 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
                 "up longer, clip gradients (trainer.gradient_clip_val), or look at these files"
             )
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, batch_size=len(batch["image"]))
+        if self._trainer is not None and self.trainer.optimizers:
+            # in the row of the loss; that of the group with the highest
+            rate = max(group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups)
+            self.log("train/lr", rate, on_step=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -248,6 +254,15 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test set."""
         self._log_metrics("test")
+
+    def metric_names(self) -> list[str]:
+        """Names of what evaluation logs, without ``val/`` or ``test/``; the network has to be built."""
+        metric = cast(Metric, self.metrics["val"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is nothing to compute yet; only the names count
+            names = list(metric.compute())
+        metric.reset()
+        return [*names, "loss"] if self.has_evaluation_loss else names
 
     def _log_metrics(self, stage: str) -> None:
         # compute() sums over processes: every process has to call it, whatever it has seen

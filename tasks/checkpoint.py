@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from zipfile import is_zipfile
 
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 import dyvision
+from dyvision.building import LimitedMemory
+from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint
+from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
+from dyvision.tasks.components import accepted_arguments
+from dyvision.trust import hyperparameters_of, name_unknown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: hyperparameters that decide which tensors a checkpoint has, in the order in which a message names them
 _ARCHITECTURE = (
@@ -49,11 +62,85 @@ class CheckpointMixin(L.LightningModule):
                 # Lightning does not ask callbacks when it saves weights only
                 callback.on_save_checkpoint(self.trainer, self, checkpoint)
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str] | Any,
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        trust: Collection[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Build the task that a checkpoint was made with, and load its weights.
+
+        A checkpoint of any origin is safe to load: it is read as plain data, its check sums are compared, and its
+        hyperparameters may name only what dyvision knows itself.
+
+        Args:
+            checkpoint_path: The file; a URL or an open file is read, too.
+            map_location: As for ``torch.load``; where the tensors were by default, as far as that device exists.
+            hparams_file: YAML file of hyperparameters instead of those in the checkpoint.
+            strict: Whether the names of all weights have to agree.
+            weights_only: For Lightning's signature; objects are refused in any case.
+            trust: Dotted names of classes, or names of networks (``hf-hub:...``), that the hyperparameters may name
+                although they are not dyvision's.
+            **kwargs: Hyperparameters that replace the checkpoint's.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint, is damaged, has weights that are not finite, or names other code.
+        """
+        where = str(checkpoint_path)
+        location: Any = map_location or (None if torch.accelerator.is_available() else "cpu")
+        if "://" in where:
+            content = checked(TorchCheckpointIO().load_checkpoint(where, location, weights_only=True), where)
+        elif hasattr(checkpoint_path, "read"):
+            content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
+        else:
+            content = read_checkpoint(checkpoint_path, location)
+        stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
+        allowed = (trust,) if isinstance(trust, str) else trust
+        names, anything = accepted_arguments(cls)
+        stored = hyperparameters_of(stored, where, allowed, kwargs)
+        arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
+        try:
+            with LimitedMemory(count(content["state_dict"]), where):
+                model = cls(**arguments)
+        except (ValueError, OSError, ImportError):
+            raise
+        # values of the wrong type fail anywhere on the way to a network
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
+            ) from error
+        model.on_load_checkpoint(content)
+        strict = model.strict_loading if strict is None else strict
+        model.load_state_dict(content["state_dict"], strict=strict)
+        first = next(iter(content["state_dict"].values()), None)
+        return model if first is None else model.to(first.device)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember what the weights belong to and, when resuming, the state of the random generators."""
+        """Remember what the weights belong to and, when resuming, the state of the random generators.
+
+        Raises:
+            ValueError: If the file is damaged, weights are not finite, or a run cannot be resumed from it.
+        """
         self._loaded = checkpoint.get("task"), dict(checkpoint.get("hyper_parameters") or {})
         trainer = getattr(self, "_trainer", None)
+        path = None if trainer is None else trainer.ckpt_path
+        if path is not None and os.path.isfile(path) and is_zipfile(path):
+            # a trainer of the user's own reads the file without looking at its check sums
+            check_archive(Path(path))
+        check_finite(checkpoint["state_dict"], str(path or "the checkpoint"))
         if trainer is not None and trainer.state.fn == "fit":
+            if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
+                raise ValueError(
+                    f"{path}: it has weights but not the state of the optimiser, so no run can be resumed from it; "
+                    "start a new one from its weights with --model.backbone_weights, or give another checkpoint"
+                )
             self._random_state = checkpoint.get("random_state")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

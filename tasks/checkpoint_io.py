@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 
+from dyvision.checkpoint_file import checked, load_plain
 from dyvision.saving import replacing
 
 #: room for what is in a checkpoint beside tensors: names, progress, the zip directory
@@ -54,10 +55,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint; only plain data, unless ``weights_only`` is explicitly False."""
-        plain = True if weights_only is None else weights_only
-        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, plain)
-        return loaded
+        """Read a checkpoint; only plain data, unless ``weights_only`` is explicitly False.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if "://" in str(path) or weights_only is False:
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only is not False)
+            return loaded
+        return checked(load_plain(path, map_location), path)
 
 
 def tensor_bytes(content: Any) -> int:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from dyvision.arguments import check_number
 from dyvision.backbones import create_model
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.metrics.accuracy import TopKAccuracy
@@ -111,13 +112,11 @@ class ClassificationTask(BaseTask):
 
     def check_arguments(self) -> None:
         """Check the ranges of regularisation arguments before the data is read."""
-        for name, below_one in (("label_smoothing", True), ("drop_rate", True), ("mix_probability", False)):
-            value = self.hparams[name]
-            if not 0 <= value <= 1 or (below_one and value == 1):
-                raise ValueError(f"{name}={value!r}: expected a number in [0, 1{')' if below_one else ']'}")
+        for name in ("label_smoothing", "drop_rate"):
+            check_number(name, self.hparams[name], minimum=0, below=1)
+        check_number("mix_probability", self.hparams.mix_probability, minimum=0, maximum=1)
         for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0 <= self.hparams[name] < float("inf"):
-                raise ValueError(f"{name}={self.hparams[name]!r}: expected a number of at least 0")
+            check_number(name, self.hparams[name], minimum=0, maximum=1000)
 
     def build_network(self, num_classes: int) -> nn.Module:
         """The classifier."""

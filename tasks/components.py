@@ -74,21 +74,43 @@ def choose(name: str, options: Collection[str], argument: str) -> str:
     return name
 
 
-def import_object(class_path: str, argument: str) -> Any:
-    """Import what a dotted path names.
+def import_object(class_path: str, argument: str, kind: type, builders: bool = False) -> Any:
+    """Import the class that a dotted path names.
+
+    Args:
+        class_path: Given by the user, or named by a checkpoint and allowed by the user (:mod:`dyvision.trust`).
+        argument: Name of the argument, for messages.
+        kind: What the class has to be a subclass of: any other (``subprocess.Popen``) is not called.
+        builders: Whether a function that builds one is allowed, too: of three arguments at least, by position.
 
     Raises:
-        ValueError: If the module or the name in it does not exist.
+        ValueError: If the module or the name in it does not exist, or it is not of that kind.
     """
     module_name, _, name = class_path.rpartition(".")
     try:
         module = importlib.import_module(module_name) if module_name else None
-    except ImportError as error:
+    # a module that is imported for the first time may fail in any way
+    except Exception as error:
         raise ValueError(f"{argument}: cannot import {module_name!r} of class_path {class_path!r} ({error})") from error
     if module is None or not hasattr(module, name):
         where = f"; {closest(name, [key for key in vars(module) if key[0] != '_'])}" if module else ""
         raise ValueError(f"{argument}: class_path {class_path!r} does not exist{where}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    if isinstance(found, type) and issubclass(found, kind):
+        return found
+    expected = f"a subclass of {kind.__module__.removesuffix('.module').removesuffix('.modules')}.{kind.__name__}"
+    if builders:
+        if inspect.isfunction(found) and _takes_three(found):
+            return found
+        expected += ", or a function of a backbone, a number of classes and a config"
+    what = "a class of another kind" if isinstance(found, type) else f"a {type(found).__name__}"
+    raise ValueError(f"{argument}: class_path {class_path!r} is {what}; expected {expected}")
+
+
+def _takes_three(function: Callable[..., Any]) -> bool:
+    first = list(inspect.signature(function).parameters.values())[:3]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return len(first) == 3 and all(parameter.kind in by_position for parameter in first)
 
 
 def accepted_arguments(function: Callable[..., Any]) -> tuple[set[str], bool]:

@@ -30,7 +30,7 @@ from dyvision.tasks.heads.detection_config import (
 )
 from dyvision.tasks.heads.detection_outputs import to_original
 from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
-from dyvision.tasks.metrics.coco import CocoEvaluator, drop_not_finite
+from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, drop_not_finite
 from dyvision.tasks.metrics.coco_backend import load_backend
 
 
@@ -141,9 +141,12 @@ class DetectionTask(BaseTask):
 
     def check_arguments(self) -> None:
         """Check head and detector settings before the data is read."""
-        check_head(self.hparams.head)
+        check_head(self.hparams.head, **self._head_settings())
         load_backend(self._coco_eval)
         self._config()
+
+    def _head_settings(self) -> dict[str, Any]:
+        return {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
 
     def _config(self) -> DetectorConfig:
         values = self.hparams
@@ -164,8 +167,7 @@ class DetectionTask(BaseTask):
         """The backbone inside its detector."""
         backbone = create_backbone(**self.backbone_arguments())
         self.load_backbone(backbone)
-        shared = {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
-        return create_detector(self.hparams.head, backbone, num_classes, self._config(), **shared)
+        return create_detector(self.hparams.head, backbone, num_classes, self._config(), **self._head_settings())
 
     def build_metric(self, num_classes: int) -> CocoEvaluator:
         """COCO's evaluation with the data's categories; without any they are called 1, 2, ..."""
@@ -280,6 +282,11 @@ class DetectionTask(BaseTask):
     def evaluator(self, stage: str) -> CocoEvaluator:
         """The metric of ``"val"`` or ``"test"``; after an epoch its ``per_class`` has the AP of each class."""
         return cast(CocoEvaluator, self.metrics[stage])
+
+    def metric_names(self) -> list[str]:
+        """COCO's numbers, of boxes and of masks."""
+        kinds = ("box", "mask") if self._detector.predicts_masks else ("box",)
+        return [f"{kind}_{name}" for kind in kinds for name in COCO_NUMBERS]
 
     def _log_metrics(self, stage: str) -> None:
         super()._log_metrics(stage)

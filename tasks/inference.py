@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dyvision.arguments import check_flag, check_numbers
 from dyvision.tasks.components import closest
 
 #: windows that go through the network together
@@ -41,8 +42,8 @@ class Inference:
         if self.mode == "slide" and self.crop_size is None:
             raise ValueError("inference mode 'slide' needs crop_size: [height, width]")
         for name, value in (("crop_size", self.crop_size), ("stride", self.stride)):
-            if value is not None and (len(value) != 2 or any(not isinstance(x, int) or x < 1 for x in value)):
-                raise ValueError(f"inference {name}={value!r}: expected two integers of at least 1, height and width")
+            check_numbers(f"inference: {name}", value, length=2, minimum=1, integer=True, allow_none=True)
+        check_flag("inference: flip", self.flip)
         if self.stride is not None and self.crop_size is not None:
             if any(step > size for step, size in zip(self.stride, self.crop_size, strict=True)):
                 raise ValueError(f"inference stride={self.stride} above crop_size={self.crop_size} would leave gaps")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dyvision.arguments import check_number, check_numbers
 
 
 class SegmentationLoss(nn.Module):
@@ -20,14 +23,18 @@ class SegmentationLoss(nn.Module):
         ignore_index: Label of pixels that do not count.
         class_weights: Weight of each class; the mean is weighted, as in PyTorch.
         label_smoothing: In [0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
         self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing!r}: expected a number in [0, 1)")
+        check_number("label_smoothing", label_smoothing, minimum=0, below=1)
+        check_number("ignore_index", ignore_index, minimum=-(2**31), maximum=2**31 - 1, integer=True)
+        check_class_weights(class_weights)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -82,10 +89,8 @@ class OHEMLoss(SegmentationLoss):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(ignore_index, class_weights)
-        if not 0 < threshold <= 1 or min_kept < 0:
-            raise ValueError(
-                f"threshold={threshold!r}, min_kept={min_kept!r}: expected one in (0, 1], one of at least 0"
-            )
+        check_number("loss: threshold", threshold, above=0, maximum=1)
+        check_number("loss: min_kept", min_kept, minimum=0, integer=True)
         self.hard_loss = -math.log(threshold)
         self.min_kept = min_kept
 
@@ -103,3 +108,22 @@ class OHEMLoss(SegmentationLoss):
                 limit = torch.minimum(limit, plain.flatten().topk(kept).values[-1])
             chosen = ((plain >= limit) & (mask != self.ignore_index)).float()
         return (losses * chosen).sum() / (weights * chosen).sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def check_class_weights(weights: Any, num_classes: int | None = None) -> None:
+    """Check the weights of classes in a loss.
+
+    Args:
+        weights: What was given; None for none.
+        num_classes: How many there have to be, if known.
+
+    Raises:
+        ValueError: If one is negative or not finite, all are 0, or the number is wrong.
+    """
+    if weights is None:
+        return
+    check_numbers("class_weights", weights, minimum=0, maximum=1e6)
+    if not any(weights):
+        raise ValueError(f"class_weights={list(weights)}: expected at least one above 0")
+    if num_classes is not None and len(weights) != num_classes:
+        raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")

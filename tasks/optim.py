@@ -9,13 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dyvision.arguments import check_flag, check_number, check_numbers
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
 
 #: arguments that differ from torch.optim's defaults, because nobody in this field uses those
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
+_FACTOR: dict[str, Any] = {"minimum": 0, "maximum": 1000}
+_BELOW_ONE: dict[str, Any] = {"minimum": 0, "below": 1}
+#: ranges of what the optimisers of torch.optim call so; torch itself checks some of them, with messages of its own
+_RANGES: dict[str, dict[str, Any]] = {
+    "lr": _FACTOR,
+    "weight_decay": _FACTOR,
+    "momentum": _BELOW_ONE,
+    "dampening": {"minimum": 0, "maximum": 1},
+    "alpha": _BELOW_ONE,
+    "rho": {"minimum": 0, "maximum": 1},
+    "eps": {"minimum": 0, "maximum": 1},
+}
+_FLAGS = ("amsgrad", "nesterov", "maximize", "decoupled_weight_decay", "centered")
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -80,12 +94,10 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
         ValueError: For an unknown name or argument, or a value the optimiser does not take.
     """
     for name in ("lr", "weight_decay", "backbone_lr_scale", "head_lr_scale"):
-        value = hparams[name]
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value!r}: expected a number of at least 0")
+        check_number(name, hparams[name], **_FACTOR)
     component = parse_component(hparams["optimizer"], "optimizer")
     if component.kind == "class_path":
-        optimizer_class: Any = import_object(component.name, "optimizer")
+        optimizer_class: Any = import_object(component.name, "optimizer", Optimizer)
     else:
         classes = {
             name.lower(): value
@@ -101,6 +113,8 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
     names, anything = accepted_arguments(optimizer_class)
     arguments = {name: value for name, value in defaults.items() if anything or name in names} | component.arguments
     check_arguments(optimizer_class, arguments, f"optimizer {component.name!r}")
+    if component.kind == "name":
+        _check_ranges(component.arguments, f"optimizer {component.name!r}")
     if "weight_decay" not in arguments:
         groups = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
     # an argument of the optimiser's own dict beats the general one, in the groups too
@@ -111,23 +125,42 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
             group["weight_decay"] = component.arguments["weight_decay"]
     try:
         return optimizer_class(groups, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"optimizer {component.name!r}: {error}") from error
+
+
+def _check_ranges(arguments: Mapping[str, Any], what: str) -> None:
+    for name, value in arguments.items():
+        if name in _RANGES:
+            check_number(f"{what}: {name}", value, **_RANGES[name])
+        elif name == "betas":
+            check_numbers(f"{what}: {name}", value, length=2, **_BELOW_ONE)
+        elif name in _FLAGS:
+            check_flag(f"{what}: {name}", value)
 
 
 def _cosine(total: int, min_ratio: float = 0.0) -> Callable[[float], float]:
     """Half a cosine from 1 to ``min_ratio`` (Loshchilov and Hutter 2017, arXiv 1608.03983, Eq. 5)."""
+    check_number("lr_schedule 'cosine': min_ratio", min_ratio, minimum=0, maximum=1)
     return lambda step: min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def _poly(total: int, power: float = 0.9, min_ratio: float = 0.0) -> Callable[[float], float]:
     """``(1 - step / total) ** power`` (DeepLab, arXiv 1606.00915, section 4.1), from 1 to ``min_ratio``."""
+    check_number("lr_schedule 'poly': min_ratio", min_ratio, minimum=0, maximum=1)
+    check_number("lr_schedule 'poly': power", power, above=0, maximum=100)
     return lambda step: min_ratio + (1 - min_ratio) * (1 - step / total) ** power
 
 
 def _multistep(total: int, milestones: list[float] | None = None, gamma: float = 0.1) -> Callable[[float], float]:
     """Multiply by ``gamma`` at each milestone: a step, or a fraction of training if below 1 (COCO 1x: 8/12, 11/12)."""
-    steps = [value * total if value < 1 else value for value in (milestones or [8 / 12, 11 / 12])]
+    what = "lr_schedule 'multistep':"
+    check_number(f"{what} gamma", gamma, above=0, maximum=10)
+    check_numbers(f"{what} milestones", milestones, above=0, allow_none=True)
+    given = milestones or [8 / 12, 11 / 12]
+    steps = [value * total if value < 1 else value for value in given]
+    if steps != sorted(set(steps)):
+        raise ValueError(f"{what} milestones={list(given)}: expected each to be larger than the one before")
     return lambda step: gamma ** sum(step >= milestone for milestone in steps)
 
 
@@ -144,13 +177,18 @@ _SCHEDULES: dict[str, Callable[..., Callable[[float], float]]] = {
 }
 
 
+#: the longest published training has fewer steps than this
+_LONGEST_WARMUP = 100_000_000
+
+
 def warmup_length(warmup_steps: float, total_steps: float) -> int:
     """Steps of warm-up: ``warmup_steps`` itself, or that fraction of ``total_steps`` if it is a float below 1.
 
     Raises:
         ValueError: If it is negative or neither a fraction nor a whole number.
     """
-    if not isinstance(warmup_steps, (int, float)) or warmup_steps < 0 or (warmup_steps > 1 and warmup_steps % 1):
+    check_number("warmup_steps", warmup_steps, minimum=0, maximum=_LONGEST_WARMUP)
+    if warmup_steps > 1 and warmup_steps % 1:
         raise ValueError(f"warmup_steps={warmup_steps!r}: expected a number of steps, or a fraction below 1")
     if 0 < warmup_steps < 1:
         return round(warmup_steps * total_steps) if total_steps < math.inf else 0
@@ -178,11 +216,10 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
     component = parse_component(hparams["lr_schedule"], "lr_schedule")
     if component.kind == "name" and "total_steps" in component.arguments:
         total_steps = component.arguments.pop("total_steps")
-        if not isinstance(total_steps, int) or total_steps < 1:
-            raise ValueError(f"lr_schedule: total_steps must be a positive int, got {total_steps!r}")
+        check_number("lr_schedule: total_steps", total_steps, minimum=1, integer=True)
     warmup = warmup_length(hparams["warmup_steps"], total_steps)
     if component.kind == "class_path":
-        scheduler_class: Any = import_object(component.name, "lr_schedule")
+        scheduler_class: Any = import_object(component.name, "lr_schedule", LRScheduler)
         arguments = dict(component.arguments)
         interval = arguments.pop("interval", "step")
         check_arguments(scheduler_class, arguments, f"lr_schedule {component.name!r}")

@@ -15,12 +15,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from dyvision.arguments import check_number
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
 from dyvision.tasks.inference import Inference, resize_logits, segment
-from dyvision.tasks.losses import OHEMLoss, SegmentationLoss
+from dyvision.tasks.losses import OHEMLoss, SegmentationLoss, check_class_weights
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.metrics.segmentation import SegmentationMetrics, check_labels
 
@@ -154,15 +155,17 @@ class SegmentationTask(BaseTask):
         resolve_head(self.hparams.head)
         if self.hparams.aux_head is not None:
             resolve_head(self.hparams.aux_head, "aux_head")
+        check_number("aux_weight", self.hparams.aux_weight, minimum=0, maximum=1000)
+        if self.hparams.output_stride not in (None, 8, 16, 32):
+            raise ValueError(f"output_stride={self.hparams.output_stride!r}: expected 8, 16, 32 or null")
+        check_class_weights(self.hparams.class_weights, self.hparams.num_classes)
         self.inference = Inference.from_spec(self.hparams.inference)
         self.criterion = self._build_loss()
 
     def build_network(self, num_classes: int) -> SegmentationNetwork:
         """Backbone, head and auxiliary head."""
         options = self.hparams
-        weights = options.class_weights
-        if weights is not None and len(weights) != num_classes:
-            raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")
+        check_class_weights(options.class_weights, num_classes)
         if 0 <= options.ignore_index < num_classes:
             raise ValueError(f"ignore_index={options.ignore_index} is one of the {num_classes} classes")
         stride = options.output_stride or default_output_stride(options.head)
@@ -190,7 +193,7 @@ class SegmentationTask(BaseTask):
     def _build_loss(self) -> nn.Module:
         component = parse_component(self.hparams.loss, "loss")
         if component.kind == "class_path":
-            loss_class = import_object(component.name, "loss")
+            loss_class = import_object(component.name, "loss", nn.Module)
             check_arguments(loss_class, component.arguments, f"loss {component.name!r}")
             return loss_class(**component.arguments)
         loss_class = _LOSSES[choose(component.name, _LOSSES, "loss")]

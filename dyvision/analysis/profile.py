@@ -13,6 +13,7 @@ from torch import nn
 from dyvision.analysis._trace import Row, list_rows, measure_cost, measure_latency
 from dyvision.analysis.cost import Cost
 from dyvision.analysis.macs import evaluating, make_input
+from dyvision.text import plain
 
 if TYPE_CHECKING:
     from dyvision.tables import FittingTable
@@ -93,7 +94,7 @@ class Profile:
         shown = [row for row in self.rows if row.cost.total]
         for row in shown:
             shape = "x".join(map(str, (row.output_shape or ())[1:]))
-            table.add_row(row.name or "(model)", row.kind, shape, *_numbers([row], row.latency_ms, timed))
+            table.add_row(plain(row.name or "(model)"), row.kind, shape, *_numbers([row], row.latency_ms, timed))
         rest = [row for row in self.rows if not row.cost.total]
         spent = sum(row.latency_ms or 0 for row in rest)
         table.add_row(f"{len(rest)} others", "norms, activations", "", *_numbers(rest, spent, timed))

@@ -17,7 +17,7 @@ from dyvision.backbones._dilation import dilate_stages
 from dyvision.backbones._features import Backbone
 from dyvision.backbones._pretrained import report_pretrained
 from dyvision.backbones._registration import find_builder
-from dyvision.backbones._weights import load_pretrained_file
+from dyvision.backbones._weights import load_pretrained_file, plain_weights
 from dyvision.backbones.dynamize import dynamize
 from dyvision.backbones.policies import Policy
 from dyvision.layers import get_layer
@@ -183,7 +183,8 @@ def _build(
     common = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained is True}
     construct = builder or partial(timm.create_model, name)
     try:
-        model = _construct(construct, {**common, **arguments})
+        with plain_weights(name):
+            model = _construct(construct, {**common, **arguments})
     # networks reject what they do not support in many ways
     except (TypeError, AssertionError, NotImplementedError) as error:
         if not arguments:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,8 +19,11 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from dyvision.backbones._features import Backbone
+from dyvision.checkpoint_file import check_finite, load_plain
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 
+#: makes every torch.load one of plain data
+_PLAIN = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _State = Mapping[str, torch.Tensor]
 Source = Mapping[str, torch.Tensor] | str | PathLike[str]
 
@@ -100,6 +105,34 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
     raise ValueError(_misfit(model, first, str(path)) if first else f"{path} holds no weights")
 
 
+@contextmanager
+def plain_weights(name: str) -> Iterator[None]:
+    """While timm builds a network, files of weights are read as plain data only, whichever way it was told of them.
+
+    A folder (``local-dir:``), ``pretrained_cfg`` and ``checkpoint_path`` lead to calls of ``torch.load`` that timm made
+    with ``weights_only=False`` in some versions; PyTorch's environment variable overrules them.
+
+    Raises:
+        ValueError: If a file holds more than that.
+    """
+    before = os.environ.get(_PLAIN)
+    os.environ[_PLAIN] = "1"
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "weights_only" not in str(error):
+            raise
+        raise ValueError(
+            f"the weights file of {name} holds objects besides tensors; loading them could run code, so it is refused. "
+            "Save the state dict alone, or as .safetensors"
+        ) from error
+    finally:
+        if before is None:
+            os.environ.pop(_PLAIN, None)
+        else:
+            os.environ[_PLAIN] = before
+
+
 def read_state_dict(source: Source) -> dict[str, torch.Tensor]:
     """Tensors by name from a mapping or a file.
 
@@ -112,17 +145,17 @@ def read_state_dict(source: Source) -> dict[str, torch.Tensor]:
         path = Path(source).expanduser()
         if not path.is_file():
             raise ValueError(f"weights file {path} does not exist")
-        try:
-            if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
+            try:
                 content = load_file(path)
-            else:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise ValueError(
-                f"weights file {path} cannot be read ({reason}); expected .safetensors or a state dict that "
-                "torch.load(weights_only=True) accepts"
-            ) from error
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"weights file {path} cannot be read ({error}); expected .safetensors") from error
+        else:
+            try:
+                content = load_plain(path)
+            except ValueError as error:
+                reason = str(error).removeprefix(f"{path}: ")
+                raise ValueError(f"weights file {path} cannot be read: {reason}") from error
     for container in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
@@ -130,6 +163,8 @@ def read_state_dict(source: Source) -> dict[str, torch.Tensor]:
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not isinstance(source, Mapping):
+        check_finite(tensors, f"weights file {source}")
     if not tensors:
         raise ValueError(f"{'the state dict' if isinstance(source, Mapping) else source} holds no tensors by name")
     return tensors

@@ -6,17 +6,14 @@ Input that cannot work ends in one line that names the thing and the fix; ``DYVI
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from dyvision.cli._commands import build_parser
+from dyvision.cli._commands import TRAINER_COMMANDS, run_command
+from dyvision.cli._errors import report
 from dyvision.cli._terminal import prepare_streams
-from dyvision.cli._workers import explain_worker
 
 __all__ = ("main",)
-
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,19 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return report_predictions(run.trainer)
         else:
-            options = build_parser().parse_args(arguments)
-            options.run(options)
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        if os.environ.get("DYVISION_DEBUG"):
-            raise
-        message = explain_worker(error) or " ".join(str(error).split()) or type(error).__name__
-        plain = isinstance(error, (ValueError, OSError)) or explain_worker(error) is not None
-        kind = "" if plain else f"{type(error).__name__}: "
-        print(f"dyvision: error: {kind}{message}", file=sys.stderr)
-        if not plain:
-            print("(DYVISION_DEBUG=1 shows the traceback)", file=sys.stderr)
-        return 2
+            run_command(arguments)
     except KeyboardInterrupt:
         print("dyvision: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return report(error)
     return 0

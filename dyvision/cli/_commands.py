@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from dyvision.cli._benchmark import add_benchmark
@@ -11,9 +12,17 @@ from dyvision.cli._data import add_data
 from dyvision.cli._profile import add_profile
 from dyvision.cli._report import add_report
 from dyvision.cli._reproduce import add_reproduce
+from dyvision.cli._words import OneLineParser, check_command
 from dyvision.saving import replacing
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
+#: the commands that run the trainer, which has a parser of its own
+TRAINER_COMMANDS = {
+    "fit": "train a task",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write predictions for a folder of images",
+}
 _EPILOG = """\
 training and evaluation (every option: dyvision fit --help, with --task or --config):
   dyvision fit      --config segmentation/quickstart.yaml --model.layer odconv --trainer.max_epochs 3
@@ -26,17 +35,12 @@ training and evaluation (every option: dyvision fit --help, with --task or --con
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every command except those that run the trainer, which have parsers of their own."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="dyvision", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dyvision {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, text in {
-        "fit": "train a task",
-        "validate": "evaluate a checkpoint on the validation split",
-        "test": "evaluate a checkpoint on the test split",
-        "predict": "write predictions for a folder of images",
-    }.items():
+    for name, text in TRAINER_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     _add_quickstart(commands)
     _add_list(commands)
@@ -47,6 +51,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_reproduce(commands)
     add_benchmark(commands)
     return parser
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Parse a command line that does not run the trainer, and run it.
+
+    Args:
+        arguments: Everything behind ``dyvision``.
+
+    Raises:
+        ValueError: If there is no such command or option.
+    """
+    check_command(arguments, (*TRAINER_COMMANDS, "quickstart", "list", "config", "data", "profile", "report"))
+    options = build_parser().parse_args(arguments)
+    options.run(options)
 
 
 def _version() -> str:
@@ -76,7 +94,8 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", help="list layers, backbones, heads, policies or configs")
-    parser.add_argument("what", choices=("layers", "backbones", "heads", "policies", "configs"))
+    kinds = ("layers", "backbones", "heads", "policies", "configs")
+    parser.add_argument("what", choices=kinds, metavar="|".join(kinds))
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example '*mobilenetv2*'")
     parser.set_defaults(run=_list)
 

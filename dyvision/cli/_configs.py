@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dyvision.reading import read_yaml
 
 
 def packaged_configs() -> list[str]:
@@ -35,6 +35,8 @@ def find_config(name: str | Path) -> Path:
     for candidate in (str(name), f"{name}.yaml"):
         if (_config_root() / candidate).is_file():
             return Path(str(_config_root() / candidate))
+    if path.is_dir():
+        raise IsADirectoryError(f"--config {name}: this is a folder; give a YAML file in it")
     raise FileNotFoundError(
         f"no config {str(name)!r}, neither as a file nor as a packaged name{closest(str(name), packaged_configs())}; "
         "see 'dyvision list configs'"
@@ -61,6 +63,8 @@ def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ValueError(f"{path}: 'base' leads back to this file; remove one of the links")
         content = _read_mapping(path)
         base = content.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise ValueError(f"{path}: base={base!r}: expected the name of one config")
         chain.append((path, content))
         path = None if base is None else find_config(_beside(chain[-1][0], base))
     return chain[::-1]
@@ -85,14 +89,28 @@ def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     return [key for key in _leaves(content, options, option_groups(options)) if key not in options]
 
 
+def similar(name: str, candidates: Iterable[str]) -> list[str]:
+    """The candidates closest to a wrong name, at most three, best first.
+
+    Where candidates are dotted, a name without its section (``lr`` for ``model.lr``) finds them, too.
+    """
+    pool = sorted(set(candidates))
+    section, _, last = name.rpartition(".")
+    leaves: dict[str, list[str]] = {}
+    for candidate in pool:
+        if "." in candidate:
+            leaves.setdefault(candidate.rsplit(".", 1)[-1], []).append(candidate)
+    alike = [last] if last in leaves else difflib.get_close_matches(last, leaves, n=3, cutoff=0.7)
+    matches = [candidate for leaf in alike for candidate in leaves[leaf]]
+    same = [candidate for candidate in matches if section and candidate.startswith(f"{section}.")]
+    whole = difflib.get_close_matches(name, pool, n=3, cutoff=0.9 if "." in name else 0.6)
+    return list(dict.fromkeys([*same, *whole] or matches))[:3]
+
+
 def closest(name: str, candidates: Iterable[str]) -> str:
     """Phrase the closest matches of a wrong name, such as ``" (did you mean 'dcd' or 'dyconv'?)"``; may be empty."""
-    pool = sorted(set(candidates))
-    matches = difflib.get_close_matches(name, pool, n=3, cutoff=0.6)
-    if not matches and "." in name:
-        last = {candidate.rsplit(".", 1)[-1]: candidate for candidate in reversed(pool)}
-        matches = [last[match] for match in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=2, cutoff=0.7)]
-    return f" (did you mean {' or '.join(repr(match) for match in matches)}?)" if matches else ""
+    names = similar(name, candidates)
+    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
 
 
 def _config_root() -> Path:
@@ -104,16 +122,19 @@ def _beside(path: Path, base: str) -> str | Path:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError(
             f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}"
         )
+    for section in ("model", "data", "trainer", "checkpoint"):
+        if not isinstance(content.get(section) or {}, dict):
+            given = content[section]
+            raise ValueError(
+                f"{path}: {section}={given!r}: expected a mapping of options, such as '{section}: {{...}}'"
+            )
     return content
 
 

@@ -15,15 +15,35 @@ _WARNINGS = (
     # small sets load faster in the main process
     r".*does not have many workers.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
+    # a run that goes on has a folder of its own
+    r".*The dirpath has changed from .*",
 )
-_LOGGED = ("💡 Tip", "Loading `train_dataloader` to estimate")
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "lightning.pytorch.trainer.connectors.callback_connector",
+)
+_LOGGED = (
+    "💡 Tip",
+    "Loading `train_dataloader` to estimate",
+    "Seed set to",
+    "Trainer already configured with model summary",
+    "GPU available: False",
+    "TPU available",
+    "HPU available",
+    # the end of a run is told by the run
+    "`Trainer.fit` stopped: `max_epochs",
+    "`Trainer.fit` stopped: `max_steps",
+    "`Trainer(limit_",
+)
 
 
 def silence_advice() -> None:
     """Filter those messages from here on, and show dyvision's own."""
     for pattern in _WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)

@@ -14,7 +14,12 @@ from dyvision.tasks.callbacks import PredictionWriter
 
 def add_prediction_options(parser: LightningArgumentParser) -> None:
     """Add ``--output`` and ``--prediction.*``."""
-    parser.add_argument("--output", type=str | None, default=None, help="folder for predictions")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="folder for predictions, or for the results of validate and test",
+    )
     parser.add_class_arguments(PredictionWriter, "prediction", skip={"output"}, instantiate=False)
 
 

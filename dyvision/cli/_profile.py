@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dyvision.saving import write_text
+from dyvision.text import plain
 
 
 def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,7 +66,7 @@ def _profile(options: argparse.Namespace) -> None:
     else:
         console = make_console()
         console.print(result.table())
-        console.print(f"{name}: {result}", soft_wrap=True, highlight=False)
+        console.print(plain(f"{name}: {result}"), soft_wrap=True, highlight=False)
         if options.json is not None:
             write_text(options.json, f"{text}\n")
     if options.picture is not None:

@@ -17,6 +17,7 @@ from dyvision.cli._pictures import draw_predictions
 from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
 from dyvision.tables import NAME, FittingTable
+from dyvision.text import plain
 
 #: task, format folder of the sample data, metric, name of the metric in the table
 _TASKS = (
@@ -78,7 +79,7 @@ def run_quickstart(
     started = time.perf_counter()
     data = output / "data"
     ensure_sample_data(data)
-    console.print(f"sample data: {data} ({time.perf_counter() - started:.0f} s)")
+    console.print(plain(f"sample data: {data} ({time.perf_counter() - started:.0f} s)"))
 
     results: list[Result] = []
     weights: Path | None = None
@@ -142,7 +143,7 @@ def _print_results(console: Console, results: list[Result], backbone: str, layer
     console.print(table)
     console.print("MACs: multiply-adds executed by the backbone for one image of the task's size.")
     for result in results:
-        console.print(f"predictions beside the truth: {result.picture}", soft_wrap=True)
+        console.print(plain(f"predictions beside the truth: {result.picture}"), soft_wrap=True)
 
 
 def _print_next(console: Console, output: Path, checkpoint: Path) -> None:
@@ -154,4 +155,4 @@ def _print_next(console: Console, output: Path, checkpoint: Path) -> None:
         f"dyvision predict --ckpt_path {checkpoint} --data.predict_root {output / 'data/cityscapes/leftImg8bit/val'}",
         "dyvision fit --config segmentation/cityscapes_dcd.yaml --data.root /path/to/cityscapes",
     ):
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        console.print(plain(f"  {command}"), soft_wrap=True, highlight=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.saving import write_text
+from dyvision.text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
+    routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
     routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
@@ -61,14 +63,15 @@ def _routing(options: argparse.Namespace) -> None:
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
+    typed += [f"--trust={options.trust}"] if options.trust else []
     run = TaskCLI("report routing", read_request(typed))
-    model = _load(run.model, options.checkpoint)
+    model = _load(run.model, options.checkpoint, options.trust)
     static = None
     if options.static is not None:
         task = read_request([f"--ckpt_path={options.static}"]).task
         if task != run.model.task:
             raise ValueError(f"--static {options.static}: of task {task!r}, but {options.checkpoint} is of another")
-        static = _load(run.model, options.static)
+        static = _load(run.model, options.static, options.trust)
     batches = _batches(run.datamodule, options.images)
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
@@ -87,9 +90,9 @@ def _routing(options: argparse.Namespace) -> None:
         console.print(options.output / name, soft_wrap=True, highlight=False)
 
 
-def _load(like: Any, path: Path) -> nn.Module:
+def _load(like: Any, path: Path, trust: str) -> nn.Module:
     """The task of a checkpoint with its weights (the averaged ones, if it has them)."""
-    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", trust=trust.split(","))
     return model
 
 
@@ -161,5 +164,5 @@ def _table(results: Sequence[LayerRouting]) -> FittingTable:
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
         shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
-        table.add_row(names[result.name], result.kind, str(result.coefficients.shape[1]), *shown)
+        table.add_row(plain(names[result.name]), result.kind, str(result.coefficients.shape[1]), *shown)
     return table

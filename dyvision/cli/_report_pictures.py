@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.saving import replacing
+from dyvision.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +181,9 @@ def _panel(figure: Any, axes: Any, result: LayerRouting, name: str, classes: Seq
         bar.formatter.set_powerlimits((-2, 3))
         bar.ax.yaxis.get_offset_text().set_fontsize("x-small")
         if len(classes) == total <= _NAMED_CLASSES:
-            axes.set_yticks(range(total), classes if named else [""] * total, fontsize="small")
+            # "$" begins a formula in matplotlib
+            shown = [printable(name).replace("$", r"\$") for name in classes]
+            axes.set_yticks(range(total), shown if named else [""] * total, fontsize="small")
         else:
             axes.set_ylabel("class" if named else "", fontsize="small")
         share = result.class_share

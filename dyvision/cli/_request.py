@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
+from dyvision import checkpoint_file
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._run_folder import find_checkpoint
+from dyvision.cli._trust import check_typed, trusted_names, typed_options
+from dyvision.cli._words import check_words, suggest
+from dyvision.reading import parse_yaml
+from dyvision.trust import hyperparameters_of, name_unknown
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -30,7 +32,8 @@ class Request:
 
     Attributes:
         layers: ``(where it comes from, content)`` of every config, bases first.
-        checkpoint: Content of ``--ckpt_path``, without weights; empty if none was given.
+        checkpoint: What ``--ckpt_path`` is: its ``path``, the number of its ``weights``, ``task``, and the
+            hyperparameters of ``model`` and ``data``; empty if none was given.
         typed: The remaining command line.
         checkpoint_path: The file behind ``checkpoint``.
     """
@@ -51,9 +54,14 @@ class Request:
             raise ValueError(
                 f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
             )
-        if named not in TASKS:
+        if not isinstance(named, str) or named not in TASKS:
             raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
         made = self.checkpoint.get("task")
+        if made is None and self.checkpoint.get("path") and not self.names_class("model"):
+            raise ValueError(
+                f"--ckpt_path {self.checkpoint['path']}: of another project (it names no task of dyvision); weights of "
+                "a backbone are taken by --model.backbone_weights"
+            )
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)
@@ -83,6 +91,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         FileNotFoundError: If a config or the checkpoint does not exist.
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
+    check_words(arguments)
     request = Request()
     pending = list(arguments)
     while pending:
@@ -94,6 +103,7 @@ def read_request(arguments: Sequence[str]) -> Request:
             request.layers += load_layers(value if equals else pending.pop(0))
         else:
             request.typed.append(argument)
+    check_typed(request.typed)
     checkpoint = request.value("", "ckpt_path")
     if checkpoint in ("last", "best"):
         root = Path(request.value("trainer", "default_root_dir") or "runs")
@@ -113,7 +123,7 @@ def resolve_checkpoint(request: Request, kind: str, parent: Path) -> Path:
     """
     given = {name: request.value("model", name) for name in _ARCHITECTURE}
     wanted = {
-        name: yaml.safe_load(value) if isinstance(value, str) else value
+        name: parse_yaml(value, f"--model.{name}") if isinstance(value, str) else value
         for name, value in given.items()
         if value is not None
     }
@@ -137,16 +147,31 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {path}: no such file")
+    """What the options are parsed with.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint of a run, or damaged.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"--ckpt_path {path}: not a checkpoint of dyvision ({type(error).__name__})") from error
+        content = checkpoint_file.read_checkpoint(path, mmap=True)
+        checkpoint_file.check_finite(content["state_dict"], str(path))
+    except (ValueError, OSError) as error:
+        raise type(error)(f"--ckpt_path {error}") from error
+    if not isinstance(content.get("pytorch-lightning_version"), str):
+        raise ValueError(f"--ckpt_path {path}: not a checkpoint of a training run (it lacks Lightning's version)")
+    if (
+        content.get("task") in TASKS
+        and content["state_dict"]
+        and content["hyper_parameters"].get("num_classes") is None
+    ):
+        raise ValueError(f"--ckpt_path {path}: has weights, but its hyperparameters lack num_classes")
     return {
+        "path": path,
+        "weights": checkpoint_file.count(content["state_dict"]),
         "task": content.get("task"),
-        "model": dict(content.get("hyper_parameters") or {}),
-        "data": dict(content.get("datamodule_hyper_parameters") or {}),
+        "model": content["hyper_parameters"],
+        "data": content["datamodule_hyper_parameters"],
         "run_options": content.get("run_options"),
         "log_rows": content.get("log_rows"),
         "global_step": content.get("global_step"),
@@ -169,19 +194,30 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
         below_option = any(key.startswith(f"{option}.") for option in known)
         negative = key.removeprefix("no_") in known
         if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{closest(key, known)}")
+            wrong.append(f"--{key}{suggest(key, known)}")
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 
 
 def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a checkpoint contributes: its data below the configs, its model above them."""
-    sections = {
-        section: {
-            name: value for name, value in request.checkpoint.get(section, {}).items() if f"{section}.{name}" in known
-        }
-        for section in ("data", "model")
-    }
+    """Return what a checkpoint contributes: its data below the configs, its model above them.
+
+    Raises:
+        ValueError: If it names code that neither dyvision knows nor the user names again.
+    """
+    trusted = trusted_names(request.typed, (content for _, content in request.layers))
+    where = f"--ckpt_path {request.checkpoint.get('path')}"
+    sections: dict[str, dict[str, Any]] = {}
+    for section in ("data", "model"):
+        prefix = f"{section}."
+        own = {name.removeprefix(prefix) for name, _ in typed_options(request.typed) if name.startswith(prefix)}
+        if section == "data":
+            own |= {name for _, content in request.layers for name in content.get("data") or {}}
+        stored = request.checkpoint.get(section, {})
+        kept = hyperparameters_of(stored, where, trusted, own, "--trust {names}", prefix)
+        names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+        # a model of the user's own class takes its arguments from the user
+        sections[section] = name_unknown(kept, names, where, prefix) if names else {}
     for path, content in request.layers:
         for name, value in (content.get("model") or {}).items():
             kept = sections["model"].get(name, value)

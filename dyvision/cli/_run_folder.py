@@ -58,7 +58,7 @@ class RunFolder:
     @property
     def is_first_process(self) -> bool:
         """Whether this process writes the files of the run."""
-        return not _is_further_process()
+        return not is_further_process()
 
     @classmethod
     def take(cls, root: Path, name: str) -> RunFolder:
@@ -67,18 +67,9 @@ class RunFolder:
         Raises:
             OSError: If nothing can be written there.
         """
-        if _is_further_process():
+        if is_further_process():
             return cls(Path(os.environ.get(_SHARED, root / name / "version_0")))
-        parent = root / name
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((_number(path) for path in _versions(parent)), default=-1)
-        while True:
-            try:
-                (parent / f"version_{number}").mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        folder = cls(parent / f"version_{number}")
+        folder = cls(take_next(root / name, "version"))
         folder._hold()
         return folder
 
@@ -86,7 +77,7 @@ class RunFolder:
     def resume(cls, path: Path) -> RunFolder | None:
         """Take the folder of an earlier run; None if another process is running in it."""
         folder = cls(path, continued=True)
-        if not _is_further_process():
+        if not is_further_process():
             if not folder._hold():
                 return None
             for part in folder.checkpoints.glob(".*.part.ckpt"):  # of a run that was killed while it wrote
@@ -114,8 +105,25 @@ class RunFolder:
                 (self.path / ".lock").unlink()
             self._lock.close()
             self._lock = None
-        if not used and not self.continued and not _is_further_process():
+        if not used and not self.continued and not is_further_process():
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def take_next(parent: Path, prefix: str) -> Path:
+    """Make ``<parent>/<prefix>_N`` with the next free N; two processes that ask together get two.
+
+    Raises:
+        OSError: If nothing can be written there.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    numbers = [path.name.removeprefix(f"{prefix}_") for path in parent.glob(f"{prefix}_*")]
+    number = 1 + max((int(text) for text in numbers if text.isdecimal()), default=-1)
+    while True:
+        try:
+            (parent / f"{prefix}_{number}").mkdir()
+            return parent / f"{prefix}_{number}"
+        except FileExistsError:
+            number += 1
 
 
 def find_checkpoint(kind: str, parent: Path, fits: Callable[[Path], bool]) -> Path:
@@ -168,16 +176,13 @@ def folder_of(checkpoint: Path, parent: Path) -> Path | None:
     return folder if is_end and folder.parent == parent.resolve() else None
 
 
-def _versions(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if _VERSION.fullmatch(path.name)]
-
-
 def _number(path: Path) -> int:
     match = _VERSION.fullmatch(path.name)
     return int(match.group(1)) if match else 0
 
 
-def _is_further_process() -> bool:
+def is_further_process() -> bool:
+    """Whether this is one of the processes that Lightning starts for further devices."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     rank: Any = getattr(rank_zero_only, "rank", 0)

@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
+from dyvision.building import LimitedMemory
+from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import silence_advice
+from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
+from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
@@ -43,6 +48,7 @@ class TaskCLI(cli.LightningCLI):
     def __init__(self, command: str, request: Request) -> None:
         self.command, self.request = command, request
         self.run: TrainingRun | None = None
+        self.results: ResultsFolder | None = None
         model, data = TASKS[request.task]
         self.custom = {section: request.names_class(section) for section in ("model", "data")}
         super().__init__(
@@ -64,6 +70,9 @@ class TaskCLI(cli.LightningCLI):
         parser.add_argument("--task", type=str, default=self.request.task, help=f"one of {', '.join(TASKS)}")
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
+        )
+        parser.add_argument(
+            "--trust", type=str | None, default=None, help="classes a checkpoint may name, as NAME,NAME"
         )
         add_prediction_options(parser)
         parser.add_argument(
@@ -90,14 +99,25 @@ class TaskCLI(cli.LightningCLI):
             try:
                 self.config = parser.parse_args([*arguments, *self.request.typed])
             except ArgumentError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(explain(str(error), self.request, self._classes())) from error
+
+    def _classes(self) -> dict[str, Any]:
+        return {
+            "model": self._model_class,
+            "data": self._datamodule_class,
+            "trainer": Trainer,
+            "checkpoint": ModelCheckpoint,
+            "last": LastCheckpoint,
+        }
 
     def before_instantiate_classes(self) -> None:
-        """Refuse to evaluate a network that was never trained; draw the sample data a quickstart config refers to.
+        """Check the trainer's options, refuse to evaluate random weights, and draw the sample data of a quickstart.
 
         Raises:
-            ValueError: If the weights, or those of the head, would be random.
+            ValueError: If an option is out of range, or the weights, or those of the head, would be random.
         """
+        check_trainer(vars(self.config.trainer), self.command)
+        check_checkpoint(vars(self.config.checkpoint))
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
@@ -107,9 +127,15 @@ class TaskCLI(cli.LightningCLI):
         if self.config.sample_data is not None:
             ensure_sample_data(Path(self.config.sample_data))
 
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
+        made = self.request.checkpoint
+        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A training run has a folder, logs and checkpoints; every other command, and a trial, keeps nothing."""
-        from dyvision.tasks.callbacks import ResultsTable
+        """A training run has a folder, logs and checkpoints; an evaluation one for its results; a trial nothing."""
+        from dyvision.tasks.callbacks import ConfusionMatrixWriter, PredictionPictures, ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
         trains = self.command in ("fit", "quickstart")
@@ -118,15 +144,24 @@ class TaskCLI(cli.LightningCLI):
             added = self.run.callbacks()
             if options["logger"] in (None, True):
                 options["logger"] = self.run.loggers()
+            options["default_root_dir"] = str(self.run.folder.path)
+            added += [PredictionPictures(), ConfusionMatrixWriter(self.run.folder.path)]
         else:
             added = [StopOnSignal()] if trains else []
             options["enable_checkpointing"] = False
             if options["logger"] in (None, True):
                 options["logger"] = False
+        if self.command in ("validate", "test") and not options["fast_dev_run"]:
+            self.results = ResultsFolder.take(self.config, self.command)
+            options["default_root_dir"] = str(self.results.path)
+            added.append(ConfusionMatrixWriter(self.results.path))
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":
             added.append(prediction_writer(self.config))
+        if trains:
+            added.append(MonitorCheck())
+        added += display_callbacks(options)
         options["callbacks"] = [*added, *(options["callbacks"] or [])]
         options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
         try:
@@ -187,9 +222,13 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     else:
         if command_line.run is not None:
             command_line.run.messages.finished(trainer)
+        if command_line.results is not None:
+            command_line.results.tell()
     finally:
         if command_line.run is not None:
             command_line.run.release(trainer)
+        if command_line.results is not None:
+            command_line.results.release()
     return command_line
 
 

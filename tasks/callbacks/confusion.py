@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dyvision.fonts import font_file
 from dyvision.saving import replacing
+from dyvision.text import csv_cell
 
 #: with more classes, names cannot be read, and a number does not fit into its cell
 _MOST_NAMES, _MOST_NUMBERS = 60, 25
@@ -24,9 +25,15 @@ class ConfusionMatrixWriter(Callback):
     """Writes ``confusion_<stage>.csv`` and ``.png`` when ``fit``, ``validate`` or ``test`` ends.
 
     For metrics that have a confusion matrix (``last_confusion``, ``class_names``): images in classification, pixels in
-    segmentation. Rows are labels, columns are predictions. Without a logger there is no run folder and nothing is
-    written.
+    segmentation. Rows are labels, columns are predictions.
+
+    Args:
+        folder: Where; None for the logger's folder, and without a logger nothing is written.
     """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self.folder = folder
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the matrix of the validation set, except during training."""
@@ -42,11 +49,14 @@ class ConfusionMatrixWriter(Callback):
         self._write(trainer, pl_module, "test")
 
     def _write(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        folder = trainer.log_dir if trainer.loggers else None  # asked for in every process: the first one answers
+        folder: str | Path | None = self.folder
+        if folder is None and trainer.loggers:
+            folder = trainer.log_dir  # asked for in every process: the first one answers
         metrics = getattr(module, "metrics", {})
         metric: Any = metrics[stage] if stage in metrics else None
         matrix = getattr(metric, "last_confusion", None)
-        if matrix is None or folder is None or not trainer.is_global_zero:
+        trial = getattr(trainer, "fast_dev_run", False)
+        if matrix is None or folder is None or trial or not trainer.is_global_zero:
             return
         save_confusion(matrix.numpy(), metric.class_names, Path(folder, f"confusion_{stage}"))
 
@@ -61,8 +71,9 @@ def save_confusion(matrix: NDArray[np.int64], names: Sequence[str], target: Path
     """
     with replacing(target.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["label \\ prediction", *names])
-        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+        cells = [csv_cell(name) for name in names]
+        writer.writerow(["label \\ prediction", *cells])
+        writer.writerows([name, *row] for name, row in zip(cells, matrix.tolist(), strict=True))
     _draw(matrix, names, target.with_suffix(".png"))
 
 

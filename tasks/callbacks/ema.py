@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dyvision.arguments import check_number
+
 #: where a checkpoint has the weights being trained and the counters
 _KEY = "ema"
 
@@ -38,8 +40,7 @@ class EMA(Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__()
-        if not 0 < decay < 1:
-            raise ValueError(f"ema_decay={decay!r}: expected a number between 0 and 1")
+        check_number("ema_decay", decay, above=0, below=1)
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None

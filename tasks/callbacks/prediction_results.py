@@ -14,6 +14,7 @@ from torch import distributed
 
 from dyvision.saving import write_text
 from dyvision.tasks.metrics.coco_gather import gather_objects
+from dyvision.text import csv_cell
 
 
 @dataclass
@@ -102,6 +103,6 @@ class PredictionResults:
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([csv_cell(cell) for cell in row] for row in rows)
     # names of files may hold bytes that are no text; a reader of UTF-8 has to get through the others
     return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")

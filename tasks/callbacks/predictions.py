@@ -95,7 +95,7 @@ class PredictionWriter(Callback):
 
     def _protect_images(self, trainer: L.Trainer) -> None:
         datasets = getattr(getattr(trainer, "datamodule", None), "datasets", {})
-        paths = getattr(datasets.get("predict"), "paths", list)()
+        paths: list[str] = getattr(datasets.get("predict"), "paths", list)()
         own = [self.output.resolve() / name for name in _FOLDERS]
         parents = {parent: Path(parent).resolve() for parent in {str(Path(path).parent) for path in paths}}
         inside = {parent for parent, real in parents.items() if any(real.is_relative_to(folder) for folder in own)}

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from dyvision.arguments import check_number
+
 
 class TrainingProgress(Callback):
     """Tells layers, step by step, how far training is.
@@ -27,8 +29,7 @@ class TrainingProgress(Callback):
 
     def __init__(self, mixing_epochs: float | None = None) -> None:
         super().__init__()
-        if mixing_epochs is not None and not mixing_epochs > 0:
-            raise ValueError(f"mixing_epochs must be positive, got {mixing_epochs!r}")
+        check_number("mixing_epochs", mixing_epochs, above=0, allow_none=True)
         self.mixing_epochs = mixing_epochs
         self._mixing: list[Any] = []
         self._progress: list[Any] = []

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
+from dyvision.text import plain
+
 #: more classes than this do not fit on a screen: the lowest are shown
 _MOST_CLASSES = 40
 
@@ -62,7 +64,7 @@ class ResultsTable(Callback):
             if slash:
                 per_class.setdefault(class_name, {})[kind] = value
             else:
-                table.add_row(name, _number(value))
+                table.add_row(plain(name), _number(value))
         self.console.print(table)
         if per_class:
             self.console.print(_class_table(per_class))
@@ -78,9 +80,9 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title=title)
     table.add_column("class")
     for kind in kinds:
-        table.add_column(kind, justify="right")
+        table.add_column(plain(kind), justify="right")
     for class_name, values in per_class.items():
-        table.add_row(class_name, *(_number(values[kind]) if kind in values else "-" for kind in kinds))
+        table.add_row(plain(class_name), *(_number(values[kind]) if kind in values else "-" for kind in kinds))
     return table
 
 

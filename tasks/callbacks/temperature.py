@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+
+from dyvision.arguments import check_number
 
 
 class TemperatureAnnealing(Callback):
@@ -31,12 +32,13 @@ class TemperatureAnnealing(Callback):
         self, start: float = 30.0, end: float = 1.0, epochs: float | None = None, fraction: float | None = None
     ) -> None:
         super().__init__()
-        if not (0 < start < math.inf and 0 < end < math.inf):
-            raise ValueError(f"temperature start={start!r}, end={end!r}: expected numbers above 0")
+        what = "anneal_temperature: {}"
+        check_number(what.format("start"), start, above=0, maximum=1e6)
+        check_number(what.format("end"), end, above=0, maximum=1e6)
+        check_number(what.format("epochs"), epochs, above=0, allow_none=True)
+        check_number(what.format("fraction"), fraction, above=0, maximum=1, allow_none=True)
         if epochs is not None and fraction is not None:
-            raise ValueError("temperature annealing takes epochs or fraction, not both")
-        if (epochs is not None and epochs <= 0) or (fraction is not None and not 0 < fraction <= 1):
-            raise ValueError(f"temperature epochs={epochs!r}, fraction={fraction!r}: expected above 0, and at most 1")
+            raise ValueError("anneal_temperature takes epochs or fraction, not both")
         self.start = start
         self.end = end
         self.epochs = epochs

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.tasks.components import Component, ComponentSpec, choose, closest, import_object, parse_component
+from dyvision.tasks.heads.arguments import check_head_arguments
 from dyvision.tasks.heads.detection_condinst import build_condinst
 from dyvision.tasks.heads.detection_config import DetectorConfig
 from dyvision.tasks.heads.detection_dense import build_fcos, build_retinanet
@@ -111,13 +112,11 @@ def create_detector(
     Raises:
         ValueError: If the head or one of its arguments does not exist, or a value is out of range.
     """
-    component = check_head(head)
-    build = _builder(component)
-    arguments = {**{name: value for name, value in shared.items() if value is not None}, **component.arguments}
-    _check_arguments(component.name, build, arguments)
+    component = check_head(head, **shared)
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: expected at least 1.")
-    model = build(backbone, num_classes, config or DetectorConfig(), **arguments)
+    arguments = _with_shared(component, shared)
+    model = _builder(component)(backbone, num_classes, config or DetectorConfig(), **arguments)
     has_mask = getattr(getattr(model, "roi_heads", None), "has_mask", None)
     return Detector(
         model,
@@ -127,27 +126,32 @@ def create_detector(
     )
 
 
-def check_head(head: ComponentSpec) -> Component:
+def check_head(head: ComponentSpec, **shared: Any) -> Component:
     """Take a head argument apart, and check that the head exists and takes the arguments.
 
     Args:
         head: As for ``create_detector``.
+        **shared: As for ``create_detector``.
 
     Raises:
         ValueError: If there is no such head or argument; the message gives the closest ones.
     """
     component = parse_component(head, "head")
-    _check_arguments(component.name, _builder(component), component.arguments)
+    _check_arguments(component, _builder(component), _with_shared(component, shared))
     return component
+
+
+def _with_shared(component: Component, shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in shared.items() if value is not None}, **component.arguments}
 
 
 def _builder(component: Component) -> Callable[..., nn.Module]:
     if component.kind == "class_path":
-        return import_object(component.name, "head")
+        return import_object(component.name, "head", nn.Module, builders=True)
     return _BUILDERS[choose(component.name, _BUILDERS, "detection head")]
 
 
-def _check_arguments(name: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+def _check_arguments(component: Component, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
     parameters = inspect.signature(build).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -155,4 +159,6 @@ def _check_arguments(name: str, build: Callable[..., nn.Module], arguments: Mapp
     known = [parameter.name for parameter in list(parameters)[3:]]
     for argument in arguments:
         if argument not in known:
-            raise ValueError(f"head {name!r} has no argument {argument!r}; {closest(argument, known)}")
+            raise ValueError(f"head {component.name!r} has no argument {argument!r}; {closest(argument, known)}")
+    if component.kind == "name":
+        check_head_arguments(arguments, f"head {component.name!r}")

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dyvision.arguments import check_number, check_numbers
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_GREY_MEAN = (0.458971,)
 IMAGENET_GREY_STD = (0.225609,)
+
+_PIXELS: dict[str, Any] = {"minimum": 1, "maximum": 32_768, "integer": True}
+#: images are in 0..1; a larger number was meant for 0..255, where it would leave nothing of the image
+_STATISTIC: dict[str, Any] = {"maximum": 10}
 
 
 @dataclass(frozen=True)
@@ -41,23 +47,27 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for size in self.min_sizes:
-            _check("min_size", size, size >= 1, "at least 1 pixel, or null to keep the size")
-        _check("max_size", self.max_size, self.max_size is None or self.max_size >= 1, "at least 1 pixel, or null")
-        for name, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
-            _check(name, list(values), len(values) >= 1, "one number per channel")
-        _check("image_std", list(self.image_std), all(value > 0 for value in self.image_std), "positive numbers")
+            check_number("min_size", size, **_PIXELS)
+        check_number("max_size", self.max_size, **_PIXELS, allow_none=True)
+        check_numbers("image_mean", self.image_mean, **_STATISTIC)
+        check_numbers("image_std", self.image_std, above=0, **_STATISTIC)
         for name in ("score_threshold", "nms_threshold"):
-            value = getattr(self, name)
-            _check(name, value, value is None or 0 <= value <= 1, "a number in 0..1")
-        count = self.detections_per_image
-        _check("detections_per_image", count, count is None or count >= 1, "at least 1")
+            check_number(name, getattr(self, name), minimum=0, maximum=1, allow_none=True)
+        check_number(
+            "detections_per_image",
+            self.detections_per_image,
+            minimum=1,
+            maximum=1_000_000,
+            integer=True,
+            allow_none=True,
+        )
 
     @property
     def min_sizes(self) -> list[int]:
         """The shorter sides to choose from; empty if images keep their size."""
         if self.min_size is None:
             return []
-        return [self.min_size] if isinstance(self.min_size, int) else list(self.min_size)
+        return list(self.min_size) if isinstance(self.min_size, Sequence) else [self.min_size]
 
     def post_processing(self, prefix: str = "") -> dict[str, Any]:
         """Thresholds under torchvision's names, without those that are None.
@@ -71,8 +81,3 @@ class DetectorConfig:
             "detections_per_img": self.detections_per_image,
         }
         return {prefix + name: value for name, value in names.items() if value is not None}
-
-
-def _check(name: str, value: object, correct: bool, expected: str) -> None:
-    if not correct:
-        raise ValueError(f"{name}={value!r}: expected {expected}.")

@@ -76,6 +76,7 @@ def build_mmseg_head(
         ImportError: If mmseg is not installed.
         ValueError: For an unknown type or argument, or one that does not fit the backbone.
     """
+    _check_types(arguments, head_type)
     head_class = _find(head_type)
     misplaced = [name for name in _NOT_HERE if name in arguments]
     if misplaced:
@@ -107,6 +108,23 @@ def build_mmseg_head(
     complete = {**filled, **arguments}
     check_arguments(head_class, complete, f"mmseg head {head_type!r}")
     return _construct(head_class, head_type, complete)
+
+
+def _check_types(value: Any, what: str) -> None:
+    """Check that nested configurations name types of mmseg's registries only.
+
+    mmengine imports whatever a dotted ``type`` names, other packages for a ``_scope_``, and unpickles the
+    ``checkpoint`` of an ``init_cfg``.
+    """
+    if isinstance(value, Mapping):
+        kind = value.get("type")
+        if "type" in value and not (isinstance(kind, str) and kind.isidentifier()):
+            raise ValueError(f"{what}: type={kind!r}: expected the name of a type in mmseg's registries, without dots")
+        for name in ("_scope_", "custom_imports", "checkpoint"):
+            if name in value:
+                raise ValueError(f"{what}: {name} is not supported; weights are given as model.backbone_weights")
+    for below in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        _check_types(below, what)
 
 
 def _levels(several: str | None, count: int, default_level: int) -> int | list[int]:

@@ -20,6 +20,7 @@ from dyvision.tasks.components import (
     import_object,
     parse_component,
 )
+from dyvision.tasks.heads.arguments import check_head_arguments
 from dyvision.tasks.heads.mmseg import MMSEG_HEADS, build_mmseg_head, is_multi_level
 from dyvision.tasks.heads.norm import guard_batch_norms
 
@@ -182,13 +183,15 @@ def resolve_head(spec: ComponentSpec, argument: str = "head") -> Component:
     """Take a head argument apart; the name of an mmseg head counts as its type.
 
     Raises:
-        ValueError: If there is no head of that name, with the closest ones.
+        ValueError: If there is no head of that name, with the closest ones, or an argument of it is wrong.
     """
     head = parse_component(spec, argument)
     if head.kind == "name" and head.name in MMSEG_HEADS:
         return Component("type", head.name, head.arguments)
     if head.kind == "name":
         choose(head.name, [*_BUILDERS, *MMSEG_HEADS], argument)
+        check_arguments(_BUILDERS[head.name], head.arguments, f"{argument} {head.name!r}")
+        check_head_arguments(head.arguments, f"{argument} {head.name!r}")
     return head
 
 
@@ -225,7 +228,6 @@ def create_segmentation_head(
         module = build_mmseg_head(head.name, head.arguments, channels, reduction, features.default_level, num_classes)
     elif head.kind == "name":
         build = _BUILDERS[head.name]
-        check_arguments(build, {**head.arguments, "features": None}, f"{argument} {head.name!r}")
         try:
             module = build(features, num_classes, **head.arguments)
         except (TypeError, RuntimeError) as error:
@@ -238,15 +240,12 @@ def create_segmentation_head(
 
 
 def _import_head(head: Component, features: Features, num_classes: int, argument: str) -> nn.Module:
-    head_class = import_object(head.name, argument)
+    head_class = import_object(head.name, argument, nn.Module)
     names, anything = accepted_arguments(head_class)
     filled: Mapping[str, Any] = {"in_channels": list(features.channels), "num_classes": num_classes}
     arguments = {name: value for name, value in filled.items() if anything or name in names} | head.arguments
     check_arguments(head_class, arguments, f"{argument} {head.name!r}")
-    module = head_class(**arguments)
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"{argument} {head.name!r} is no torch.nn.Module")
-    return module
+    return head_class(**arguments)
 
 
 def _check_output(head: nn.Module, channels: Sequence[int], num_classes: int, what: str) -> None:

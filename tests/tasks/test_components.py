@@ -62,11 +62,11 @@ def test_arguments_are_looked_up_through_base_classes():
 
 
 def test_import():
-    assert import_object("collections.OrderedDict", "head").__name__ == "OrderedDict"
+    assert import_object("collections.OrderedDict", "head", dict).__name__ == "OrderedDict"
     for path, message in (
         ("collections.OrderdDict", "OrderedDict"),
         ("nothing.X", "cannot import"),
         ("X", "not exist"),
     ):
         with pytest.raises(ValueError, match=message):
-            import_object(path, "head")
+            import_object(path, "head", dict)

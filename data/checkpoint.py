@@ -1,0 +1,52 @@
+"""Data modules from the arguments in a checkpoint: nothing that it names is imported unless the user allows it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from dyvision.checkpoint_file import read_checkpoint
+from dyvision.reading import read_yaml
+from dyvision.trust import hyperparameters_of, name_unknown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class CheckpointMixin(L.LightningDataModule):
+    """A data module that can be built from a checkpoint of any origin."""
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # open files are not read
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        weights_only: bool | None = True,
+        trust: Collection[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Build the data module that a checkpoint was made with; safe for a checkpoint of any origin.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: For Lightning's signature.
+            hparams_file: YAML file of arguments instead of those in the checkpoint.
+            weights_only: For Lightning's signature; objects are refused in any case.
+            trust: Dotted names of transforms that it may name although they are not albumentations'.
+            **kwargs: Arguments that replace the checkpoint's.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint, is damaged, or names other code.
+        """
+        where = str(checkpoint_path)
+        content = read_checkpoint(checkpoint_path, mmap=True)
+        stored = content["datamodule_hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
+        stored = hyperparameters_of(stored, where, (trust,) if isinstance(trust, str) else trust, kwargs)
+        stored = name_unknown(stored, set(inspect.signature(cls).parameters), where)
+        return cls(**{**stored, **kwargs})

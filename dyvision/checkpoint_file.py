@@ -1,0 +1,254 @@
+"""Checkpoint files of any origin: what is damaged, too large for itself or something else is one sentence.
+
+``torch.load`` reads plain data only (``weights_only=True``), but it does not compare check sums, and it takes a file of
+numbers that a bad memory or a full disk has overwritten. The zip file that ``torch.save`` writes has a check sum of
+every tensor, so damage shows in old files too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
+_MAX_STRUCTURE = 64 * 2**20
+#: what the structure may call besides tensors: containers and dtypes are torch's own list. A bytearray of any length
+#: is three bytes of it
+_BOMBS = frozenset({"builtins bytearray", "__builtin__ bytearray"})
+_AGAIN = "copy it again, or use the checkpoint before it"
+
+
+def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """Read a file of ``torch.save``: tensors and plain values only, check sums compared.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: Map the file instead of reading it: fast if few of the tensors are looked at.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no such file, was cut off or overwritten, holds objects, or declares more than it has.
+    """
+    path = Path(path).expanduser()
+    _check_file(path)
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: {_refused(path, error)}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path}: needs more memory than there is") from error
+    # a structure that was made to break the reader breaks it in any way
+    except Exception as error:
+        raise ValueError(f"{path}: not a file of torch.save, or damaged ({_first_line(error)}); {_AGAIN}") from error
+    for name, tensor in tensors_in(content):
+        if tensor.layout == torch.strided and tensor.device.type != "meta":
+            declared, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+            if declared > there:
+                raise ValueError(f"{path}: {name} declares {tensor.numel():,} values, but the file has {there:,} bytes")
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """Compare the check sums of a zip file of ``torch.save`` and the sizes that it declares.
+
+    Raises:
+        ValueError: If a record was overwritten, or the records are larger than the file.
+    """
+    status = path.stat()
+    _check_archive(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
+    """As above, once for a file that did not change meanwhile: a command reads its checkpoint several times."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise ValueError(f"{path}: a compressed zip file; torch.save writes none, so it may unpack to any size")
+            if sum(record.file_size for record in records) > size:
+                raise ValueError(f"{path}: its records are declared larger than the file ({size:,} bytes)")
+            structures = [record for record in records if record.filename.endswith("/data.pkl")]
+            if len(structures) != 1:
+                raise ValueError(f"{path}: a zip file, but not one of torch.save (no single data.pkl)")
+            if structures[0].file_size > _MAX_STRUCTURE:
+                raise ValueError(f"{path}: {structures[0].file_size:,} bytes of names and structure; not a checkpoint")
+            # torch.serialization.set_crc32_options(False) writes zeros
+            if any(record.CRC for record in records):
+                damaged = archive.testzip()
+                if damaged is not None:
+                    raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {_AGAIN}")
+            else:
+                structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
+            structure = archive.read(structures[0])
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path}: the file is damaged ({_first_line(error)}); {_AGAIN}") from error
+    _check_structure(path, structure)
+
+
+def _check_structure(path: Path, structure: bytes) -> None:
+    try:
+        called = {argument for code, argument, _ in pickletools.genops(structure) if code.name == "GLOBAL"}
+    except Exception as error:  # whatever a made-up structure does to the parser
+        raise ValueError(f"{path}: its structure cannot be read ({_first_line(error)}); {_AGAIN}") from error
+    bombs = sorted(_BOMBS & called)
+    if bombs:
+        raise ValueError(f"{path}: holds a {bombs[0].split()[1]}, which no checkpoint of dyvision does")
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of a task.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: As for :func:`load_plain`.
+
+    Returns:
+        Its content: ``state_dict`` is a mapping of names to tensors, ``hyper_parameters`` and
+        ``datamodule_hyper_parameters`` are mappings (see :mod:`dyvision.trust`), ``task`` is a string or None.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is something else, or damaged; the message says what it is and how it is used.
+    """
+    content = load_plain(path, map_location, mmap)
+    return checked(content, path)
+
+
+def checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """As :func:`read_checkpoint`, of a content that is loaded already."""
+    problem = _problem(content)
+    if problem is not None:
+        raise ValueError(f"{path}: {problem}")
+    content = dict(content)
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        content[key] = dict(content.get(key) or {})
+    return content
+
+
+def _problem(content: Any) -> str | None:
+    if not isinstance(content, Mapping):
+        what = "one tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
+        return f"holds {what}, not a checkpoint of dyvision; give the last.ckpt that 'dyvision fit' wrote"
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return "not a checkpoint of dyvision (plain weights?); give it as --model.backbone_weights"
+    if not isinstance(content.get("state_dict"), Mapping):
+        return (
+            f"not a checkpoint of dyvision (no 'state_dict', found {_some(content)}); if it holds weights, give it as "
+            "--model.backbone_weights"
+        )
+    for name, value in content["state_dict"].items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            return f"state_dict[{name!r}] is a {type(value).__name__}, expected a tensor"
+    if not isinstance(content.get("task"), str | None):
+        return f"'task' is a {type(content['task']).__name__}, expected a name"
+    if "hyper_parameters" not in content and "pytorch-lightning_version" not in content:
+        return (
+            "weights of another training script ('state_dict' without 'hyper_parameters'), not a checkpoint of "
+            "dyvision; give it as --model.backbone_weights"
+        )
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if not isinstance(content.get(key), Mapping | None):
+            return f"'{key}' is a {type(content[key]).__name__}, expected a mapping"
+    return None
+
+
+def check_finite(state: Mapping[str, Any], where: str) -> None:
+    """Check that weights and running statistics are numbers.
+
+    Args:
+        state: Tensors by name.
+        where: Name for messages.
+
+    Raises:
+        ValueError: If one is NaN or infinite, with its name.
+    """
+    broken = [
+        name
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+        and (tensor.is_floating_point() or tensor.is_complex())
+        and tensor.device.type != "meta"
+        and not bool(torch.isfinite(tensor).all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
+        raise ValueError(
+            f"{where}: {broken[0]}{more} of {len(state)} hold NaN or infinite values; the training had diverged or the "
+            "file is damaged. Use an earlier checkpoint"
+        )
+
+
+def count(state: Mapping[str, Tensor]) -> int:
+    """Number of all values in a state dict."""
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested mappings and sequences, with its path; objects that occur several times come once."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("", content)]
+    while pending:
+        name, item = pending.pop()
+        if isinstance(item, Tensor):
+            yield name, item
+        elif isinstance(item, Mapping | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
+            pending.extend((f"{name}.{key}" if name else str(key), below) for key, below in pairs)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = next((path / name for name in ("last.ckpt", "checkpoints/last.ckpt") if (path / name).is_file()), None)
+        hint = f"; did you mean {inside}?" if inside else "; give the .ckpt file in it"
+        raise ValueError(f"{path}: a folder, not a checkpoint{hint}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty; {_AGAIN}")
+    with path.open("rb") as file:
+        start = file.read(4096)
+    # zip files begin with PK, older ones of torch.save with a pickle
+    if start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: the file was cut off ({path.stat().st_size:,} bytes, its end is missing); {_AGAIN}")
+    if b"\x00" not in start and start[:1] != b"\x80" and start[:2] != b"PK":
+        raise ValueError(f"{path}: a text file, not one of torch.save")
+
+
+def _refused(path: Path, error: Exception) -> str:
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the list only helps the message
+        named = []
+    if not named:
+        return f"not a file of torch.save, or damaged ({_first_line(error)}); {_AGAIN}"
+    return (
+        f"holds objects besides tensors and plain values ({_some(sorted(named))}); loading them could run code, so it "
+        "is refused. Save the state dict alone, or as .safetensors"
+    )
+
+
+def _some(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") or "nothing"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

@@ -1,0 +1,140 @@
+"""What is wrong, in one line: the end of every command that could not do its work."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from dyvision.cli._workers import explain_worker
+from dyvision.text import printable
+
+#: printed as they are; everything else is named by its type, and DYVISION_DEBUG is pointed out
+_PLAIN = (ValueError, OSError, FloatingPointError, ImportError)
+_LONGEST = 400
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|unable to allocate|cannot allocate memory|bad_alloc", re.I
+)
+_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?\w*)", re.I)
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+#: what Lightning and torch say -> what to do; the options are those of the command line
+_TRANSLATIONS: tuple[tuple[str, str], ...] = (
+    (
+        r"No supported gpu backend found|CUDAAccelerator.* can not run|No CUDA GPUs are available",
+        "trainer.accelerator: there is no GPU here that PyTorch can use; give --trainer.accelerator=cpu or auto",
+    ),
+    (
+        r"(\w+Accelerator)` can not run on your system",
+        r"trainer.accelerator: \1 cannot run on this machine; give --trainer.accelerator=cpu or auto",
+    ),
+    (
+        r"You requested gpu: \[?'?([\d, ]+)'?\]? ?But your machine only has: \[?([\d, ]*)\]?",
+        r"trainer.devices: GPU \1 was asked for and this machine has [\2]; give --trainer.devices=1 or auto",
+    ),
+    (
+        r"`?ModelCheckpoint\(monitor='([^']*)'\)`? could not find the monitored key in the returned metrics: (\[.*?\])",
+        r"checkpoint.monitor='\1': there is no such metric; there are \2",
+    ),
+    (
+        r"Early stopping conditioned on metric `([^`]*)` which is not available.*metrics are: ([^ ].*?)\.? *$",
+        r"trainer.callbacks: EarlyStopping: monitor='\1': there is no such metric; there are \2",
+    ),
+    (
+        r"`val_check_interval` \((\d+)\) must be less than or equal to the number of the training batches \((\d+)\).*",
+        r"trainer.val_check_interval=\1: an epoch has \2 training batches; give at most that, or "
+        "--trainer.check_val_every_n_epoch=null to count over epochs",
+    ),
+    (
+        r"You selected an invalid strategy name: `strategy=(.*?)`.*",
+        r"trainer.strategy=\1: no such strategy; give auto, ddp or fsdp",
+    ),
+    (r"^(-?\d+) is not in bounds, numpy accepts.*", r"seed_everything=\1: expected an integer in [0, 4_294_967_295]"),
+    (r"^Checkpoint file not found: (.*)$", r"--ckpt_path \1: no such file"),
+)
+
+
+def report(error: BaseException) -> int:
+    """Print why a command ended, to standard error.
+
+    Args:
+        error: What ended it.
+
+    Returns:
+        The exit status, 2.
+
+    Raises:
+        BaseException: The error itself, if the environment variable ``DYVISION_DEBUG`` is set.
+    """
+    if os.environ.get("DYVISION_DEBUG"):
+        raise error
+    print(f"dyvision: error: {one_line(error)}", file=sys.stderr)
+    if not _is_plain(error):
+        print("(DYVISION_DEBUG=1 shows the traceback)", file=sys.stderr)
+    return 2
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line of at most some 400 characters, with the option that helps."""
+    worker = explain_worker(error)
+    if worker is not None:
+        return worker
+    message = _TERMINAL_CODES.sub("", _innermost(str(error)))
+    message = printable(" ".join(message.split()))
+    if _is_out_of_memory(error, message):
+        return _memory(message)
+    for pattern, replacement in _TRANSLATIONS:
+        found = re.search(pattern, message)
+        if found:
+            return _shorten(found.expand(replacement))
+    if _is_plain(error) and message:
+        return _shorten(message)
+    kind = type(error).__name__
+    return _shorten(f"{kind}: {message}" if message else kind)
+
+
+def _innermost(message: str) -> str:
+    """What was raised in a data worker: torch wraps it in both tracebacks."""
+    if "Original Traceback (most recent call last):" not in message:
+        return message
+    lines = message.rstrip().splitlines()
+    start = max((number for number, line in enumerate(lines) if line[:1].isspace()), default=-1) + 1
+    kind, colon, text = "\n".join(lines[start:]).partition(": ")
+    return text if colon and " " not in kind else "\n".join(lines[start:])
+
+
+def _is_plain(error: BaseException) -> bool:
+    # by name: this module must not import Lightning
+    named = type(error).__name__ == "MisconfigurationException"
+    known = explain_worker(error) is not None or _is_out_of_memory(error, str(error))
+    return named or known or isinstance(error, _PLAIN)
+
+
+def _is_out_of_memory(error: BaseException, message: str) -> bool:
+    said = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(message) is not None
+    return said or isinstance(error, MemoryError)
+
+
+def _memory(message: str) -> str:
+    where = "GPU" if re.search(r"cuda|\bGPU\b|\bMPS\b", message, re.I) else "main"
+    amount = _AMOUNT.search(message)
+    asked = f" ({_readable(amount[1])} more were asked for)" if amount else ""
+    return (
+        f"out of {where} memory{asked}: lower --data.batch_size (in evaluation --data.eval_batch_size; "
+        "--trainer.accumulate_grad_batches keeps the size of a step), the size of the images, or --data.num_workers"
+    )
+
+
+def _readable(amount: str) -> str:
+    number, _, unit = amount.partition(" ")
+    if unit not in ("bytes", "") or not number.isdigit():
+        return amount
+    return f"{int(number) / 2**30:.1f} GiB"
+
+
+def _shorten(message: str) -> str:
+    """Cut the middle out of what is too long to be read: the start says what, the end what to do."""
+    if len(message) <= _LONGEST:
+        return message
+    return f"{message[: _LONGEST - 140].rstrip()} ... {message[-120:].lstrip()}"

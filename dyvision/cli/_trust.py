@@ -1,0 +1,73 @@
+"""Which names of a checkpoint the user has named again: ``--trust``, a config, or the same option typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dyvision.reading import parse_yaml
+from dyvision.trust import code_in
+
+
+def trusted_names(typed: Sequence[str], configs: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of classes and networks that a checkpoint may use.
+
+    Args:
+        typed: The command line.
+        configs: Contents of the config files: what the user's own files name, the user has named.
+
+    Raises:
+        ValueError: If a typed value is nested without end.
+    """
+    names: set[str] = set()
+    for content in configs:
+        names |= _listed(content.get("trust"))
+        for section in ("model", "data"):
+            values = content.get(section)
+            if isinstance(values, Mapping):
+                names |= {code for name, value in values.items() for code in code_in(str(name), value)}
+    for option, value in typed_options(typed):
+        section, _, name = option.partition(".")
+        if option == "trust":
+            names |= _listed(value)
+        elif option.endswith(".class_path"):
+            names.add(value)
+        elif section in ("model", "data") and name:
+            names |= set(code_in(name.removesuffix("+"), _value(value, option)))
+    return names
+
+
+def typed_options(typed: Sequence[str]) -> list[tuple[str, str]]:
+    """``(option, value)`` of ``--option=value`` and ``--option value``."""
+    found = []
+    for argument, following in zip(typed, [*typed[1:], ""], strict=False):
+        if argument.startswith("--"):
+            name, equals, value = argument.removeprefix("--").partition("=")
+            found.append((name, value if equals else "" if following.startswith("--") else following))
+    return found
+
+
+def check_typed(typed: Sequence[str]) -> None:
+    """Check that typed values end: nested lists and aliases of YAML, before the parser of options reads them.
+
+    Raises:
+        ValueError: If one is nested too deeply or stands for too many values.
+    """
+    for option, value in typed_options(typed):
+        if any(sign in value for sign in "[{&*"):
+            _value(value, option)
+
+
+def _value(text: str, option: str) -> Any:
+    try:
+        return parse_yaml(text, f"--{option}")
+    except ValueError as error:
+        if "not valid YAML" in str(error):
+            return text  # the parser of options says it, with what it expected
+        raise
+
+
+def _listed(value: Any) -> set[str]:
+    if isinstance(value, str):
+        value = value.split(",")
+    return {str(name).strip() for name in value or () if str(name).strip()}

@@ -1,0 +1,133 @@
+"""A command line is looked over before it is parsed: what is no option, and what was meant by it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dyvision.cli._configs import similar
+
+#: what other tools call an option -> what it is called here
+_ALIASES = {
+    "checkpoint": "ckpt_path",
+    "data_dir": "data.root",
+    "data_path": "data.root",
+    "dataset": "data.root",
+    "device": "trainer.accelerator",
+    "gpus": "trainer.devices",
+    "img_size": "data.image_size",
+    "imgsz": "data.image_size",
+    "learning_rate": "model.lr",
+    "log_dir": "trainer.default_root_dir",
+    "output_dir": "trainer.default_root_dir",
+    "resume": "ckpt_path",
+    "resume_from": "ckpt_path",
+    "seed": "seed_everything",
+    "source": "data.predict_root",
+    "wd": "model.weight_decay",
+    "weights": "model.backbone_weights",
+    "workers": "data.num_workers",
+}
+#: sections without a class of the user -> an option in them
+_SECTIONS = {
+    "--trainer": "--trainer.max_epochs=10",
+    "--checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
+    "--last": "--last.every_n_steps=1000; to go on with a run: --ckpt_path=last",
+}
+#: what other tools call a command -> what it is called here
+_COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the closest name, instead of its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong.
+
+        Raises:
+            ValueError: Always.
+        """
+        choice = re.match(r"argument ([^:]+): invalid choice: ['\"](.*)['\"] \(choose from (.*)\)", message)
+        if choice:
+            names = re.findall(r"[\w-]+", choice[3])
+            what = f"unknown command {choice[2]!r}" if choice[1] == "COMMAND" else f"{self.prog}: unknown {choice[2]!r}"
+            raise ValueError(f"{what}{_closest_command(choice[2], names)}; there are {', '.join(names)}")
+        message = message.replace("COMMAND", "a command; see dyvision --help")
+        raise ValueError(message if self.prog == "dyvision" else f"{message}; see {self.prog} --help")
+
+
+def _closest_command(name: str, commands: Sequence[str]) -> str:
+    synonyms = {other: ours for other, ours in _COMMANDS.items() if ours in commands}
+    similar = difflib.get_close_matches(name, [*commands, *synonyms], n=2, cutoff=0.6)
+    names = dict.fromkeys(synonyms.get(match, match) for match in similar)
+    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
+
+
+def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
+    """Check that a command line begins with its command.
+
+    Args:
+        arguments: Everything behind ``dyvision``.
+        commands: Names of the commands.
+
+    Raises:
+        ValueError: If an option comes first although there is a command.
+    """
+    first = arguments[0] if arguments else ""
+    if first.startswith("-") and first not in ("-h", "--help", "--version"):
+        later = [argument for argument in arguments if argument in commands]
+        hint = f": dyvision {later[0]} {first} ..." if later else f", one of {', '.join(commands)}"
+        raise ValueError(f"{first}: the command comes first{hint}")
+
+
+def check_words(arguments: Sequence[str]) -> None:
+    """Check the arguments of a command that runs the trainer: all are options.
+
+    Args:
+        arguments: Everything behind the command.
+
+    Raises:
+        ValueError: For anything else, with the option it was probably meant for.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        takes_value = before.startswith("-") and "=" not in before
+        if not argument.startswith("-") and not takes_value:
+            raise ValueError(f"{argument!r} is no option{_meant(argument)}")
+        name, equals, value = argument.partition("=")
+        if name in ("--data", "--model") and equals:
+            _check_section(name, value)
+        if name in _SECTIONS and equals and not value.startswith("{"):
+            raise ValueError(f"{argument}: {name} has options below it, such as {_SECTIONS[name]}")
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Phrase what a misspelt option may have meant: what other tools call so, or the closest name."""
+    plain = name.replace("-", "_")
+    alias = _ALIASES.get(plain)
+    names = [*([alias] if alias in known else []), *similar(plain, known)]
+    return f" (did you mean {' or '.join(map(repr, dict.fromkeys(names)))}?)" if names else ""
+
+
+def _meant(argument: str) -> str:
+    if argument.endswith((".ckpt", ".pt", ".pth", ".safetensors")):
+        return f"; a checkpoint is given as --ckpt_path={argument}"
+    if argument.endswith((".yaml", ".yml")):
+        return f"; a config is given as --config={argument}"
+    if argument in ("fit", "validate", "test", "predict"):
+        return "; give one command at a time"
+    if Path(argument).exists():
+        return f"; a data set is given as --data.root={argument}, images to predict as --data.predict_root={argument}"
+    if "=" in argument:
+        return f"; options begin with two dashes: --{argument}"
+    return "; options are written --name=value"
+
+
+def _check_section(name: str, value: str) -> None:
+    if value.startswith("{") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+        return  # a mapping or a class path
+    inner = "root" if name == "--data" else "backbone"
+    raise ValueError(f"{name}={value}: expected the path of a class; did you mean {name}.{inner}={value}?")

@@ -1,0 +1,153 @@
+"""JSON and YAML of any origin: what is too deep, expands without end or is not well-formed is one sentence.
+
+The parsers below recurse, so a file of a few kilobytes can exhaust the stack, and YAML's aliases let a file of one
+kilobyte stand for billions of values ("billion laughs").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+#: levels of lists and mappings; configurations have about ten
+MAX_DEPTH = 100
+#: values in one YAML document or one checkpoint's hyperparameters, aliases written out
+MAX_VALUES = 200_000
+
+# libyaml's parser is linear and refuses deep nesting; PyYAML's own one is quadratic in the depth
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_json(path: Path, encoding: str = "utf-8-sig") -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is not JSON, not text, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding=encoding))
+    except RecursionError:
+        raise ValueError(f"{path}: lists or objects are nested too deeply to be read") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in {encoding} ({error.reason} at byte {error.start})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with plain types only.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is not YAML, not UTF-8, nested too deeply, or stands for too many values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid YAML: no UTF-8 ({error.reason} at byte {error.start})") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML with plain types only.
+
+    Args:
+        text: The document.
+        where: The file or option it comes from, for messages.
+
+    Raises:
+        ValueError: As for :func:`read_yaml`.
+    """
+    check_yaml(text, where)
+    try:
+        return yaml.load(text, Loader=_LOADER)
+    except RecursionError:
+        raise ValueError(f"{where}: lists or mappings are nested too deeply to be read") from None
+    # the constructors of single values (dates, numbers with thousands of digits) raise whatever they meet
+    except Exception as error:
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def check_yaml(text: str, where: str) -> None:
+    """Check how deep a YAML document is and how many values it stands for, without building any.
+
+    Raises:
+        ValueError: If it is too deep or stands for too many; a document that is not well-formed is left to its parser.
+    """
+    if not any(sign in text for sign in "[{&*-:"):
+        return
+    if _LOADER is yaml.SafeLoader and _brackets(text) > MAX_DEPTH:
+        raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+    sizes: dict[str, int] = {}  # values below each anchor
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and how many values there were before it
+    count = 0
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                # an alias to a node that is still open stands for itself, without end
+                if any(anchor == event.anchor for anchor, _ in open_nodes):
+                    raise ValueError(f"{where}: the alias *{event.anchor} stands inside its own anchor")
+                count += sizes.get(event.anchor or "", 1)
+            elif isinstance(event, yaml.NodeEvent):
+                count += 1
+                if isinstance(event, yaml.CollectionStartEvent):
+                    open_nodes.append((event.anchor, count - 1))
+                elif event.anchor is not None:
+                    sizes[event.anchor] = 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = open_nodes.pop()
+                if anchor is not None:
+                    sizes[anchor] = count - before
+            if len(open_nodes) > MAX_DEPTH:
+                raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+            if count > MAX_VALUES:
+                raise ValueError(f"{where}: stands for more than {MAX_VALUES:,} values, aliases (*name) written out")
+    except yaml.YAMLError as error:
+        if "maximum nesting depth" in str(error):
+            raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep") from error
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Check that a value is made of numbers, strings, lists and mappings, and can be walked through in the end.
+
+    Args:
+        value: What a checkpoint holds; objects that occur several times count each time, as they would when printed.
+        where: Name for messages.
+
+    Raises:
+        ValueError: If it holds anything else, itself, too many values or too many levels; names the place.
+    """
+    count = 0
+    pending: list[tuple[Any, str, int]] = [(value, where, 1)]
+    while pending:
+        item, name, depth = pending.pop()
+        count += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+        if count + len(pending) > MAX_VALUES:
+            raise ValueError(f"{where}: stands for more than {MAX_VALUES:,} values")
+        if isinstance(item, Mapping):
+            for key, below in item.items():
+                if not isinstance(key, str | int | float | bool | None):
+                    raise ValueError(f"{name}: a key is {type(key).__name__}, expected text or a number")
+                pending.append((below, f"{name}.{key}", depth + 1))
+        elif isinstance(item, list | tuple):
+            pending.extend((below, name, depth + 1) for below in item)
+        elif not isinstance(item, str | int | float | bool | None):
+            raise ValueError(f"{name}: {type(item).__name__}, expected numbers, text, lists or mappings")
+
+
+def _brackets(text: str) -> int:
+    deepest = depth = 0
+    for sign in text:
+        if sign in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif sign in "]}":
+            depth = max(0, depth - 1)
+    return deepest

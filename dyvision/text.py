@@ -1,0 +1,52 @@
+"""Names of strangers (classes, files, hyperparameters) in terminals, tables and spreadsheets: shown, not obeyed."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+#: categories that move the cursor, break the line or turn the direction of writing: controls, formats, halves of
+#: characters, separators of lines
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: format characters that words and emoji need: the joiners, and marks of a text's own direction
+_NEEDED = frozenset("\u200c\u200d\u200e\u200f")
+#: what makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"), the wide forms of East Asia included
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def printable(text: object) -> str:
+    r"""Text for a terminal: control characters as escapes.
+
+    Example:
+        >>> printable("red\x1b[31m\nline")
+        'red\\x1b[31m\\nline'
+    """
+    return "".join(map(_shown, str(text)))
+
+
+def plain(text: object, style: str = "") -> Text:
+    """A cell or a line for rich that is neither markup nor able to move the cursor: ``[/b]`` stays ``[/b]``."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe.
+
+    Numbers stay numbers: only text is changed.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("cat"), csv_cell(-0.5)
+        ("'=1+1", 'cat', -0.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _INVISIBLE or character in _NEEDED:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
