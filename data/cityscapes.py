@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,10 @@ class CityscapesDataModule(VisionDataModule):
         missing = [image for image, label in pairs if label is None]
         if not missing:
             return pairs
-        expected = self._finder.label_file(split, missing[0])
+        # the message names the root already
+        image, expected = (
+            os.path.relpath(path, self.root) for path in (missing[0], self._finder.label_file(split, missing[0]))
+        )
         if may_lack_labels:
             self.findings.warned(
                 self.root,
@@ -221,10 +225,9 @@ class CityscapesDataModule(VisionDataModule):
             return pairs
         self.findings.refused_because(
             self.root,
-            f"{len(missing)} of {len(pairs)} images of the split {split!r} have no label map; {missing[0]} needs "
-            f"{expected}",
-            "add it, remove the image, or set layout, label_dir ('{split}' in it stands for the split) and "
-            "label_suffix, or split_file with the names of the images that have one",
+            f"{len(missing)} of {len(pairs)} images of the split {split!r} have no label map; {image} needs {expected}",
+            "add it, remove the image, or set layout, label_dir ('{split}' in it stands for the split), label_suffix "
+            "or split_file",
         )
         return [(image, label) for image, label in pairs if label is not None]
 
