@@ -25,7 +25,7 @@ from dyvision.checkpoints import _shapes, weightnet
 from dyvision.checkpoints._names import MOBILENETV2_STYLES, mobilenetv2_norms
 from dyvision.checkpoints._shapes import MobileNetPlan, ResNetPlan, Shapes
 from dyvision.checkpoints.dyconv import TEMPERATURE
-from dyvision.checkpoints.kernelwarehouse import MANAGER_DEFAULTS
+from dyvision.checkpoints.kernelwarehouse import MANAGER_DEFAULTS, of_warehouses
 from dyvision.layers._warehouse import share_warehouses, warehouse_of
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 
@@ -254,16 +254,13 @@ def _kernelwarehouse(static: nn.Module, family: str, arguments: Mapping[str, Any
     own["norm_layer"] = "layernorm" if family == "convnext" else "batchnorm"
     names = {module: warehouse_of(layer, sharing) for module, layer in _LAYERS[family](static).items()}
     order = list(dict.fromkeys(names.values()))
+    values = of_warehouses(own, len(order))
     groups: dict[str, list[KernelWarehouseConv2d]] = {}
     for module, warehouse in names.items():
         conv = static.get_submodule(module)
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{module} is a {type(conv).__name__}, not a convolution")
-        place = order.index(warehouse)
-        values = {
-            key: value[place % len(value)] if isinstance(value, (list, tuple)) else value for key, value in own.items()
-        }
-        layer = KernelWarehouseConv2d.from_conv(conv, preserve_outputs=False, **values)
+        layer = KernelWarehouseConv2d.from_conv(conv, preserve_outputs=False, **values[order.index(warehouse)])
         static.set_submodule(module, layer)
         groups.setdefault(warehouse, []).append(layer)
     share_warehouses(groups)

@@ -19,6 +19,8 @@ MOBILENETV2 = (
     *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)),
     *((6, 160, 3, 2), (6, 320, 1, 1)),
 )
+#: widths are rounded down from a ratio: the quotient of two widths itself may come out just too small
+_ROUNDED = 1 + 1e-12
 _SQUEEZES = (16, 8, 4, 2, 32, 1)
 
 
@@ -156,7 +158,7 @@ def odconv_reduction(shapes: Shapes) -> float:
     layers = list(_matrices(shapes, ".attention.fc.weight"))
     wide = [hidden / inputs for hidden, inputs in layers if hidden > 16]
     if wide:
-        return max(wide)
+        return max(wide) * _ROUNDED
     # all at the lower bound: what is customary, where that gives 16 too
     largest = max((inputs for _, inputs in layers), default=1)
     return 1 / 16 if largest // 16 <= 16 else 16 / largest
@@ -165,7 +167,7 @@ def odconv_reduction(shapes: Shapes) -> float:
 def dyconv_ratio(shapes: Shapes) -> float:
     """A ratio with ``int(C_in * ratio) + 1`` hidden channels in every layer; three inputs have K instead."""
     layers = [(hidden, inputs) for hidden, inputs in _matrices(shapes, "attention.fc1.weight") if inputs != 3]
-    return max(((hidden - 1) / inputs for hidden, inputs in layers), default=0.25)
+    return max(((hidden - 1) / inputs for hidden, inputs in layers), default=0.25) * _ROUNDED or _ROUNDED - 1
 
 
 def dcd_squeeze(shapes: Shapes, form: str, default: int) -> int:
