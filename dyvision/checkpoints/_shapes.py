@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dyvision.layers._dcd_branch import dimensions
+from dyvision.layers.dgc import gates_width
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -182,6 +183,20 @@ def dcd_squeeze(shapes: Shapes, form: str, default: int) -> int:
         if all(dimensions(inputs, outputs, form, squeeze)[2] == width for inputs, outputs, width in sizes):
             return squeeze
     raise ValueError("no fc_squeeze gives the branches of these DCD layers their widths")
+
+
+def dgc_heads(shapes: Shapes, heads: int, squeeze_rate: int) -> tuple[int, int]:
+    """Heads and squeeze rate of a network's dynamic group convolutions; the given ones where there are no shapes.
+
+    Raises:
+        ValueError: If no squeeze rate gives every layer's gates their width.
+    """
+    found = {int(number[1]) for name in shapes for number in [re.search(r"\.headconv_(\d+)\.", name)] if number}
+    layers = list(_matrices(shapes, ".headconv_0.fc1.weight"))
+    for rate in (squeeze_rate, *range(1, 257)):
+        if all(gates_width(inputs, rate) == max(hidden, 1) for hidden, inputs in layers):
+            return (max(found) + 1 if found else heads), rate
+    raise ValueError("no squeeze_rate gives the gates of these dynamic group convolutions their widths")
 
 
 def _matrices(shapes: Shapes, ending: str) -> Iterator[tuple[int, int]]:

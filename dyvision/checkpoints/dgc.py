@@ -1,4 +1,4 @@
-"""Official dynamic group convolutions (``zhuogege1943/dgc``, ``layers.py``) as ours."""
+"""Official dynamic group convolutions (``hellozhuo/dgc``, ``layers.py``) as ours."""
 
 from __future__ import annotations
 
