@@ -107,7 +107,9 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     for name, layer in zip(names, layers, strict=True):
         if layer["layer_type"] != "conv2d":
             raise ValueError(f"layer_type must be 'conv2d', got {layer['layer_type']!r}: images have two dimensions")
-        options = {key: tuple(value) if _is_list(value := layer[key]) else value for key in _OF_THE_CONVOLUTION}
+        options: dict[str, Any] = {
+            key: tuple(value) if _is_list(value := layer[key]) else value for key in _OF_THE_CONVOLUTION
+        }
         channels = (layer["in_planes"], layer["out_planes"])
         if layer["enabled"]:
             mixing = state.get("temp_value", 0.0)
