@@ -94,7 +94,8 @@ def build_network(arguments: Mapping[str, Any], shapes: Shapes) -> nn.Module:
     Raises:
         ValueError: If ``model_size`` is none of the official ones, or there is no such argument.
     """
-    check_arguments("ShuffleNetV2", arguments, _DEFAULTS["ShuffleNetV2"])
+    # widths and input channels are those of the shapes
+    check_arguments("ShuffleNetV2", arguments, (*_DEFAULTS["ShuffleNetV2"], "widths", "in_chans"))
     size = str(arguments.get("model_size", "1.5x")).removesuffix("x")
     classes = classes_of(shapes) or arguments.get("num_classes", 1000)
     first = f"features.0.wnet1.{_FC1}"
