@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from dyvision.visualize import draw_boxes, draw_label, fit, grid, overlay_mask, palette
+from dyvision.visualize import draw_boxes, draw_label, fit, grid, overlay_with_legend, palette
 
 _WIDTH = 320
 #: the highest scores come first
@@ -101,8 +101,8 @@ class PredictionPictures(Callback):
                 mask = mask[:height, :width]
             yield (
                 path,
-                overlay_mask(picture, _resized(mask, picture), colors),
-                overlay_mask(picture, _resized(label_map, picture), colors),
+                overlay_with_legend(picture, _resized(mask, picture), names, colors),
+                overlay_with_legend(picture, _resized(label_map, picture), names, colors, ignore_index=-1),
             )
 
     def _boxes(self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
