@@ -104,7 +104,7 @@ def find_images(path: Path) -> list[Path]:
     if not found:
         raise DataError(
             f"predict_root={str(path)!r} holds no image ({describe(path)}); give an image file, or a folder with "
-            f"{some(IMAGE_EXTENSIONS, 8)} files."
+            f"files of these kinds: {some(IMAGE_EXTENSIONS, 8)}."
         )
     return found
 

@@ -24,7 +24,7 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
-from dyvision.cli._messages import silence_advice
+from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
@@ -132,6 +132,8 @@ class TaskCLI(cli.LightningCLI):
         made = self.request.checkpoint
         with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
             super().instantiate_classes()
+        if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
+            expect_frozen_modules()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; an evaluation one for its results; a trial nothing."""

@@ -24,6 +24,11 @@ NOISE = (
     "Trainer.fit` stopped",
     "Tip:",
     "Seed set",
+    "eval mode",
+    "Be aware that",
+    "Restoring states",
+    "not supported by the model summary",
+    "v_num",
 )
 
 
@@ -46,6 +51,23 @@ def test_no_noise_on_going_on(sample_data, tmp_path, capfd) -> None:
     checkpoint = next(tmp_path.rglob("last.ckpt"))
     said = _fit(sample_data, tmp_path, capfd, "--trainer.max_epochs=2", f"--ckpt_path={checkpoint}")
     assert not [noise for noise in NOISE if noise in said], said
+
+
+def test_no_noise_with_a_frozen_backbone(sample_data, tmp_path, capfd) -> None:
+    options = ["--model.freeze_backbone=true", "--trainer.max_steps=1", "--trainer.precision=bf16-mixed"]
+    said = _fit(sample_data, tmp_path, capfd, *options)
+    assert not [noise for noise in NOISE if noise in said], said
+    assert "frozen" in said
+
+
+def test_no_noise_of_an_evaluation(sample_data, tmp_path, capfd) -> None:
+    _fit(sample_data, tmp_path, capfd, "--trainer.max_steps=1")
+    checkpoint = next(tmp_path.rglob("last.ckpt"))
+    assert main(["validate", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    captured = capfd.readouterr()
+    said = captured.out + captured.err
+    assert not [noise for noise in NOISE if noise in said], said
+    assert "top1" in said
 
 
 def test_summary_and_bar_can_be_turned_off(sample_data, tmp_path, capfd) -> None:
