@@ -110,7 +110,8 @@ class PredictionPictures(Callback):
             batch["path"], batch["target"], batch["image"], found["predictions"], strict=True
         ):
             picture = _read(path)
-            scale = picture.width / image.shape[-1]
+            # an evaluation pipeline may change the proportions
+            scale = image.new_tensor([picture.width / image.shape[-1], picture.height / image.shape[-2]]).repeat(2)
             truth = _drawn(picture, target["boxes"] * scale, target["labels"], names, colors)
             shown = (result["scores"] >= self.score_threshold).nonzero()[:_MOST_BOXES, 0]
             scale = picture.width / float(target["original_size"][1])
