@@ -216,7 +216,7 @@ def test_grey_images(folder: Path) -> None:
     default = module(folder, in_chans=1)
     default.setup("validate")
     assert default.datasets["val"][0]["image"][0, 0, 0] == pytest.approx(-0.458971 / 0.225609, abs=1e-4)
-    with pytest.raises(ValueError, match="mean and std are three numbers"):
+    with pytest.raises(ValueError, match=r"mean=\[0.0\]: expected 3 numbers"):
         module(folder, mean=(0.0,), std=(1.0,), in_chans=3)
 
 
