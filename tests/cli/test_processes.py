@@ -236,3 +236,19 @@ def test_a_stopped_run_saves_and_goes_on(signum: int, processes: int, tmp_path: 
     (line,) = [line for line in text.splitlines() if line.startswith("to go on: dyvision ")]
     run(tmp_path, [*shlex.split(line)[4:], f"--trainer.max_steps={step + 2}"], processes)
     assert torch.load(last, weights_only=True)["global_step"] == step + 2
+
+
+def test_an_error_is_told_once(trained: Any, tmp_path: Path) -> None:
+    """By the first process where all of them see it, and by another where only that one does."""
+    sets, checkpoint = trained("classification")
+    validate = ["validate", *sets.options(7), f"--ckpt_path={checkpoint}"]
+    text = run(tmp_path, [*validate, "--data.val_split=nowhere"], 2, status=2)
+    assert text.count("dyvision: error:") == 1 and "nowhere" in text
+    broken = tmp_path / "data"
+    _data(broken, "classification", "train", 2)
+    _data(broken, "classification", "val7", 2)
+    (broken / "val7" / "dog" / "1.png").write_bytes(b"no image")  # the second process reads it
+    process = start(tmp_path, [*validate, f"--data.root={broken}"], 2)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert text.count("dyvision: error:") >= 1 and "1.png" in text
