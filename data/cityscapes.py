@@ -179,11 +179,7 @@ class CityscapesDataModule(VisionDataModule):
 
     def build_predict_dataset(self) -> PredictDataset:
         """The images of ``predict_root``, or those of the validation split."""
-        if not self._eval_pipeline.only_resizes:
-            raise ValueError(
-                "eval_transform: predictions are label maps in the size of the stored image, and a crop, pad or flip "
-                "cannot be undone; give an eval_transform that only resizes."
-            )
+        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
         files = self.predict_files()
         if self.predict_root is None and self.val_fraction is None:
             folder, names = self._images(self.val_split)
