@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyvision.cli._words import OneLineParser
+
 if TYPE_CHECKING:
     from dyvision.data.base import VisionDataModule
     from dyvision.data.check import Report
@@ -19,7 +21,7 @@ _FORMAT_OF_TASK = {"classification": "imagefolder", "segmentation": "cityscapes"
 _EPILOG = "Every option of the data (--data.NAME VALUE, as in 'dyvision fit --help') may be given, and --config."
 
 
-class _DataParser(argparse.ArgumentParser):
+class _DataParser(OneLineParser):
     """Hands on ``--data.NAME VALUE`` and ``--data.NAME=VALUE`` unparsed, as ``data_options``."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

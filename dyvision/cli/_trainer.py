@@ -224,6 +224,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
             command_line.run.messages.how_to_go_on(trainer)
         if status is not None:
             raise SystemExit(status) from error
+        _end_further_processes(trainer)
         raise
     else:
         if command_line.run is not None:
@@ -236,6 +237,13 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         if command_line.results is not None:
             command_line.results.release()
     return command_line
+
+
+def _end_further_processes(trainer: Trainer) -> None:
+    """After an error in the first process the others would wait for it, or end by the same error and say so again."""
+    launcher = trainer.strategy.launcher
+    if trainer.is_global_zero and hasattr(launcher, "kill"):  # Lightning has no public name for those that have it
+        launcher.kill(signal.SIGKILL)
 
 
 def _stopped(error: BaseException, trainer: Trainer) -> int | None:
