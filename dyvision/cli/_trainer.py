@@ -27,7 +27,7 @@ from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
-from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
@@ -118,6 +118,10 @@ class TaskCLI(cli.LightningCLI):
         """
         check_trainer(vars(self.config.trainer), self.command)
         check_checkpoint(vars(self.config.checkpoint))
+        if self.command == "fit" and option(self.request.typed, "--output") is not None:
+            raise ValueError(
+                "fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N"
+            )
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"

@@ -90,3 +90,9 @@ def test_short_epochs_log_the_training_loss(options, count, sample_data, tmp_pat
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
     assert len(rows) == count
+
+
+def test_a_run_has_no_output_option(sample_data, tmp_path, capfd) -> None:
+    root = [f"--data.root={sample_data / 'imagenet'}", f"--trainer.default_root_dir={tmp_path}"]
+    assert main([*FIT, *root, f"--output={tmp_path}"]) == 2
+    assert "default_root_dir" in capfd.readouterr().err
