@@ -290,13 +290,11 @@ class DetectionTask(BaseTask):
 
     def _log_metrics(self, stage: str) -> None:
         super()._log_metrics(stage)
-        # every process asks for the folder: the trainer's answer is sent from the first one
-        folder = self.results_folder()
-        trainer = cast(Any, self.trainer)  # Lightning does not annotate fast_dev_run
-        if not trainer.sanity_checking and not trainer.fast_dev_run:
+        folder = self.results_folder()  # in every process: the trainer's answer is sent from the first one
+        # Lightning does not annotate fast_dev_run
+        if not (self.trainer.sanity_checking or cast(Any, self.trainer).fast_dev_run):
             self.evaluator(stage).save(folder, stage)
 
     def results_folder(self) -> Path:
         """Where evaluation writes its results files: ``results_dir``, or the run's folder."""
-        chosen = self.hparams.results_dir or self.trainer.log_dir or self.trainer.default_root_dir
-        return Path(chosen)
+        return Path(self.hparams.results_dir or self.trainer.log_dir or self.trainer.default_root_dir)
