@@ -239,7 +239,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
 
 def _end_further_processes(trainer: Trainer) -> None:
     """After an error in the first process the others would wait for it, or end by the same error and say so again."""
-    launcher = trainer.strategy.launcher
+    launcher: Any = trainer.strategy.launcher
     if trainer.is_global_zero and hasattr(launcher, "kill"):  # Lightning has no public name for those that have it
         launcher.kill(signal.SIGKILL)
 
