@@ -119,9 +119,7 @@ class TaskCLI(cli.LightningCLI):
         check_trainer(vars(self.config.trainer), self.command)
         check_checkpoint(vars(self.config.checkpoint))
         if self.command == "fit" and option(self.request.typed, "--output") is not None:
-            raise ValueError(
-                "fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N"
-            )
+            raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
@@ -241,7 +239,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
 
 def _end_further_processes(trainer: Trainer) -> None:
     """After an error in the first process the others would wait for it, or end by the same error and say so again."""
-    launcher = trainer.strategy.launcher
+    launcher: Any = trainer.strategy.launcher
     if trainer.is_global_zero and hasattr(launcher, "kill"):  # Lightning has no public name for those that have it
         launcher.kill(signal.SIGKILL)
 

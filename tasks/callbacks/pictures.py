@@ -127,14 +127,9 @@ class PredictionPictures(Callback):
         for path, target, image, result in zip(
             batch["path"], batch["target"], batch["image"], found["predictions"], strict=True
         ):
-<<<<<<< HEAD
             picture = _shown(read, path)
-            scale = picture.width / image.shape[-1]
-=======
-            picture = _read(path)
             # an evaluation pipeline may change the proportions
             scale = image.new_tensor([picture.width / image.shape[-1], picture.height / image.shape[-2]]).repeat(2)
->>>>>>> refs/heads/det
             truth = _drawn(picture, target["boxes"] * scale, target["labels"], names, colors)
             shown = (result["scores"] >= self.score_threshold).nonzero()[:_MOST_BOXES, 0]
             scale = picture.width / float(target["original_size"][1])
