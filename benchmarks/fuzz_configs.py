@@ -109,8 +109,9 @@ def check(content: dict[str, Any], folder: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # a command that trains nothing and keeps no folder, but builds all the same
-            TaskCLI("validate", read_request(arguments))
+            built = TaskCLI("fit", read_request(arguments))
+            if built.run is not None:
+                built.run.release(built.trainer)
     except (ValueError, OSError, ImportError) as error:
         line = one_line(error)
         assert line.strip() and "\n" not in line and len(line) <= LONGEST, line
