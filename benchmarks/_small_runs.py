@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from _processes import start
+from _processes import Process, start
 
 from dyvision.tasks.metrics_log import read_rows
 
@@ -116,3 +117,18 @@ def require_equal(bench: Bench, folder: Path, task: str, *options: str) -> None:
 def checkpoint(folder: Path, task: str) -> Path:
     """Where the run below a folder has its last checkpoint."""
     return folder / "runs" / task / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def wait_for_writes(process: Process, path: Path, count: int, inside: bool = False) -> bool:
+    """Wait until a checkpoint was written so often (or is being written for the next time); False if it ended."""
+    part = path.with_name(".last.part.ckpt")
+    seen: set[int] = set()
+    while process.poll() is None:
+        try:
+            seen.add(path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            pass
+        if len(seen) >= count and (not inside or part.exists()):
+            return True
+        time.sleep(0.0005)
+    return False

@@ -149,7 +149,7 @@ class VisionDataModule(CheckpointMixin, ResumableData, ABC):
 
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""
-        return find_images(self.predict_root) if self.predict_root is not None else []
+        return find_images(self.predict_root, self.findings) if self.predict_root is not None else []
 
     def check_labels(self, dataset: VisionDataset) -> None:
         """Looks at the labels of the training split, as far as that takes no time; reports to ``findings``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,11 +179,7 @@ class CityscapesDataModule(VisionDataModule):
 
     def build_predict_dataset(self) -> PredictDataset:
         """The images of ``predict_root``, or those of the validation split."""
-        if not self._eval_pipeline.only_resizes:
-            raise ValueError(
-                "eval_transform: predictions are label maps in the size of the stored image, and a crop, pad or flip "
-                "cannot be undone; give an eval_transform that only resizes."
-            )
+        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
         files = self.predict_files()
         if self.predict_root is None and self.val_fraction is None:
             folder, names = self._images(self.val_split)
@@ -211,7 +208,10 @@ class CityscapesDataModule(VisionDataModule):
         missing = [image for image, label in pairs if label is None]
         if not missing:
             return pairs
-        expected = self._finder.label_file(split, missing[0])
+        # the message names the root already
+        image, expected = (
+            os.path.relpath(path, self.root) for path in (missing[0], self._finder.label_file(split, missing[0]))
+        )
         if may_lack_labels:
             self.findings.warned(
                 self.root,
@@ -221,10 +221,9 @@ class CityscapesDataModule(VisionDataModule):
             return pairs
         self.findings.refused_because(
             self.root,
-            f"{len(missing)} of {len(pairs)} images of the split {split!r} have no label map; {missing[0]} needs "
-            f"{expected}",
-            "add it, remove the image, or set layout, label_dir ('{split}' in it stands for the split) and "
-            "label_suffix, or split_file with the names of the images that have one",
+            f"{len(missing)} of {len(pairs)} images of the split {split!r} have no label map; {image} needs {expected}",
+            "add it, remove the image, or set layout, label_dir ('{split}' in it stands for the split), label_suffix "
+            "or split_file",
         )
         return [(image, label) for image, label in pairs if label is not None]
 

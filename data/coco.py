@@ -72,7 +72,7 @@ class COCODataModule(VisionDataModule):
         drop_root_category: Leave out the category without objects that Roboflow puts above all others.
         train_transform: Training pipeline, a list of albumentations transforms (see ``dyvision.data.transforms``); if
             None, a horizontal flip.
-        eval_transform: Evaluation pipeline; if None, the image as it is.
+        eval_transform: Evaluation pipeline, which may resize and change colours; if None, the image as it is.
         predict_root: Folder of images or one image for ``predict``; the validation images if None.
         seed: Seed of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
@@ -147,6 +147,7 @@ class COCODataModule(VisionDataModule):
         self._read: tuple[Path, CocoFile] | None = None
         self._train_pipeline = Pipeline([*resize, *train_transform], self.task, "train_transform")
         self._eval_pipeline = Pipeline([*resize, *(eval_transform or [])], self.task, "eval_transform")
+        self._eval_pipeline.require_only_resizes("detections are compared and saved in pixels of the stored image")
         self._categories: tuple[Path, dict[int, str]] | None = None
 
     def annotation_file(self, split: str) -> Path:

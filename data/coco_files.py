@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from dyvision.data.coco_fields import Fields, RefusedError, short
 from dyvision.data.errors import DataError, did_you_mean, some
-from dyvision.data.files import list_folders, list_images
+from dyvision.data.files import image_size, list_folders, list_images
 
 _OTHER_SPELLING = "'file_name' is spelt otherwise than the file"
 
@@ -32,7 +33,8 @@ def find_files(names: Sequence[str], ids: Sequence[int], folder: Path, fields: F
         Path of each image; None where it was refused and refusals are collected.
 
     Raises:
-        DataError: If the folder or an image is missing, unless refusals are collected.
+        DataError: If the folder or an image is missing, or in a format that cannot be read, unless refusals are
+            collected.
     """
     if not folder.is_dir():
         siblings = list_folders(folder.parent) if folder.parent.is_dir() else []
@@ -42,6 +44,8 @@ def find_files(names: Sequence[str], ids: Sequence[int], folder: Path, fields: F
     prefix = os.path.join(folder, "")
     files: list[str | None] = []
     missing: list[str] = []
+    unread: list[str] = []
+    readable: set[str] = set()
     for name, image_id in zip(names, ids, strict=True):
         # a name that the walk found is below the folder
         if name in present:
@@ -53,7 +57,10 @@ def find_files(names: Sequence[str], ids: Sequence[int], folder: Path, fields: F
         except RefusedError:
             continue
         if os.path.isfile(prefix + name):  # an extension that is not an image's, "./a.jpg"
-            files[-1] = str(folder / name)
+            if _can_be_read(folder / name, readable):
+                files[-1] = str(folder / name)
+            else:
+                unread.append(name)
             continue
         if not spellings:
             for known in present:
@@ -70,8 +77,24 @@ def find_files(names: Sequence[str], ids: Sequence[int], folder: Path, fields: F
         else:
             missing.append(name)
     if missing:
-        _refuse_missing(missing, len(names), folder, fields)
+        fix = "set the image folder, or remove them from the file"
+        _refuse(missing, len(names), f"images are not in {folder}", fix, fields)
+    if unread:
+        fix = "convert them to JPEG or PNG under the same names, or remove them from the file"
+        _refuse(unread, len(names), f"images in {folder} are of a format that cannot be read here", fix, fields)
     return files
+
+
+def _can_be_read(path: Path, readable: set[str]) -> bool:
+    """Whether a picture with an extension of its own opens; one look per extension that does."""
+    suffix = path.suffix.casefold()
+    if suffix not in readable:
+        try:
+            image_size(path, max_image_pixels=sys.maxsize)
+        except DataError:
+            return False
+        readable.add(suffix)
+    return True
 
 
 def _check_inside(name: str, image_id: int, folder: Path, fields: Fields) -> None:
@@ -116,11 +139,8 @@ def name_of_url(url: str) -> str:
     return "/".join(unquote(urlsplit(url).path).strip("/").split("/")[-2:])
 
 
-def _refuse_missing(missing: list[str], count: int, folder: Path, fields: Fields) -> None:
-    fix = "set the image folder, or remove them from the file"
+def _refuse(names: list[str], count: int, what: str, fix: str, fields: Fields) -> None:
     if not fields.findings.collect:
-        raise DataError(
-            f"{fields.path}: {len(missing)} of {count} images are not in {folder}: {some(missing, 3)}; {fix}."
-        )
-    for name in missing:
-        fields.findings.refused_because(fields.path, f"images are not in {folder}", fix, short(name))
+        raise DataError(f"{fields.path}: {len(names)} of {count} {what}: {some(names, 3)}; {fix}.")
+    for name in names:
+        fields.findings.refused_because(fields.path, what, fix, short(name))

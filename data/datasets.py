@@ -153,6 +153,10 @@ class PredictDataset(VisionDataset):
         """Number of images."""
         return len(self._paths)
 
+    def paths(self) -> list[str]:
+        """The image files."""
+        return list(self._paths)
+
     def read(self, index: int, seed: int) -> dict[str, Any]:
         """``image``, ``path``, ``original_size`` and ``image_id``.
 

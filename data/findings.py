@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dyvision.data.errors import DataError
+from dyvision.data.samplers import rank_and_world
 
 Outcome = Literal["repaired", "warned", "refused"]
 
@@ -96,11 +97,15 @@ class Findings:
         self._add("refused", file, what, fix, where, 1)
 
     def report(self, stacklevel: int = 2) -> None:
-        """One warning per kind of repair or doubt; nothing if they are collected for a table."""
+        """One warning per kind of repair or doubt; nothing if they are collected for a table.
+
+        Of several processes, which all read the same files, the first one tells.
+        """
         if self.collect:
             return
-        for finding in self._all.values():
-            warnings.warn(str(finding), stacklevel=stacklevel + 1)
+        if rank_and_world()[0] == 0:
+            for finding in self._all.values():
+                warnings.warn(str(finding), stacklevel=stacklevel + 1)
         self._all.clear()
 
     def _add(self, outcome: Outcome, file: object, what: str, training: str, where: str, count: int) -> None:

@@ -47,12 +47,13 @@ def is_system_folder(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
 
 
-def list_images(folder: Path, findings: Findings | None = None) -> list[str]:
+def list_images(folder: Path, findings: Findings | None = None, dead_links: bool = False) -> list[str]:
     """Images below a folder at any depth, links followed, except those to a folder above.
 
     Args:
         folder: Where to look.
         findings: Is told what was left out. Without it, a link that leads nowhere stays in the list.
+        dead_links: Keep such links in any case.
 
     Returns:
         Paths relative to ``folder`` with forward slashes, sorted.
@@ -76,7 +77,7 @@ def list_images(folder: Path, findings: Findings | None = None) -> list[str]:
                 if entry.is_dir():
                     if _is_data_folder(entry, real, folder, path, findings):
                         stack.append(path)
-                elif _is_data_file(entry, folder, path, findings):
+                elif _is_data_file(entry, folder, path, findings, dead_links):
                     found.append(path)
     return sorted(found)
 
@@ -92,19 +93,23 @@ def list_folders(folder: Path, findings: Findings | None = None) -> list[str]:
         )
 
 
-def find_images(path: Path) -> list[Path]:
+def find_images(path: Path, findings: Findings | None = None) -> list[Path]:
     """Images to predict on: one file, or everything below a folder.
+
+    Args:
+        path: The file or folder.
+        findings: Is told what was left out; links that lead nowhere are not.
 
     Raises:
         DataError: If the path does not exist, or holds no image.
     """
     if path.is_file():
         return [path]
-    found = [path / name for name in list_images(path)] if path.is_dir() else []
+    found = [path / name for name in list_images(path, findings, dead_links=True)] if path.is_dir() else []
     if not found:
         raise DataError(
             f"predict_root={str(path)!r} holds no image ({describe(path)}); give an image file, or a folder with "
-            f"{some(IMAGE_EXTENSIONS, 8)} files."
+            f"files of these kinds: {some(IMAGE_EXTENSIONS, 8)}."
         )
     return found
 
@@ -123,7 +128,7 @@ def _is_data_folder(entry: os.DirEntry[str], parent: str, root: Path, path: str,
     return True
 
 
-def _is_data_file(entry: os.DirEntry[str], root: Path, path: str, findings: Findings | None) -> bool:
+def _is_data_file(entry: os.DirEntry[str], root: Path, path: str, findings: Findings | None, dead_links: bool) -> bool:
     name = entry.name
     if not is_image(name):
         if findings is not None and not name.startswith(".") and name.lower().endswith(_UNREADABLE):
@@ -135,7 +140,7 @@ def _is_data_file(entry: os.DirEntry[str], root: Path, path: str, findings: Find
         if findings is not None:
             findings.warned(root, "neither files nor folders (named pipes, sockets or devices)", "left out", path)
         return False
-    if findings is None:
+    if findings is None or dead_links:
         return True
     findings.refused_because(
         root,

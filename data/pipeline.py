@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -90,7 +90,23 @@ class Pipeline:
             self._compose = A.Compose(transforms, bbox_params=boxes) if transforms else None
         self._has_boxes = boxes is not None
         self.where = where
-        self.only_resizes = all(map(_only_resizes, transforms))
+        self._moving = list(_moving(transforms))
+        self.only_resizes = not self._moving
+
+    def require_only_resizes(self, why: str) -> None:
+        """Checks that what is found in a transformed image can be brought back to the stored one.
+
+        Args:
+            why: What needs that.
+
+        Raises:
+            ValueError: If a transform crops, pads, flips or moves pixels in another way, naming it.
+        """
+        if not self.only_resizes:
+            raise ValueError(
+                f"{self.where}: {why}, and {', '.join(self._moving)} cannot be undone; give transforms that only "
+                "resize (Resize, LongestMaxSize, SmallestMaxSize) or change colours."
+            )
 
     def __call__(
         self,
@@ -157,10 +173,13 @@ class Pipeline:
         return Transformed(image, None, new_boxes[visible], kept[visible], new_masks[visible])
 
 
-def _only_resizes(transform: Any) -> bool:
-    if isinstance(transform, A.BaseCompose):
-        return all(map(_only_resizes, transform.transforms))
-    return isinstance(transform, (A.ImageOnlyTransform, A.Resize, A.LongestMaxSize, A.SmallestMaxSize, A.NoOp))
+def _moving(transforms: Sequence[Any]) -> Iterator[str]:
+    """Names of the transforms that do not leave an image whole and in place."""
+    for transform in transforms:
+        if isinstance(transform, A.BaseCompose):
+            yield from _moving(transform.transforms)
+        elif not isinstance(transform, (A.ImageOnlyTransform, A.Resize, A.LongestMaxSize, A.SmallestMaxSize, A.NoOp)):
+            yield type(transform).__name__
 
 
 def _check_targets(transforms: Sequence[Any], where: str, target: str) -> None:

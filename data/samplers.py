@@ -34,7 +34,8 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes this is."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -56,7 +57,7 @@ class TrainSampler(DistributedSampler[SampleKey]):
     """
 
     def __init__(self, dataset: Sized, seed: int = 0, shuffle: bool = True) -> None:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         as_dataset: Dataset[SampleKey] = dataset  # type: ignore[assignment]
         super().__init__(as_dataset, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)
         self.start = 0
@@ -81,7 +82,7 @@ class EvalSampler(DistributedSampler[SampleKey]):
     """
 
     def __init__(self, dataset: Sized, seed: int = 0) -> None:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         as_dataset: Dataset[SampleKey] = dataset  # type: ignore[assignment]
         super().__init__(as_dataset, num_replicas=world, rank=rank, shuffle=False, seed=seed)
 

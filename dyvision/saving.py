@@ -10,9 +10,15 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: what "the disk is full" is called: no space, quota used up, file too large for the file system
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,6 +29,7 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
     """Write a file under another name beside it and rename it at the end.
 
     The folder is made if it does not exist. A remainder of a killed process (``.<name>.part<suffix>``) is overwritten.
+    Where two processes write the same file at once, the one that ends last has written it.
 
     Args:
         path: The file to write; a link is followed, and stays one.
@@ -41,6 +48,7 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
         free = shutil.disk_usage(target.parent).free
         if needed is not None and needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part, lock = _take(part)
         try:
             yield part
             with part.open("rb+") as file:
@@ -50,6 +58,9 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+        finally:
+            if lock is not None:
+                os.close(lock)
         _sync_folder(target.parent)
     except OSError as error:
         if error.errno not in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS):
@@ -72,6 +83,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     content = text.encode("utf-8")
     with replacing(path, needed=len(content)) as part:
         part.write_bytes(content)
+
+
+def _take(part: Path) -> tuple[Path, int | None]:
+    """Make and lock the file to write to, under another name if somebody is writing to this one."""
+    if fcntl is None:
+        return part, None  # and an open file cannot be renamed there
+    own = part
+    while True:
+        handle = os.open(own, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # it may have taken its final name since it was opened
+            if os.path.samestat(os.fstat(handle), os.stat(own)):
+                return own, handle
+        except BlockingIOError:
+            own = part.with_name(_part_name(uuid.uuid4().hex, part.suffix))
+        except FileNotFoundError:
+            pass
+        except OSError:  # a file system without locks
+            return own, handle
+        os.close(handle)
 
 
 def _part_name(stem: str, suffix: str) -> str:

@@ -87,7 +87,7 @@ class FittingTable:
             kept.remove(worst)
             dropped.append(worst)
         # names that do not fit even so take several lines
-        yield self._build(kept, fold_names=_width(widths[index] for index in kept) > options.max_width)
+        yield self._build(kept, widths, fold_names=_width(widths[index] for index in kept) > options.max_width)
         if dropped:
             names = ", ".join(self._columns[index].header for index in sorted(dropped))
             hint = "; ".join(part for part in ("a wider terminal (or COLUMNS=200) shows them", self.elsewhere) if part)
@@ -108,7 +108,7 @@ class FittingTable:
             widths.append(min(longest, _FOLDED) if column.folds else longest)
         return widths
 
-    def _build(self, kept: list[int], fold_names: bool = False) -> Table:
+    def _build(self, kept: list[int], widths: list[int], fold_names: bool = False) -> Table:
         table = Table(title=self.title, caption=self.caption, caption_justify="left")
         for index in kept:
             column = self._columns[index]
@@ -119,7 +119,7 @@ class FittingTable:
                 style=column.style,
                 no_wrap=not folds,
                 overflow="fold",
-                min_width=_FOLDED if column.folds and not fold_names else None,
+                min_width=widths[index] if column.folds and not fold_names else None,
             )
         for row in self._rows:
             if row is None:

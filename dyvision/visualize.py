@@ -124,6 +124,35 @@ def overlay_mask(
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
+def overlay_with_legend(
+    image: ImageLike, mask: Any, names: Sequence[str], colors: Sequence[Color], ignore_index: int = 255
+) -> Image.Image:
+    """:func:`overlay_mask`, and below it a legend of the classes that occur.
+
+    Args:
+        image: ``[H, W, 3]``.
+        mask: Integers ``[H, W]``.
+        names: One per class.
+        colors: One per class.
+        ignore_index: Index of pixels without a label.
+
+    Returns:
+        The picture in its own size at the top left; without any class just that.
+
+    Raises:
+        ValueError: If mask and image differ in size.
+    """
+    out = overlay_mask(image, mask, colors, ignore_index=ignore_index)
+    present = [index for index in np.unique(np.asarray(mask)) if 0 <= index < len(names) and index != ignore_index]
+    if not present:
+        return out
+    legend = draw_legend([names[index] for index in present], [colors[index] for index in present], out.width)
+    sheet = Image.new("RGB", (max(out.width, legend.width), out.height + legend.height), _BACKGROUND)
+    sheet.paste(out, (0, 0))
+    sheet.paste(legend, (0, out.height))
+    return sheet
+
+
 def draw_boxes(
     image: ImageLike,
     boxes: Any,
@@ -163,12 +192,13 @@ def draw_boxes(
 
 
 def draw_legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Image.Image:
-    """A strip of colour patches with names, ``width`` pixels wide and as high as it needs to be."""
+    """A strip of colour patches with names, ``width`` pixels wide or as the longest name, and as high as needed."""
     names = [" ".join(name.split()) for name in names]
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lengths = [16 + int(measure.textlength(name, font=_font(name, width))) + 12 for name in names]
+    width = max([width, *(6 + needed for needed in lengths)])
     places, x, y = [], 6, 4
-    for name in names:
-        needed = 16 + int(measure.textlength(name, font=_font(name, width))) + 12
+    for needed in lengths:
         if x > 6 and x + needed > width:
             x, y = 6, y + 18
         places.append((x, y))

@@ -23,6 +23,7 @@ from dyvision.tasks.components import check_arguments
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
+from dyvision.tasks.transfer import tell_weights
 
 
 class BaseTask(CheckpointMixin, L.LightningModule, ABC):
@@ -125,7 +126,8 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
     def load_backbone(self, backbone: Backbone) -> None:
         """Load ``backbone_weights`` into a new backbone, if given."""
         if self.hparams.backbone_weights is not None:
-            load_backbone_weights(backbone, self.hparams.backbone_weights)
+            report = load_backbone_weights(backbone, self.hparams.backbone_weights)
+            tell_weights(self.hparams.backbone_weights, report.loaded, report.skipped)
 
     @property
     def built_network(self) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from os import PathLike
 
@@ -9,6 +11,9 @@ from torch import nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones._weights import read_state_dict
+from dyvision.text import printable
+
+_LOGGER = logging.getLogger("dyvision.tasks")
 
 
 def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> None:
@@ -39,3 +44,12 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
         if name not in loaded and name not in ends and found is not None and found.shape == tensor.shape:
             loaded[name] = found
     model.load_state_dict(loaded, strict=False)
+    unused = [name for name in state if name.removeprefix(prefix) not in loaded]
+    tell_weights(source, len(loaded), unused)
+
+
+def tell_weights(source: object, loaded: int, skipped: Sequence[str]) -> None:
+    """Log how many tensors of a file of weights a network took over, and which it did not."""
+    first, more = ", ".join(sorted(skipped)[:3]), ", ..." if len(skipped) > 3 else ""
+    rest = f"; {len(skipped)} of the file not used: {first}{more}" if skipped else ""
+    _LOGGER.info("%s", printable(f"{source}: {loaded} tensors taken over{rest}"))

@@ -1,6 +1,7 @@
 """If these fail, a full disk or a killed process costs somebody the file they had."""
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,3 +37,41 @@ def test_a_link_stays_a_link_and_folders_are_made(tmp_path):
     write_text(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "store" / "a.txt").read_text() == "new"
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path):
+    target = tmp_path / "picture.txt"
+    with replacing(target) as first:
+        first.write_text("f")
+        with replacing(target) as second:
+            assert second != first and second.suffix == first.suffix
+            second.write_text("second")
+        assert target.read_text() == "second"
+        first.write_text("first")
+    assert target.read_text() == "first"
+    with pytest.raises(RuntimeError), replacing(target), replacing(target) as second:
+        second.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.txt"]
+
+
+def test_many_writers_leave_one_whole_file(tmp_path):
+    target = tmp_path / "results.json"
+    texts = [str(number) * 100_000 for number in range(8)]
+
+    def write(text: str) -> None:
+        for _ in range(20):
+            write_text(target, text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, texts))
+    assert target.read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_remainder_of_a_killed_process_is_overwritten(tmp_path):
+    (tmp_path / ".last.part.ckpt").write_text("half of a long checkpoint")
+    write_text(tmp_path / "last.ckpt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_text() == "new"

@@ -43,6 +43,17 @@ def test_names_wider_than_the_terminal_take_several_lines() -> None:
     assert "blocks.0.0.c" in text and "classifier" in text
 
 
+def test_names_that_fold_leave_the_values() -> None:
+    table = FittingTable()
+    table.add_column("class", NAME, folds=True)
+    table.add_column("IoU", justify="right")
+    table.add_row("a very long name of a class, as data sets of plants have them", "0.1234")
+    out = io.StringIO()
+    Console(file=out, width=40).print(table)
+    assert "0.1234" in out.getvalue() and "left out" not in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 40
+
+
 def test_every_row_has_all_cells() -> None:
     table = FittingTable()
     table.add_column("a", NAME)

@@ -209,8 +209,7 @@ def _nothing(model: nn.Module, policy: Policy, available: int) -> str:
     already = say_what_is_dynamic(model)
     if available:
         static = "static convolutions" if already else "convolutions"
-        advice = already or "; try policy='all'"
-        return f"{what} selects none of the {available} {static} of {type(model).__name__}{advice}"
+        return f"{what} selects none of the {available} {static} of {type(model).__name__}{already}; try policy='all'"
     skipped = "".join(f"; {name or 'it'}: {reason}" for name, reason in list(skipped_convs(model).items())[:3])
     return (
         f"{type(model).__name__} has no convolution that can become dynamic (plain nn.Conv2d outside attention "

@@ -5,6 +5,8 @@
 * ``"dcd"``: ``create_model("mobilenetv2_100", layer="dcd", dynamic_classifier=True)`` (``squeeze=8`` for the default
   of the official code, the released weights have 16, as ours); ``create_model("resnet18", layer="dcd",
   dynamic_classifier=True)``; ``create_model("resnet50", layer="dcd", form="bottleneck", dynamic_classifier=True)``.
+* ``"dgc"``: ``create_model("resnet18", layer="dgc", policy="dyconv", pre_activation=True)``, where everything but the
+  stem is dynamic; heads, ``squeeze_rate`` and ``gate_factor`` as in the training.
 * ``"odconv"``: ``create_model("resnet18", layer="odconv", num_kernels=4)``; ``create_model("mobilenetv2_100",
   layer="odconv", num_kernels=4, policy="dyconv")``, where everything but the stem is dynamic.
 * ``"dyconv"``: ``create_model("resnet18", layer="dyconv")``.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dyvision.backbones.kernelwarehouse import VARIANTS, add_warehouses
 from dyvision.checkpoints._load import SOURCES, check_source, guess_source, load_official, read_official
-from dyvision.checkpoints._networks import build_network, static_network
+from dyvision.checkpoints._networks import build_network
+from dyvision.checkpoints._static import static_network
 
 #: what the names of a family's parameters begin with, and a name by which :func:`build_network` knows it
 _FAMILIES = {

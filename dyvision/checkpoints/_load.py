@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.backbones._weights import read_state_dict
-from dyvision.checkpoints import condconv, dcd, dyconv, kernelwarehouse, odconv, timm, weightnet
+from dyvision.checkpoints import condconv, dcd, dgc, dyconv, kernelwarehouse, odconv, timm, weightnet
 from dyvision.checkpoints._methods import fit
 from dyvision.checkpoints._names import module_names, warehouse_layers
 from dyvision.layers import DynamicConv2d
@@ -23,6 +23,7 @@ from dyvision.layers import DynamicConv2d
 _TRANSLATE: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
     "condconv": condconv.layer_state,
     "dcd": dcd.conv_state,
+    "dgc": dgc.layer_state,
     "dyconv": dyconv.layer_state,
     "kernelwarehouse": kernelwarehouse.layer_state,
     "odconv": odconv.layer_state,
@@ -36,6 +37,7 @@ _MARKS = (
     ("odconv", r"\.attention\.channel_fc\."),
     ("dyconv", r"\.attention\.fc2\."),
     ("dcd", r"\.fc_phi\."),
+    ("dgc", r"\.headconv_0\."),
     ("condconv", r"\broute\.fc\."),
     ("weightnet", r"\.wn_fc1\."),
     ("timm", r"\.routing_fn\."),
@@ -85,9 +87,9 @@ def load_official(
         model: Our network, in the published setting; :mod:`dyvision.checkpoints` lists what to create. Filled in place.
         source_weights: A state dict (also of numpy arrays, as MegEngine has them), or a file: ``.safetensors`` or what
             ``torch.load(weights_only=True)`` reads. ``{"state_dict": ...}`` and names with ``module.`` are unwrapped.
-        source: Whose names: ``"condconv"`` (d-li14/condconv.pytorch), ``"dcd"`` (liyunsheng13/dcd), ``"dyconv"``
-            (kaijieshi7/Dynamic-convolution-Pytorch), ``"kernelwarehouse"`` and ``"odconv"`` (OSVAI), ``"timm"``, or
-            ``"weightnet"`` (megvii-model/WeightNet).
+        source: Whose names: ``"condconv"`` (d-li14/condconv.pytorch), ``"dcd"`` (liyunsheng13/dcd), ``"dgc"``
+            (hellozhuo/dgc), ``"dyconv"`` (kaijieshi7/Dynamic-convolution-Pytorch), ``"kernelwarehouse"`` and
+            ``"odconv"`` (OSVAI), ``"timm"``, or ``"weightnet"`` (megvii-model/WeightNet).
 
     Returns:
         Every official name and ours.
@@ -186,6 +188,7 @@ def _translate(model: nn.Module, state: Mapping[str, Tensor], source: str) -> li
     layers = {name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)}
     warehouses = warehouse_layers(model) if source == "kernelwarehouse" else []
     result: list[tuple[str, tuple[str, ...], Tensor]] = []
+    merged: dict[str, dict[str, Tensor]] = {}
     for official, tensor in state.items():
         number = official.removeprefix(_WAREHOUSE)
         if warehouses and number != official and number.isdigit() and int(number) < len(warehouses):
@@ -195,11 +198,17 @@ def _translate(model: nn.Module, state: Mapping[str, Tensor], source: str) -> li
         module, rest = _split(official, places)
         name = f"{places[module]}.{rest}" if module else official
         layer, inside = _split(name, layers)
-        if layer:
+        if layer and source == "dgc":
+            merged.setdefault(layer, {})[inside] = tensor  # several heads make one tensor
+        elif layer:
             for own, ours in translate({inside: tensor}).items():
                 result.append((official, (f"{layer}.{own}",), ours))
         else:
             result.append((official, (name,), tensor))
+    theirs = {ours: official for official, ours in places.items()}
+    for layer, tensors in merged.items():
+        for own, ours in translate(tensors).items():
+            result.append((f"{theirs.get(layer, layer)}.{own}", (f"{layer}.{own}",), ours))
     return result
 
 

@@ -10,6 +10,9 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
+#: stands for the default of an argument that has none
+REQUIRED: Any = object()
+
 
 class Method(Protocol):
     """What such a module offers; some also have ``apply_auxiliary(layer, auxiliary)``."""
@@ -41,18 +44,54 @@ def get_method(name: str) -> Method:
     return cast(Method, import_module(f"dyvision.checkpoints.{name}"))
 
 
-def check_arguments(official_class: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+def bind_arguments(
+    official_class: str,
+    arguments: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    refused: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Complete the arguments of an official constructor, as calling it would.
+
+    Args:
+        official_class: Name of the class, for messages.
+        arguments: What was given.
+        defaults: Every argument of the constructor with its default, or :data:`REQUIRED`.
+        refused: Arguments that the constructor takes and we do not, with the reason.
+
+    Returns:
+        A value for every argument.
+
+    Raises:
+        ValueError: If an argument is unknown, refused or missing.
+    """
+    check_arguments(official_class, arguments, defaults, refused)
+    missing = [name for name, default in defaults.items() if default is REQUIRED and name not in arguments]
+    if missing:
+        raise ValueError(f"{official_class} needs the argument {', '.join(map(repr, missing))}")
+    return {**defaults, **arguments}
+
+
+def check_arguments(
+    official_class: str, arguments: Mapping[str, Any], known: Iterable[str], refused: Mapping[str, str] | None = None
+) -> None:
     """Check that every argument is one of the official constructor's: what is not understood must not be dropped.
 
     Raises:
-        ValueError: If one is unknown; the message gives the closest names.
+        ValueError: If one is unknown; the message gives the closest names. Also if it is among the refused ones.
     """
     names = sorted(known)
     for name in arguments:
+        if refused and name in refused:
+            raise ValueError(f"{official_class}: {name} is not supported: {refused[name]}")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
             hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
             raise ValueError(f"{official_class} has no argument {name!r}{hint}; it has {', '.join(names)}")
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Zeros where an official branch has no width at all, as few channels give it: ours has one at least."""
+    return tensor if tensor.numel() else tensor.new_zeros([max(size, 1) for size in tensor.shape])
 
 
 def fit(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

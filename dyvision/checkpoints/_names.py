@@ -51,15 +51,18 @@ def module_names(model: nn.Module, source: str) -> dict[str, str]:
             if name.endswith(".coefficient_branch")
         }
     if isinstance(model, ResNet):
-        return _classifier(model, "fc")
+        # the norm behind DGC's shortcut has a module around it
+        shortcuts = [name for name, _ in model.named_modules() if name.endswith(".downsample.1")]
+        inside = {f"{name}.norm": name for name in shortcuts} if source == "dgc" else {}
+        return {**_classifier(model, "fc"), **inside}
     if isinstance(model, EfficientNet) and source in MOBILENETV2_STYLES:
         return {**_mobilenetv2(model, MOBILENETV2_STYLES[source]), **_classifier(model, "classifier")}
     if isinstance(model, ConvNeXt) and source == "kernelwarehouse":
         return _convnext(model)
     raise ValueError(
-        f"source {source!r} has no network like this {type(model).__name__}; there are ResNets for dcd, odconv, dyconv "
-        "and kernelwarehouse, MobileNetV2 for dcd, odconv, condconv and kernelwarehouse, ConvNeXt for kernelwarehouse, "
-        "ShuffleNetV2 for weightnet, and whatever timm has for timm"
+        f"source {source!r} has no network like this {type(model).__name__}; there are ResNets for dcd, dgc, odconv, "
+        "dyconv and kernelwarehouse, MobileNetV2 for dcd, odconv, condconv and kernelwarehouse, ConvNeXt for "
+        "kernelwarehouse, ShuffleNetV2 for weightnet, and whatever timm has for timm"
     )
 
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import timm
-from timm.models.convnext import ConvNeXt
-from timm.models.efficientnet import EfficientNet, decode_arch_def
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet, make_blocks
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from dyvision.backbones._classifier import replace_classifier
@@ -22,30 +20,21 @@ from dyvision.backbones.kernelwarehouse import (
     resnet_layers,
 )
 from dyvision.checkpoints import _shapes, weightnet
-from dyvision.checkpoints._names import MOBILENETV2_STYLES, mobilenetv2_norms
-from dyvision.checkpoints._shapes import MobileNetPlan, ResNetPlan, Shapes
+from dyvision.checkpoints._shapes import Shapes
+from dyvision.checkpoints._static import family_of, static_network
+from dyvision.checkpoints.dgc import follow_progress
 from dyvision.checkpoints.dyconv import TEMPERATURE
-from dyvision.checkpoints.kernelwarehouse import MANAGER_DEFAULTS
+from dyvision.checkpoints.kernelwarehouse import MANAGER_DEFAULTS, of_warehouses
 from dyvision.layers._warehouse import share_warehouses, warehouse_of
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 
-_FAMILY = re.compile("mobilenet|resnet|convnext|shufflenet|efficientnet", re.IGNORECASE)
 _TIMM_CONDCONV = re.compile(r"(tf_)?efficientnet_cc_(b\d)_(\d)e")
 _Dynamic = Callable[[nn.Module, str, Mapping[str, Any], Shapes], nn.Module]
-#: dropout before the classifier where the official constructor is not told
-_DROPOUT = {("odconv", "resnet"): 0.1, ("odconv", "mobilenet"): 0.2, ("kernelwarehouse", "resnet"): 0.1}
-#: output stride by what torchvision's ``replace_stride_with_dilation`` says of the last three stages
-_DILATED = {(False, False, False): 32, (False, False, True): 16, (False, True, True): 8}
 
 
 def is_network(official_class: str) -> bool:
     """Whether the name of an official class is that of a network, not of a layer."""
-    return _FAMILY.search(official_class) is not None
-
-
-def _family(text: str) -> str:
-    found = _FAMILY.search(text)
-    return found[0].lower() if found else ""
+    return bool(family_of(official_class))
 
 
 def build_network(
@@ -73,7 +62,7 @@ def build_network(
     Raises:
         ValueError: If the method has no network of that kind, or an argument has a value that is not supported.
     """
-    family, shapes = _family(official_class), _shapes.shapes_of(parameters)
+    family, shapes = family_of(official_class), _shapes.shapes_of(parameters)
     if family == "shufflenet" and method == "weightnet":
         return weightnet.build_network(arguments, shapes)
     text = f"{official_class} {case} {' '.join(str(value) for value in arguments.values())}"
@@ -95,113 +84,8 @@ def build_network(
         ):
             if hasattr(module, method_name):
                 getattr(module, method_name)(state.get(name, default))
+    follow_progress(model, state.get("global_progress", 0.0))
     return model
-
-
-def static_network(
-    method: str, text: str, arguments: Mapping[str, Any], parameters: Mapping[str, Tensor] | Iterable[str]
-) -> nn.Module:
-    """The static network that becomes dynamic: timm's, with the depths, widths and classes of an official one.
-
-    Args:
-        method: Name of the method.
-        text: A text in which the family occurs: ``"od_mobilenetv2_050"``.
-        arguments: As for :func:`build_network`.
-        parameters: As for :func:`build_network`.
-
-    Raises:
-        ValueError: If an argument has a value that is not supported, or the parameters are not of the family.
-    """
-    family = _family(text)
-    names, shapes = list(parameters), _shapes.shapes_of(parameters)
-    if arguments.get("norm_layer") not in (None, "BatchNorm2d", "torch.nn.BatchNorm2d"):
-        raise ValueError(f"norm_layer must be BatchNorm2d, got {arguments['norm_layer']!r}")
-    common = {
-        "num_classes": _shapes.classes_of(shapes) or arguments.get("num_classes", 1000),
-        "in_chans": _input_channels(shapes) or arguments.get("in_chans", 3),
-        "drop_rate": arguments.get("dropout", _DROPOUT.get((method, family))) or 0.0,
-    }
-    if family == "mobilenet":
-        return _mobilenetv2(method, {**_named_width(text), **arguments}, shapes, common)
-    if family == "resnet":
-        output_stride = _output_stride(arguments.get("replace_stride_with_dilation"))
-        return _resnet(_shapes.resnet_plan(names, shapes, arguments), output_stride=output_stride, **common)
-    return _convnext(arguments, shapes, common)
-
-
-def _mobilenetv2(method: str, arguments: Mapping[str, Any], shapes: Shapes, common: Mapping[str, Any]) -> nn.Module:
-    setting = arguments.get("inverted_residual_setting") or _shapes.MOBILENETV2
-    expansions = [stage[0] for stage in setting for _ in range(stage[2])]
-    ends, head = mobilenetv2_norms(MOBILENETV2_STYLES[method], expansions)
-    return mobilenetv2_of(_shapes.mobilenetv2_plan(shapes, arguments, ends, head), **common)
-
-
-def mobilenetv2_of(plan: MobileNetPlan, **options: Any) -> nn.Module:
-    """Timm's MobileNetV2 with other channels."""
-    stages = [
-        [f"ds_r{n}_k3_s{stride}_c{c}" if expansion == 1 else f"ir_r{n}_k3_s{stride}_e{expansion}_c{c}"]
-        for expansion, c, n, stride in plan.stages
-    ]
-    model: nn.Module = EfficientNet(
-        decode_arch_def(stages),
-        num_features=plan.head,
-        stem_size=plan.stem,
-        fix_stem=True,
-        round_chs_fn=int,
-        act_layer=nn.ReLU6,
-        **options,
-    )
-    return model
-
-
-def _named_width(text: str) -> dict[str, float]:
-    """``width_mult`` of half the channels, from the name ``mobilenetv2_050``."""
-    named = re.search(r"mobilenetv2_(\d{3})", text)
-    return {"width_mult": int(named[1]) / 100} if named else {}
-
-
-def _resnet(plan: ResNetPlan, output_stride: int = 32, **options: Any) -> nn.Module:
-    block: Any = Bottleneck if plan.bottleneck else BasicBlock
-    construct: Any = ResNet  # timm annotates instances where it takes classes
-    form: dict[str, Any] = {"cardinality": plan.cardinality, "base_width": plan.base_width}
-    form["output_stride"] = output_stride
-    model: nn.Module = construct(block, plan.blocks, channels=plan.widths, **form, **options)
-    if plan.stem != 64:  # timm's constructor has no argument for it
-        norms: dict[str, Any] = {"act_layer": nn.ReLU, "norm_layer": nn.BatchNorm2d, "aa_layer": None}
-        stages, _ = make_blocks((block,) * 4, plan.widths, plan.blocks, plan.stem, **form, **norms)
-        model.conv1 = nn.Conv2d(options.get("in_chans", 3), plan.stem, 7, 2, 3, bias=False)
-        model.bn1 = nn.BatchNorm2d(plan.stem)
-        for name, stage in stages:
-            model.set_submodule(name, stage)
-        model.feature_info[0]["num_chs"] = plan.stem  # type: ignore[index]
-        model.init_weights()  # type: ignore[operator]
-    return model
-
-
-def _convnext(arguments: Mapping[str, Any], shapes: Shapes, common: Mapping[str, Any]) -> nn.Module:
-    depths = list(arguments.get("depths", (3, 3, 9, 3)))
-    dims = list(arguments.get("dims", (96, 192, 384, 768)))
-    norms = [name for name in shapes if re.fullmatch(r"stages\.\d\.\d+\.norm\.weight", name)]
-    for name in norms:
-        dims[int(name.split(".")[1])] = shapes[name][0]
-    if norms:
-        depths = [sum(name.startswith(f"stages.{stage}.") for name in norms) for stage in range(4)]
-    model: nn.Module = ConvNeXt(conv_mlp=True, depths=tuple(depths), dims=tuple(dims), **common)
-    return model
-
-
-def _output_stride(dilated: Any) -> int:
-    key = tuple(bool(value) for value in dilated or (False, False, False))
-    if key not in _DILATED:
-        raise ValueError(
-            f"replace_stride_with_dilation must be one of {', '.join(map(str, map(list, _DILATED)))}, got {dilated!r}"
-        )
-    return _DILATED[key]
-
-
-def _input_channels(shapes: Shapes) -> int | None:
-    stems = ("conv1.weight", "features.0.0.weight", "downsample_layers.0.0.weight")
-    return next((shapes[name][1] for name in stems if name in shapes and len(shapes[name]) == 4), None)
 
 
 def _efficientnet(arguments: Mapping[str, Any], shapes: Shapes, text: str) -> nn.Module:
@@ -210,7 +94,11 @@ def _efficientnet(arguments: Mapping[str, Any], shapes: Shapes, text: str) -> nn
         raise ValueError("which EfficientNet? Arguments or case have to name it, as in efficientnet_cc_b0_4e")
     prefix, variant, kernels = name.groups(default="")
     classes = _shapes.classes_of(shapes) or arguments.get("num_classes", 1000)
-    static = timm.create_model(f"{prefix}efficientnet_{variant}", num_classes=classes)
+    others = {key: value for key, value in arguments.items() if key != "num_classes" and value != name[0]}
+    try:
+        static = timm.create_model(f"{prefix}efficientnet_{variant}", num_classes=classes, **others)
+    except TypeError as error:
+        raise ValueError(f"{name[0]}: {error}") from error
     return dynamize(static, "condconv", preserve_outputs=False, num_kernels=int(kernels))
 
 
@@ -243,6 +131,14 @@ def _dyconv(static: nn.Module, family: str, arguments: Mapping[str, Any], shapes
     return dynamize(static, "dyconv", preserve_outputs=False, num_kernels=count, ratio=_shapes.dyconv_ratio(shapes))
 
 
+def _dgc(static: nn.Module, family: str, arguments: Mapping[str, Any], shapes: Shapes) -> nn.Module:
+    # every convolution but the stem, shortcuts too: the policy of DyConv
+    given = {**(arguments.get("args") or {}), **arguments}
+    heads, rate = _shapes.dgc_heads(shapes, given.get("heads", 4), given.get("squeeze_rate", 16))
+    own: dict[str, Any] = {"heads": heads, "squeeze_rate": rate, "gate_factor": given.get("gate_factor", 0.25)}
+    return dynamize(static, "dgc", policy="dyconv", preserve_outputs=False, pre_activation=True, **own)
+
+
 _SHARING = {"resnet": ("layer", "conv"), "mobilenet": (), "convnext": ("layer", "pwconv")}
 _LAYERS = {"resnet": resnet_layers, "mobilenet": mobilenetv2_layers, "convnext": convnext_layers}
 
@@ -254,16 +150,13 @@ def _kernelwarehouse(static: nn.Module, family: str, arguments: Mapping[str, Any
     own["norm_layer"] = "layernorm" if family == "convnext" else "batchnorm"
     names = {module: warehouse_of(layer, sharing) for module, layer in _LAYERS[family](static).items()}
     order = list(dict.fromkeys(names.values()))
+    values = of_warehouses(own, len(order))
     groups: dict[str, list[KernelWarehouseConv2d]] = {}
     for module, warehouse in names.items():
         conv = static.get_submodule(module)
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{module} is a {type(conv).__name__}, not a convolution")
-        place = order.index(warehouse)
-        values = {
-            key: value[place % len(value)] if isinstance(value, (list, tuple)) else value for key, value in own.items()
-        }
-        layer = KernelWarehouseConv2d.from_conv(conv, preserve_outputs=False, **values)
+        layer = KernelWarehouseConv2d.from_conv(conv, preserve_outputs=False, **values[order.index(warehouse)])
         static.set_submodule(module, layer)
         groups.setdefault(warehouse, []).append(layer)
     share_warehouses(groups)
@@ -273,6 +166,7 @@ def _kernelwarehouse(static: nn.Module, family: str, arguments: Mapping[str, Any
 _DYNAMIC: dict[str, dict[str, _Dynamic]] = {
     "condconv": {"mobilenet": _condconv},
     "dcd": {"mobilenet": _dcd, "resnet": _dcd},
+    "dgc": {"resnet": _dgc},
     "dyconv": {"resnet": _dyconv},
     "kernelwarehouse": {family: _kernelwarehouse for family in _LAYERS},
     "odconv": {"mobilenet": _odconv, "resnet": _odconv},

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dyvision.layers._dcd_branch import dimensions
+from dyvision.layers.dgc import gates_width
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -19,6 +20,8 @@ MOBILENETV2 = (
     *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)),
     *((6, 160, 3, 2), (6, 320, 1, 1)),
 )
+#: widths are rounded down from a ratio: the quotient of two widths itself may come out just too small
+_ROUNDED = 1 + 1e-12
 _SQUEEZES = (16, 8, 4, 2, 32, 1)
 
 
@@ -156,7 +159,7 @@ def odconv_reduction(shapes: Shapes) -> float:
     layers = list(_matrices(shapes, ".attention.fc.weight"))
     wide = [hidden / inputs for hidden, inputs in layers if hidden > 16]
     if wide:
-        return max(wide)
+        return max(wide) * _ROUNDED
     # all at the lower bound: what is customary, where that gives 16 too
     largest = max((inputs for _, inputs in layers), default=1)
     return 1 / 16 if largest // 16 <= 16 else 16 / largest
@@ -165,7 +168,7 @@ def odconv_reduction(shapes: Shapes) -> float:
 def dyconv_ratio(shapes: Shapes) -> float:
     """A ratio with ``int(C_in * ratio) + 1`` hidden channels in every layer; three inputs have K instead."""
     layers = [(hidden, inputs) for hidden, inputs in _matrices(shapes, "attention.fc1.weight") if inputs != 3]
-    return max(((hidden - 1) / inputs for hidden, inputs in layers), default=0.25)
+    return max(((hidden - 1) / inputs for hidden, inputs in layers), default=0.25) * _ROUNDED or _ROUNDED - 1
 
 
 def dcd_squeeze(shapes: Shapes, form: str, default: int) -> int:
@@ -180,6 +183,20 @@ def dcd_squeeze(shapes: Shapes, form: str, default: int) -> int:
         if all(dimensions(inputs, outputs, form, squeeze)[2] == width for inputs, outputs, width in sizes):
             return squeeze
     raise ValueError("no fc_squeeze gives the branches of these DCD layers their widths")
+
+
+def dgc_heads(shapes: Shapes, heads: int, squeeze_rate: int) -> tuple[int, int]:
+    """Heads and squeeze rate of a network's dynamic group convolutions; the given ones where there are no shapes.
+
+    Raises:
+        ValueError: If no squeeze rate gives every layer's gates their width.
+    """
+    found = {int(number[1]) for name in shapes for number in [re.search(r"\.headconv_(\d+)\.", name)] if number}
+    layers = list(_matrices(shapes, ".headconv_0.fc1.weight"))
+    for rate in (squeeze_rate, *range(1, 257)):
+        if all(gates_width(inputs, rate) == max(hidden, 1) for hidden, inputs in layers):
+            return (max(found) + 1 if found else heads), rate
+    raise ValueError("no squeeze_rate gives the gates of these dynamic group convolutions their widths")
 
 
 def _matrices(shapes: Shapes, ending: str) -> Iterator[tuple[int, int]]:

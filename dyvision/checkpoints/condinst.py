@@ -8,8 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import bind_arguments
 from dyvision.layers.condinst import SIZES_OF_INTEREST, DynamicMaskHead
 
+#: names of the official options, and their values in the default configuration; ``disable_rel_coords`` is how the
+#: official class keeps the opposite of ``relative_coordinates``
+_DEFAULTS: dict[str, Any] = {
+    **{"in_channels": 8, "channels": 8, "num_layers": 3, "relative_coordinates": True, "disable_rel_coords": None},
+    **{"mask_feat_stride": 8, "mask_out_stride": 4, "sizes_of_interest": SIZES_OF_INTEREST[:-1]},
+    "num_gen_params": None,
+}
+#: options of the official head's loss and of the choice of instances, which are the detector's
+_REFUSED = {
+    name: "it belongs to the detector's training, not to the mask head's computation"
+    for name in ("max_proposals", "topk_proposals_per_im", "boxinst_enabled", "bottom_pixels_removed")
+}
 _CLASSES = ("DynamicMaskHead.mask_heads_forward_with_coords", "DynamicMaskHead")
 
 
@@ -43,23 +56,25 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: Not used.
 
     Raises:
-        ValueError: If the class is another one, or ``num_gen_params`` does not fit the other options.
+        ValueError: If the class is another one, it has no such option, or ``num_gen_params`` does not fit the others.
     """
     if official_class not in _CLASSES:
         raise ValueError(f"official_class must be one of {', '.join(_CLASSES)}, got {official_class!r}")
+    given = bind_arguments(official_class, arguments, _DEFAULTS, _REFUSED)
+    disabled = given["disable_rel_coords"]
     # the official option has one size less than there are levels: the last level's is twice the one before
-    sizes = list(arguments.get("sizes_of_interest", SIZES_OF_INTEREST[:-1]))
+    sizes = list(given["sizes_of_interest"])
     head = DynamicMaskHead(
-        arguments.get("in_channels", 8),
-        arguments.get("channels", 8),
-        arguments.get("num_layers", 3),
-        coordinates=arguments.get("relative_coordinates", True),
-        feature_stride=arguments.get("mask_feat_stride", 8),
-        output_stride=arguments.get("mask_out_stride", 4),
+        given["in_channels"],
+        given["channels"],
+        given["num_layers"],
+        coordinates=given["relative_coordinates"] if disabled is None else not disabled,
+        feature_stride=given["mask_feat_stride"],
+        output_stride=given["mask_out_stride"],
         sizes_of_interest=[*sizes, 2 * sizes[-1]],
     )
-    if arguments.get("num_gen_params", head.num_parameters) != head.num_parameters:
-        raise ValueError(f"num_gen_params must be {head.num_parameters}, got {arguments['num_gen_params']}")
+    if given["num_gen_params"] not in (None, head.num_parameters):
+        raise ValueError(f"num_gen_params must be {head.num_parameters}, got {given['num_gen_params']}")
     return InstanceMasks(head)
 
 

@@ -7,10 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments, widen
 from dyvision.layers.classifier import dcd_classifier
 from dyvision.layers.dcd import DCDConv2d
+from dyvision.ops._geometry import pair
 
-CLASSES = ("DYModule", "conv_basic_dy", "conv_dy", "DYCls")
+#: the official constructors; the code's default squeeze is 8, the released weights have 16
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DYModule": {"inp": REQUIRED, "oup": REQUIRED, "fc_squeeze": 8},
+    "conv_basic_dy": {"inplanes": REQUIRED, "planes": REQUIRED, "stride": REQUIRED},
+    "conv_dy": {name: REQUIRED for name in ("inplanes", "planes", "kernel_size", "stride", "padding")},
+    "DYCls": {"inp": REQUIRED, "oup": REQUIRED},
+}
 _NAMES = {
     "conv.weight": "weight",
     "q.weight": "conv_q.weight",
@@ -35,23 +43,31 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: Nothing is set after construction.
 
     Raises:
-        ValueError: If the class is not one of the official ones.
+        ValueError: If the class is not one of the official ones, or it has no such argument; also if the padding of a
+            ``conv_dy`` is another than ``(kernel_size - 1) // 2``: the official residual then reads other positions
+            than the kernel's centre, where its map has the same size at all.
     """
+    if official_class not in _DEFAULTS:
+        raise ValueError(f"official_class must be one of {', '.join(_DEFAULTS)}, got {official_class!r}")
+    given = bind_arguments(official_class, arguments, _DEFAULTS[official_class])
     if official_class == "DYModule":
-        # the code's default is 8, the released weights have 16
-        squeeze = arguments.get("fc_squeeze", 8)
-        return DCDConv2d(arguments["inp"], arguments["oup"], 1, bias=False, form="pointwise", squeeze=squeeze)
+        return DCDConv2d(given["inp"], given["oup"], 1, bias=False, form="pointwise", squeeze=given["fc_squeeze"])
     if official_class == "DYCls":
-        return dcd_classifier(arguments["inp"], arguments["oup"])
-    if official_class not in CLASSES:
-        raise ValueError(f"official_class must be one of {', '.join(CLASSES)}, got {official_class!r}")
+        return dcd_classifier(given["inp"], given["oup"])
     basic = official_class == "conv_basic_dy"
+    kernel_size, padding = (3, 1) if basic else (given["kernel_size"], given["padding"])
+    size, before = pair("kernel_size", kernel_size, 1), pair("padding", padding, 0)
+    if before != ((size[0] - 1) // 2, (size[1] - 1) // 2):
+        raise ValueError(
+            f"conv_dy: padding must be (kernel_size - 1) // 2, got {padding!r} for kernel_size={kernel_size!r}: "
+            "otherwise the official residual does not act at the kernel's centre"
+        )
     return DCDConv2d(
-        arguments["inplanes"],
-        arguments["planes"],
-        3 if basic else arguments["kernel_size"],
-        stride=arguments["stride"],
-        padding=1 if basic else arguments["padding"],
+        given["inplanes"],
+        given["planes"],
+        kernel_size,
+        stride=given["stride"],
+        padding=padding,
         bias=False,
         form="basic" if basic else "bottleneck",
         squeeze=16,
@@ -69,11 +85,6 @@ def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         _NAMES.get(name, name): tensor[:, :, None, None]
         if name.startswith("cls") and tensor.ndim == 2
-        else _widen(tensor)
+        else widen(tensor)
         for name, tensor in state.items()
     }
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    """Zeros where the official branch has no width at all (``conv_dy`` below 16 channels): ours has one at least."""
-    return tensor if tensor.numel() else tensor.new_zeros([max(size, 1) for size in tensor.shape])

@@ -7,8 +7,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments
 from dyvision.layers.drconv import DRConv2d
 
+_DEFAULTS: dict[str, Any] = {
+    **{"in_channels": REQUIRED, "out_channels": REQUIRED, "kernel_size": REQUIRED, "region_num": 8},
+    **{"stride": 1, "padding": 0, "dilation": 1},
+}
+#: what its ``**kwargs`` let through and its forward pass stumbles over
+_REFUSED = {
+    "groups": "the reference passes it a second time to its convolution and cannot run",
+    **{
+        name: "the reference hands it to torch's functional convolution, which does not take it, and cannot run"
+        for name in ("bias", "padding_mode", "device", "dtype")
+    },
+}
 _NAMES = {
     "conv_kernel.1.weight": "branch.hidden.weight",
     "conv_kernel.1.bias": "branch.hidden.bias",
@@ -28,19 +41,19 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: Not used.
 
     Raises:
-        ValueError: If the class is another one.
+        ValueError: If the class is another one, it has no such argument, or cannot run with it.
     """
     if official_class != "DRConv2d":
         raise ValueError(f"official_class must be DRConv2d, got {official_class!r}")
-    others = {name: arguments[name] for name in ("stride", "padding", "dilation", "groups") if name in arguments}
+    given = bind_arguments(official_class, arguments, _DEFAULTS, _REFUSED)
     return DRConv2d(
-        arguments["in_channels"],
-        arguments["out_channels"],
-        arguments["kernel_size"],
+        given["in_channels"],
+        given["out_channels"],
+        given["kernel_size"],
         bias=False,
-        regions=arguments.get("region_num", 8),
+        regions=given["region_num"],
         shared_kernel=False,
-        **others,
+        **{name: given[name] for name in ("stride", "padding", "dilation")},
     )
 
 

@@ -7,10 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments
 from dyvision.layers.dyconv import DyConv2d
 
 #: the reference starts its annealing here
 TEMPERATURE = 34
+#: the constructor; ``init_weight`` says how the weights start, which loaded ones do not
+_DEFAULTS: dict[str, Any] = {
+    **{"in_planes": REQUIRED, "out_planes": REQUIRED, "kernel_size": REQUIRED, "ratio": 0.25, "stride": 1},
+    **{"padding": 0, "dilation": 1, "groups": 1, "bias": True, "K": 4, "temperature": TEMPERATURE, "init_weight": True},
+}
 
 
 def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
@@ -22,18 +28,18 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: ``temperature``, if it was changed after construction.
 
     Raises:
-        ValueError: If the class is another one.
+        ValueError: If the class is another one, or it has no such argument.
     """
     if official_class != "Dynamic_conv2d":
         raise ValueError(f"official_class must be Dynamic_conv2d, got {official_class!r}")
-    names = ("stride", "padding", "dilation", "groups", "bias", "ratio")
+    given = bind_arguments(official_class, arguments, _DEFAULTS)
     return DyConv2d(
-        arguments["in_planes"],
-        arguments["out_planes"],
-        arguments["kernel_size"],
-        num_kernels=arguments.get("K", 4),
-        temperature=state.get("temperature", arguments.get("temperature", TEMPERATURE)),
-        **{name: arguments[name] for name in names if name in arguments},
+        given["in_planes"],
+        given["out_planes"],
+        given["kernel_size"],
+        num_kernels=given["K"],
+        temperature=state.get("temperature", given["temperature"]),
+        **{name: given[name] for name in ("stride", "padding", "dilation", "groups", "bias", "ratio")},
     )
 
 
@@ -52,7 +58,8 @@ def adapt(arguments: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dic
     weight = parameters.get("attention.fc1.weight")
     if weight is None or weight.shape[1] == 3:
         return dict(arguments)
-    return {**arguments, "ratio": (len(weight) - 1) / weight.shape[1]}
+    # half a channel more, which the layer rounds down: the quotient itself may come out just too small
+    return {**arguments, "ratio": (len(weight) - 0.5) / weight.shape[1]}
 
 
 def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

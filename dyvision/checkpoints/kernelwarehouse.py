@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments, check_arguments
 from dyvision.layers._warehouse import share_warehouses, warehouse_of
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
 
@@ -23,7 +24,13 @@ MANAGER_DEFAULTS: dict[str, Any] = {
     "spatial_partition": True,
 }
 _NORMS = {"BatchNorm1d": "batchnorm", "LayerNorm": "layernorm"}
-_NOT_OF_THE_CONVOLUTION = ("in_planes", "out_planes", "warehouse_name", "enabled", "layer_type")
+_RESERVED: dict[str, Any] = {
+    **{"in_planes": REQUIRED, "out_planes": REQUIRED, "kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
+    **{"groups": 1, "bias": True, "warehouse_name": "default", "enabled": True, "layer_type": "conv2d"},
+}
+_OF_THE_CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "bias")
+#: the manager's arguments that may be lists with an entry per warehouse; the others are common to all
+_PER_WAREHOUSE = ("reduction", "spatial_partition", "cell_num_ratio", "cell_outplane_ratio", "cell_inplane_ratio")
 
 
 class WarehouseNetwork(nn.Module):
@@ -77,36 +84,55 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: ``temp_value``: t.
 
     Raises:
-        ValueError: For another class, or what it cannot do.
+        ValueError: For another class, an argument that it does not have, or what ours cannot do: layers of one or three
+            dimensions, norms besides BatchNorm1d and LayerNorm.
     """
     if official_class not in ("Warehouse_Manager + KWConv2d", "Warehouse_Manager"):
         raise ValueError(f"official_class must be 'Warehouse_Manager + KWConv2d', got {official_class!r}")
-    manager = {**MANAGER_DEFAULTS, **arguments.get("manager", {})}
-    sharing_range = manager.pop("sharing_range", None) or ()
+    check_arguments(official_class, arguments, ("manager", "convs", "network"))
+    defaults = {**MANAGER_DEFAULTS, "sharing_range": ()}
+    manager = bind_arguments("Warehouse_Manager", arguments.get("manager", {}), defaults)
+    layers = [bind_arguments("Warehouse_Manager.reserve", conv, _RESERVED) for conv in arguments["convs"]]
+    sharing_range = manager.pop("sharing_range") or ()
     if isinstance(sharing_range, str):  # as in the official configs: "layer_conv"
         sharing_range = sharing_range.split("_")
     norm = str(manager["norm_layer"]).rsplit(".", 1)[-1].strip("'>")
     if norm not in _NORMS:
         raise ValueError(f"norm_layer must be one of {', '.join(_NORMS)}, got {norm!r}")
     manager["norm_layer"] = _NORMS[norm]
-    names = [warehouse_of(conv.get("warehouse_name", "default"), sharing_range) for conv in arguments["convs"]]
-    dynamic = [name for name, conv in zip(names, arguments["convs"], strict=True) if conv.get("enabled", True)]
-    order = list(dict.fromkeys(dynamic))
+    names = [warehouse_of(layer["warehouse_name"], sharing_range) for layer in layers]
+    order = list(dict.fromkeys(name for name, layer in zip(names, layers, strict=True) if layer["enabled"]))
+    own = of_warehouses(manager, len(order))
     convs: list[KernelWarehouseConv2d | nn.Conv2d] = []
-    for name, reserved in zip(names, arguments["convs"], strict=True):
-        options = {key: value for key, value in reserved.items() if key not in _NOT_OF_THE_CONVOLUTION}
-        if reserved.get("layer_type", "conv2d") != "conv2d":
-            raise ValueError(f"layer_type must be 'conv2d', got {reserved['layer_type']!r}")
-        options = {"kernel_size": 1, **options}
-        channels = (reserved["in_planes"], reserved["out_planes"])
-        if name in order and reserved.get("enabled", True):
-            place = order.index(name)
-            own = {key: value[place % len(value)] if _is_list(value) else value for key, value in manager.items()}
+    for name, layer in zip(names, layers, strict=True):
+        if layer["layer_type"] != "conv2d":
+            raise ValueError(f"layer_type must be 'conv2d', got {layer['layer_type']!r}: images have two dimensions")
+        options: dict[str, Any] = {
+            key: tuple(value) if _is_list(value := layer[key]) else value for key in _OF_THE_CONVOLUTION
+        }
+        channels = (layer["in_planes"], layer["out_planes"])
+        if layer["enabled"]:
             mixing = state.get("temp_value", 0.0)
-            convs.append(KernelWarehouseConv2d(*channels, mixing=mixing, **options, **own))
+            convs.append(KernelWarehouseConv2d(*channels, mixing=mixing, **options, **own[order.index(name)]))
         else:
             convs.append(nn.Conv2d(*channels, **options))
     return WarehouseNetwork(convs, names)
+
+
+def of_warehouses(manager: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The manager's arguments for each of its warehouses.
+
+    Raises:
+        ValueError: If a list has neither one entry nor one per warehouse.
+    """
+    for name, value in manager.items():
+        if _is_list(value) and (name not in _PER_WAREHOUSE or len(value) not in (1, count)):
+            wanted = f"a number, or a list of 1 or {count}" if name in _PER_WAREHOUSE else "a single value"
+            raise ValueError(f"Warehouse_Manager: {name} must be {wanted}, got {value!r}")
+    return [
+        {name: value[place % len(value)] if _is_list(value) else value for name, value in manager.items()}
+        for place in range(count)
+    ]
 
 
 def _is_list(value: Any) -> bool:

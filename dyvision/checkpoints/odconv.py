@@ -7,17 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments
 from dyvision.layers.odconv import ODConv2d
 
-#: the official constructor's names for ours, and its defaults
-_ARGUMENTS: dict[str, tuple[str, Any]] = {
-    "stride": ("stride", 1),
-    "padding": ("padding", 0),
-    "dilation": ("dilation", 1),
-    "groups": ("groups", 1),
-    "reduction": ("reduction", 0.0625),
-    "kernel_num": ("num_kernels", 4),
+#: the official constructor
+_DEFAULTS: dict[str, Any] = {
+    **{"in_planes": REQUIRED, "out_planes": REQUIRED, "kernel_size": REQUIRED, "stride": 1, "padding": 0},
+    **{"dilation": 1, "groups": 1, "reduction": 0.0625, "kernel_num": 4},
 }
+#: of the attention, whatever the reduction; an argument of the official attention that its layer never passes
+_MIN_CHANNEL = 16
+#: in place of a reduction of zero: both leave the smallest width
+_NEXT_TO_NONE = 1e-9
 
 
 def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
@@ -29,18 +30,21 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: ``temperature``, set after construction; 1 if it is not there.
 
     Raises:
-        ValueError: If the class is not one of the official ones.
+        ValueError: If the class is not one of the official ones, or it has no such argument.
     """
     if official_class != "ODConv2d":
         raise ValueError(f"official_class must be ODConv2d, got {official_class!r}")
-    ours = {name: arguments.get(official, default) for official, (name, default) in _ARGUMENTS.items()}
+    given = bind_arguments(official_class, arguments, _DEFAULTS)
     return ODConv2d(
-        arguments["in_planes"],
-        arguments["out_planes"],
-        arguments["kernel_size"],
+        given["in_planes"],
+        given["out_planes"],
+        given["kernel_size"],
         bias=False,
+        num_kernels=given["kernel_num"],
+        reduction=given["reduction"] or _NEXT_TO_NONE,
+        min_width=_MIN_CHANNEL,
         temperature=state.get("temperature", 1.0),
-        **ours,
+        **{name: given[name] for name in ("stride", "padding", "dilation", "groups")},
     )
 
 

@@ -7,10 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments
 from dyvision.layers.condconv import CondConv2d
 from dyvision.ops._geometry import pair
 
 CLASS = "CondConv2d"
+_DEFAULTS: dict[str, Any] = {
+    **{"in_channels": REQUIRED, "out_channels": REQUIRED, "kernel_size": 3, "stride": 1, "padding": ""},
+    **{"dilation": 1, "groups": 1, "bias": False, "num_experts": 4},
+}
 
 
 def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str, Any]) -> nn.Module:
@@ -22,32 +27,32 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         state: Nothing is set after construction.
 
     Raises:
-        ValueError: If the class is another one.
+        ValueError: If the class is another one, or it has no such argument.
     """
     if official_class != CLASS:
         raise ValueError(f"official_class must be {CLASS}, got {official_class!r}")
-    stride, dilation = arguments.get("stride", 1), arguments.get("dilation", 1)
-    padding = arguments.get("padding", "")
+    given = bind_arguments(official_class, arguments, _DEFAULTS)
+    stride, dilation, padding = given["stride"], given["dilation"], given["padding"]
     if isinstance(padding, str) and padding.lower() in ("same", "valid"):
         padding = padding.lower()
     elif isinstance(padding, str):
         sizes = zip(
-            pair("kernel_size", arguments["kernel_size"], 1),
+            pair("kernel_size", given["kernel_size"], 1),
             pair("stride", stride, 1),
             pair("dilation", dilation, 1),
             strict=True,
         )
         padding = tuple(((step - 1) + spacing * (size - 1)) // 2 for size, step, spacing in sizes)
     return CondConv2d(
-        arguments["in_channels"],
-        arguments["out_channels"],
-        arguments["kernel_size"],
+        given["in_channels"],
+        given["out_channels"],
+        given["kernel_size"],
         stride,
         padding,
         dilation,
-        arguments.get("groups", 1),
-        bias=arguments.get("bias", False),
-        num_kernels=arguments.get("num_experts", 4),
+        given["groups"],
+        bias=given["bias"],
+        num_kernels=given["num_experts"],
         branch=False,
     )
 

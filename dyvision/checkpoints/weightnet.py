@@ -16,6 +16,7 @@ from dyvision.backbones.weightnet_shufflenetv2 import (
     WeightNetShuffleNetV2,
     WeightNetShuffleUnit,
 )
+from dyvision.checkpoints._methods import REQUIRED, bind_arguments, check_arguments
 from dyvision.checkpoints._shapes import Shapes, classes_of
 from dyvision.layers.weightnet import WeightNetConv2d
 
@@ -31,6 +32,14 @@ _RENAMES = (
     (re.compile(r"^conv_last\b"), "conv5"),
     (re.compile(r"^classifier\.0\b"), "fc"),
 )
+#: the official constructors; M and G are attributes of the layers there, 2 in the released networks
+_LAYER = {"ksize": REQUIRED, "stride": REQUIRED, "M": 2, "G": 2}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "WeightNet": {"inp": REQUIRED, "oup": REQUIRED, **_LAYER},
+    "WeightNet_DW": {"inp": REQUIRED, **_LAYER},
+    "ShuffleV2Block": {name: REQUIRED for name in ("inp", "oup", "mid_channels", "ksize", "stride")},
+    "ShuffleNetV2": {"input_size": 224, "num_classes": 1000, "model_size": "1.5x"},
+}
 _FC1 = "wn_fc1.weight"
 _UNIT = re.compile(r"^features\.(\d+)\b")
 
@@ -41,47 +50,52 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Args:
         official_class: ``"WeightNet"`` and ``"WeightNet_DW"`` (called with the reduced vector), ``"ShuffleV2Block"`` or
             ``"ShuffleNetV2"``.
-        arguments: Of its constructor.
+        arguments: Of its constructor; for the layers also ``M`` and ``G``.
         state: Nothing is set after construction.
 
     Raises:
-        ValueError: If the class is not one of the official ones.
+        ValueError: If the class is not one of the official ones, or it has no such argument.
     """
+    if official_class not in _DEFAULTS:
+        raise ValueError(
+            f"official_class must be WeightNet, WeightNet_DW, ShuffleV2Block or ShuffleNetV2, got {official_class!r}"
+        )
+    given = bind_arguments(official_class, arguments, _DEFAULTS[official_class])
     if official_class in ("WeightNet", "WeightNet_DW"):
-        inputs, kernel_size = arguments["inp"], arguments["ksize"]
+        inputs, kernel_size = given["inp"], given["ksize"]
         depthwise = official_class == "WeightNet_DW"
         return WeightNetConv2d(
             inputs,
-            inputs if depthwise else arguments["oup"],
+            inputs if depthwise else given["oup"],
             kernel_size,
-            stride=arguments["stride"],
+            stride=given["stride"],
             padding=kernel_size // 2,
             groups=inputs if depthwise else 1,
             bias=False,
+            multiplier=given["M"],
+            generator_groups=given["G"],
             branch=False,
         )
     if official_class == "ShuffleV2Block":
         return WeightNetShuffleUnit(
-            arguments["inp"],
-            arguments["oup"],
-            arguments["mid_channels"],
-            arguments["ksize"],
-            arguments["stride"],
-            split=arguments["stride"] == 1,
+            given["inp"],
+            given["oup"],
+            given["mid_channels"],
+            given["ksize"],
+            given["stride"],
+            split=given["stride"] == 1,
         )
-    if official_class == "ShuffleNetV2":
-        return build_network(arguments, {})
-    raise ValueError(
-        f"official_class must be WeightNet, WeightNet_DW, ShuffleV2Block or ShuffleNetV2, got {official_class!r}"
-    )
+    return build_network(given, {})
 
 
 def build_network(arguments: Mapping[str, Any], shapes: Shapes) -> nn.Module:
     """Build our network for ``ShuffleNetV2``, by the shapes of its parameters where there are any.
 
     Raises:
-        ValueError: If ``model_size`` is none of the official ones.
+        ValueError: If ``model_size`` is none of the official ones, or there is no such argument.
     """
+    # widths and input channels are those of the shapes
+    check_arguments("ShuffleNetV2", arguments, (*_DEFAULTS["ShuffleNetV2"], "widths", "in_chans"))
     size = str(arguments.get("model_size", "1.5x")).removesuffix("x")
     classes = classes_of(shapes) or arguments.get("num_classes", 1000)
     first = f"features.0.wnet1.{_FC1}"

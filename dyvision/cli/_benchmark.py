@@ -91,7 +91,7 @@ def _benchmark(options: argparse.Namespace) -> None:
         machine["mode"] = ("fused, " if options.fuse else "") + ("compiled" if options.compile else "eager")
         console.print(", ".join(machine.values()), highlight=False, soft_wrap=True)
         measure = _operators if options.what == "operators" else _networks
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("preparing")
             try:
                 for label, total, found in measure(options, setting, make_timer(setting.device)):

@@ -103,6 +103,8 @@ def similar(name: str, candidates: Iterable[str]) -> list[str]:
     alike = [last] if last in leaves else difflib.get_close_matches(last, leaves, n=3, cutoff=0.7)
     matches = [candidate for leaf in alike for candidate in leaves[leaf]]
     same = [candidate for candidate in matches if section and candidate.startswith(f"{section}.")]
+    if not section and last in leaves:
+        return matches[:3]
     whole = difflib.get_close_matches(name, pool, n=3, cutoff=0.9 if "." in name else 0.6)
     return list(dict.fromkeys([*same, *whole] or matches))[:3]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dyvision.cli._words import OneLineParser
 
 if TYPE_CHECKING:
     from dyvision.data.base import VisionDataModule
@@ -18,7 +21,7 @@ _FORMAT_OF_TASK = {"classification": "imagefolder", "segmentation": "cityscapes"
 _EPILOG = "Every option of the data (--data.NAME VALUE, as in 'dyvision fit --help') may be given, and --config."
 
 
-class _DataParser(argparse.ArgumentParser):
+class _DataParser(OneLineParser):
     """Hands on ``--data.NAME VALUE`` and ``--data.NAME=VALUE`` unparsed, as ``data_options``."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -106,7 +109,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--workers {options.workers}: expected at least 0")
     module = _module(options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         tasks: dict[str, Any] = {}
 
         def advance(split: str, done: int, total: int) -> None:

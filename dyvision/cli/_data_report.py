@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def _row(group: list[Finding], root: Path) -> list[str]:
     first = group[0]
     file = _relative(first.file, root)
     if len(group) > 1:
-        file += f" and {len(group) - 1} more files"
+        file += f" and {len(group) - 1} more file{'s' * (len(group) > 2)}"
     count = sum(one.count for one in group)
     where = ", ".join(_relative(example, root) for example in first.examples)
     more = count - len(first.examples)
@@ -65,7 +66,9 @@ def _row(group: list[Finding], root: Path) -> list[str]:
         where += f" and {more} more"
     file += f"\n({where})" if where else ""
     outcome = first.outcome if count == 1 else f"{first.outcome} {count}x"
-    return [escape(text) for text in (outcome, file, first.what, first.training)]
+    # files in sentences are relative, too: the title has the root
+    what, training = (text.replace(f"{root}{os.sep}", "") for text in (first.what, first.training))
+    return [escape(text) for text in (outcome, file, what, training)]
 
 
 def _relative(file: str, root: Path) -> str:

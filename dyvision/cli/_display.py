@@ -63,7 +63,15 @@ class NetworkSummary(RichModelSummary):
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar, without a last epoch where training ends by steps or time."""
+    """Lightning's progress bar, without a last epoch where training ends by steps or time, and short beside that."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Without the number of the version folder, which costs a line of a narrow terminal."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
     def _get_train_description(self, current_epoch: int) -> str:
         # private, but the only place where the text is made: with max_epochs=-1 it reads "Epoch 0/-2"

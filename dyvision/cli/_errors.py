@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 
 from dyvision.cli._workers import explain_worker
 from dyvision.text import printable
@@ -12,6 +13,8 @@ from dyvision.text import printable
 #: printed as they are; everything else is named by its type, and DYVISION_DEBUG is pointed out
 _PLAIN = (ValueError, OSError, FloatingPointError, ImportError)
 _LONGEST = 400
+#: seconds in which the first of several processes would end by the same error
+_PATIENCE = 3.0
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|unable to allocate|cannot allocate memory|bad_alloc", re.I
@@ -69,10 +72,28 @@ def report(error: BaseException) -> int:
     """
     if os.environ.get("DYVISION_DEBUG"):
         raise error
+    if _first_process_ends():
+        return 2
     print(f"dyvision: error: {one_line(error)}", file=sys.stderr)
     if not _is_plain(error):
         print("(DYVISION_DEBUG=1 shows the traceback)", file=sys.stderr)
     return 2
+
+
+def _first_process_ends() -> bool:
+    """Whether this is a further process, and the first one, which started it, ends as well: it says why.
+
+    What is wrong with options or data is found by all processes; a broken file only by the one that reads it, while the
+    others wait for it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return False
+    first, end = os.getppid(), time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        if os.getppid() != first:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -17,7 +17,13 @@ _WARNINGS = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     # a run that goes on has a folder of its own
     r".*The dirpath has changed from .*",
+    # what the callbacks of training kept is of no use to an evaluation
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint .*",
+    # the size in memory of the weights, which are float32
+    r"Precision .* is not supported by the model summary.*",
 )
+#: what ``freeze_backbone`` and ``freeze_norm`` do on purpose
+_FROZEN = r"Found \d+ module\(s\) in eval mode at the start of training.*"
 _LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
@@ -32,7 +38,10 @@ _LOGGED = (
     "GPU available: False",
     "TPU available",
     "HPU available",
+    # said again by the line of the loaded weights, or by "goes on after"
+    "Restoring states from the checkpoint",
     # the end of a run is told by the run
+    "\nDetected KeyboardInterrupt",
     "`Trainer.fit` stopped: `max_epochs",
     "`Trainer.fit` stopped: `max_steps",
     "`Trainer(limit_",
@@ -48,6 +57,11 @@ def silence_advice() -> None:
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)
     show_messages()
+
+
+def expect_frozen_modules() -> None:
+    """Filter Lightning's warning that parts of the network are in evaluation mode, where the user asked for that."""
+    warnings.filterwarnings("ignore", message=_FROZEN)
 
 
 def show_messages() -> None:

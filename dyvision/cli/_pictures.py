@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 
-from dyvision.visualize import denormalize, draw_boxes, draw_label, fit, grid, overlay_mask, save
+from dyvision.visualize import denormalize, draw_boxes, draw_label, draw_legend, fit, grid, overlay_mask, save
 
 _CELL = 256
 
@@ -30,12 +30,24 @@ def draw_predictions(model: LightningModule, data: LightningDataModule, path: Pa
     model.eval()
     draw = {"classification": _classification, "segmentation": _segmentation, "detection": _detection}[str(model.task)]
     cells: list[Image.Image] = []
+    batches: list[dict[str, Any]] = []
     for batch in data.val_dataloader():
+        batches.append(batch)
         cells += draw(model, data, batch)
         if len(cells) >= 2 * count:
             break
-    save(grid(cells[: 2 * count], columns=4), path)
+    save(grid(cells[: 2 * count], columns=4, footer=_legend(data, batches)), path)
     return path
+
+
+def _legend(data: Any, batches: list[dict[str, Any]]) -> Image.Image | None:
+    """The classes of the truth, where a colour is all that tells them."""
+    masks = [batch["mask"] for batch in batches if "mask" in batch]
+    if not masks:
+        return None
+    names, colors = data.class_names, data.class_colors
+    present = sorted({int(index) for mask in masks for index in mask.unique() if 0 <= index < len(names)})
+    return draw_legend([names[index] for index in present], [colors[index] for index in present], 4 * _CELL)
 
 
 def _image(data: Any, image: torch.Tensor) -> Image.Image:

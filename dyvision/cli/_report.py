@@ -49,6 +49,8 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _routing(options: argparse.Namespace) -> None:
+    from rich.progress import track
+
     from dyvision.analysis.routing import analyze_routing
     from dyvision.cli._messages import silence_advice
     from dyvision.cli._report_pictures import draw_coefficients, draw_correlation
@@ -72,7 +74,15 @@ def _routing(options: argparse.Namespace) -> None:
         if task != run.model.task:
             raise ValueError(f"--static {options.static}: of task {task!r}, but {options.checkpoint} is of another")
         static = _load(run.model, options.static, options.trust)
-    batches = _batches(run.datamodule, options.images)
+    console = make_console()
+    batches = track(
+        _batches(run.datamodule, options.images),
+        description="images",
+        total=None,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
     numbers = {
@@ -84,7 +94,6 @@ def _routing(options: argparse.Namespace) -> None:
     write_text(options.output / "routing.json", f"{json.dumps(numbers, indent=1)}\n")
     draw_correlation(results, options.output / "correlation.png")
     draw_coefficients(results, options.output / "coefficients.png", classes)
-    console = make_console()
     console.print(_table(results))
     for name in ("correlation.png", "coefficients.png", "routing.json"):
         console.print(options.output / name, soft_wrap=True, highlight=False)

@@ -32,7 +32,14 @@ def _reproduce(options: argparse.Namespace) -> None:
     rows = read_published(options.table)
     console = make_console(180)
     found: list[Comparison] = list(
-        track(reproduce(rows), total=len(rows), description="counting", console=console, transient=True)
+        track(
+            reproduce(rows),
+            total=len(rows),
+            description="counting",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
     )
     table = FittingTable("published against ours, 224 x 224 pixels", elsewhere="--json FILE has them")
     table.add_column("table", importance=6)
@@ -40,7 +47,15 @@ def _reproduce(options: argparse.Namespace) -> None:
     table.add_column("method, setting", NAME, folds=True)
     table.add_column("top-1", importance=4, justify="right")
     for name, importance in (
-        *(("params, M", 3), ("ours", 3), ("diff.", 1), ("MACs, M", 3), ("ours", 3), ("executed", 5), ("diff.", 1)),
+        *(
+            ("params, M", 3),
+            ("ours", 3),
+            ("params diff.", 1),
+            ("MACs, M", 3),
+            ("ours", 3),
+            ("executed", 5),
+            ("MACs diff.", 1),
+        ),
     ):
         table.add_column(name, importance, justify="right")
     table.add_column("note", importance=2, justify="right")

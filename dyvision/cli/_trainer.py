@@ -24,10 +24,10 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
-from dyvision.cli._messages import silence_advice
+from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
-from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, read_request
+from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring, kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
@@ -118,6 +118,10 @@ class TaskCLI(cli.LightningCLI):
         """
         check_trainer(vars(self.config.trainer), self.command)
         check_checkpoint(vars(self.config.checkpoint))
+        if self.command == "fit" and option(self.request.typed, "--output") is not None:
+            raise ValueError(
+                "fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N"
+            )
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
@@ -132,6 +136,8 @@ class TaskCLI(cli.LightningCLI):
         made = self.request.checkpoint
         with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
             super().instantiate_classes()
+        if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
+            expect_frozen_modules()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; an evaluation one for its results; a trial nothing."""
@@ -218,6 +224,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
             command_line.run.messages.how_to_go_on(trainer)
         if status is not None:
             raise SystemExit(status) from error
+        _end_further_processes(trainer)
         if command == "fit" and command_line.run is not None and command_line.run.messages.first_step is None:
             explain_restoring(error, path)
         raise
@@ -232,6 +239,13 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         if command_line.results is not None:
             command_line.results.release()
     return command_line
+
+
+def _end_further_processes(trainer: Trainer) -> None:
+    """After an error in the first process the others would wait for it, or end by the same error and say so again."""
+    launcher = trainer.strategy.launcher
+    if trainer.is_global_zero and hasattr(launcher, "kill"):  # Lightning has no public name for those that have it
+        launcher.kill(signal.SIGKILL)
 
 
 def _stopped(error: BaseException, trainer: Trainer) -> int | None:

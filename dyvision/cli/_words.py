@@ -36,7 +36,7 @@ _ALIASES = {
 _SECTIONS = {
     "--trainer": "--trainer.max_epochs=10",
     "--checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
-    "--last": "--last.every_n_steps=1000; to go on with a run: --ckpt_path=last",
+    "--last": "--last.every_n_train_steps=1000; to go on with a run: --ckpt_path=last",
 }
 #: what other tools call a command -> what it is called here
 _COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
@@ -100,8 +100,10 @@ def check_words(arguments: Sequence[str]) -> None:
         name, equals, value = argument.partition("=")
         if name in ("--data", "--model") and equals:
             _check_section(name, value)
+        if before in _SECTIONS and takes_value:
+            name, equals, value = before, "=", argument
         if name in _SECTIONS and equals and not value.startswith("{"):
-            raise ValueError(f"{argument}: {name} has options below it, such as {_SECTIONS[name]}")
+            raise ValueError(f"{name}={value}: {name} has options below it, such as {_SECTIONS[name]}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -15,6 +15,10 @@ from torch import nn
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
+class UnknownArgumentError(TypeError, ValueError):
+    """An argument that a layer does not have: a TypeError, as of any call, and bad input where it comes from a file."""
+
+
 def check_positive(name: str, value: int) -> None:
     """Check that an argument is a positive int.
 
@@ -108,19 +112,22 @@ def check_own_arguments(layer_class: type[nn.Module], base: type[nn.Module], nam
     own = own_arguments(layer_class, base)
     unknown = [name for name in names if name not in own]
     if unknown:
-        reject_unknown(layer_class, base, unknown)
+        reject_unknown(layer_class, base, unknown, settable=False)
 
 
-def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown: Iterable[str]) -> NoReturn:
+def reject_unknown(
+    layer_class: type[nn.Module], base: type[nn.Module], unknown: Iterable[str], settable: bool = True
+) -> NoReturn:
     """Report arguments that a layer does not have.
 
     Args:
         layer_class: The layer's class.
         base: The class whose arguments are those of ``nn.Conv2d``.
         unknown: Names of the arguments.
+        settable: Whether the arguments of ``nn.Conv2d`` could have been given as well.
 
     Raises:
-        TypeError: Always; it lists the layer's own arguments and the closest ones.
+        UnknownArgumentError: Always; it lists the layer's own arguments and the closest ones.
     """
     own, wrong = own_arguments(layer_class, base), list(unknown)
     taken = ", ".join(own) if own else "none"
@@ -130,8 +137,8 @@ def reject_unknown(layer_class: type[nn.Module], base: type[nn.Module], unknown:
         if name in general:  # from_conv takes it from the convolution
             hints.append(f"{name!r} of its own: the convolution's is taken")
             continue
-        near = difflib.get_close_matches(str(name), [*own, *general], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(name), [*own, *general] if settable else own, n=1)
         hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise TypeError(
+    raise UnknownArgumentError(
         f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from dyvision.layers._arguments import (
     check_positive,
     reject_unknown,
 )
-from dyvision.layers._boundary import at_boundary, refuse_script
+from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.ops._geometry import Padding, Size, is_channels_last, pads, pair
 
@@ -116,15 +115,9 @@ class DynamicConv2d(nn.Module):
         if "forward" in vars(cls) and "forward" not in missing:
             cls.forward = at_boundary(cls.forward)  # type: ignore[method-assign]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # torch folds a BatchNorm into anything with a weight. Which assignment is its, only its caller tells: tying
-        # weights, FSDP and pruning assign parameters, too.
-        if name in ("weight", "bias") and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.fusion":
-            raise TypeError(
-                f"torch.nn.utils.fusion cannot fold a BatchNorm into {type(self).__name__}, whose weight is not all of "
-                "its kernel: use dyvision.fuse(model)"
-            )
-        super().__setattr__(name, value)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        refuse_fusion(self)
+        return super().__reduce_ex__(protocol)
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)

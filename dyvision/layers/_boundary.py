@@ -7,6 +7,7 @@ included.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,23 @@ def refuse_script(module: nn.Module) -> None:
     raise TypeError(
         f"torch.jit.script cannot compile {type(module).__name__}; use torch.export, torch.compile or torch.jit.trace"
     )
+
+
+def refuse_fusion(layer: nn.Module) -> None:
+    """Say that ``torch.nn.utils.fusion`` cannot fold a BatchNorm into a layer, when that is who copies it.
+
+    It scales ``weight``, which of a dynamic layer is not all, or not one, of the kernels: some outputs would be wrong.
+    Nothing but a look at its callers tells a layer whom it is copied for.
+
+    Raises:
+        TypeError: If so.
+    """
+    copier = sys._getframe(2)  # copy.deepcopy, which calls the layer's __reduce_ex__; None above it when pickled
+    if copier.f_back is not None and copier.f_back.f_globals.get("__name__") == "torch.nn.utils.fusion":
+        raise TypeError(
+            f"torch.nn.utils.fusion cannot fold a BatchNorm into {type(layer).__name__}, whose weight is not all of "
+            "its kernel: use dyvision.fuse(model)"
+        )
 
 
 def describe(layer: nn.Module) -> str:

@@ -30,8 +30,9 @@ class DCDCoefficients(NamedTuple):
 
 def hard_sigmoid2(z: Tensor) -> Tensor:
     """Hard sigmoid with range [0, 2], one at zero: ``relu6(z + 3) / 3``."""
-    # not F.hardsigmoid, which has no second derivative
-    return F.relu6(z + 3) / 3
+    if torch.is_grad_enabled() or torch.jit.is_tracing():  # which checks its graph with and without gradients
+        return F.relu6(z + 3) / 3  # F.hardsigmoid has no second derivative, but takes half the time
+    return 2 * F.hardsigmoid(z)
 
 
 def dimensions(

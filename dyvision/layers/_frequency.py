@@ -10,10 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyvision.layers._arguments import check_positive
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.ops._modes import is_exporting
 
 #: as the kernels' gates: what the map's gates are at a logit of zero is one
 ACTIVATIONS = ("sigmoid", "tanh", "softmax")
+#: groups of frequencies by default, where they can be divided so
+DEFAULT_GROUPS = 4
+#: an error lists the possible groups up to this number
+LARGEST_NAMED = 128
 
 
 def frequency_order(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
@@ -30,6 +36,28 @@ def frequency_order(height: int, width: int, device: torch.device | str | None =
     return torch.argsort(radius.flatten(), dim=0, stable=True)
 
 
+def frequency_groups(wanted: int | None, frequencies: int | None) -> int:
+    """How many groups of equal size to make.
+
+    Args:
+        wanted: A number; None for the largest possible up to 4.
+        frequencies: Their number; None if there is nothing to divide.
+
+    Raises:
+        ValueError: If ``wanted`` is not a positive int, or does not divide.
+    """
+    if wanted is None:
+        return next(n for n in range(DEFAULT_GROUPS, 0, -1) if (frequencies or DEFAULT_GROUPS) % n == 0)
+    check_positive("num_kernels", wanted)
+    if frequencies and frequencies % wanted:
+        allowed = ", ".join(str(n) for n in range(1, LARGEST_NAMED + 1) if frequencies % n == 0)
+        raise ValueError(
+            f"num_kernels must divide the number of frequencies, {frequencies} in this layer (up to {LARGEST_NAMED}: "
+            f"{allowed}), got {wanted}"
+        )
+    return wanted
+
+
 def spectrum_of(weight: Tensor) -> Tensor:
     """Transform ``[O, I, k, k]``, laid out as ``[O k, I k]``, to ``[O k, I k // 2 + 1, 2]``, real and imaginary parts.
 
@@ -38,7 +66,7 @@ def spectrum_of(weight: Tensor) -> Tensor:
     out_channels, in_channels, height, width = weight.shape
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     plane = weight.permute(0, 2, 1, 3).reshape(out_channels * height, in_channels * width)
-    return torch.view_as_real(torch.fft.rfft2(plane)) / spectrum_scale(out_channels, in_channels)
+    return torch.view_as_real(transform(plane)) / spectrum_scale(out_channels, in_channels)
 
 
 def spectrum_scale(out_channels: int, in_channels: int) -> int:
@@ -46,10 +74,43 @@ def spectrum_scale(out_channels: int, in_channels: int) -> int:
     return max(min(out_channels, in_channels) // 2, 1)
 
 
+def transform(x: Tensor, norm: str = "backward") -> Tensor:
+    """``torch.fft.rfft2`` of ``[.., H, W]``, in operations that other runtimes have when it is exported."""
+    if not is_exporting():
+        return torch.fft.rfft2(x, norm=norm)
+    # the exporter to ONNX writes wrong shapes behind one-sided transforms
+    parts = torch.view_as_real(torch.fft.fft2(x, norm=norm))
+    return torch.view_as_complex(parts[..., : x.shape[-1] // 2 + 1, :].contiguous())
+
+
+def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> Tensor:
+    """``torch.fft.irfft2`` of ``[.., H, W // 2 + 1]``, in operations that other runtimes have when it is exported.
+
+    Args:
+        spectrum: Complex.
+        size: ``(H, W)``.
+        norm: ``"backward"`` or ``"ortho"``.
+
+    Returns:
+        ``[.., H, W]``, real.
+    """
+    if not is_exporting():
+        return torch.fft.irfft2(spectrum, s=size, norm=norm)
+    # ONNX Runtime fails at one-sided inverse transforms. The real part of a full one: the columns that are left out are
+    # conjugates of others, which therefore count twice
+    width = size[1]
+    columns = torch.arange(width // 2 + 1, device=spectrum.device)
+    single = (columns == 0) | (2 * columns == width)
+    parts = torch.view_as_real(spectrum)
+    parts = parts * torch.where(single, 1.0, 2.0).to(parts.dtype)[:, None]
+    full = F.pad(parts, (0, 0, 0, width - width // 2 - 1))
+    return torch.fft.ifft2(torch.view_as_complex(full), norm=norm).real
+
+
 def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     """Transform complex spectra ``[B, O k, I k // 2 + 1]`` to kernels ``[B, O, I, k, k]``; ``shape (O, I, k, k)``."""
     out_channels, in_channels, height, width = shape
-    weight = torch.fft.irfft2(plane, s=(out_channels * height, in_channels * width))
+    weight = inverse(plane, (out_channels * height, in_channels * width))
     return weight.view(-1, out_channels, height, in_channels, width).transpose(2, 3)
 
 
@@ -139,12 +200,12 @@ class BandGates(CoefficientBranch):
         gates = self(x)
         size = (x.shape[-2], x.shape[-1])
         rest = x.to(gates.dtype)
-        spectrum = torch.fft.rfft2(rest, norm="ortho")
+        spectrum = transform(rest, norm="ortho")
         masks = F.interpolate(self.masks[None].to(gates.dtype), (size[0], size[1] // 2 + 1))[0]
         output = torch.zeros_like(rest)
         bands = gates.unbind(1)
         for mask, gate in zip(masks, bands, strict=False):
-            low = torch.fft.irfft2(spectrum * mask, s=size, norm="ortho")
+            low = inverse(spectrum * mask, size, norm="ortho")
             output = output + self._scale(rest - low, gate)
             rest = low
         return (output + (self._scale(rest, bands[-1]) if self.low else rest)).to(x.dtype)

@@ -82,4 +82,4 @@ class GuardedBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) if output is None else output
 
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d)
+_BATCH_NORMS = frozenset([nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d])

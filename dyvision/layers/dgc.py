@@ -35,6 +35,12 @@ HEADS = 4
 PRUNING = (1 / 12, 3 / 4)
 
 
+def gates_width(in_channels: int, squeeze_rate: int) -> int:
+    """Width of a head's hidden layer: the rate is halved where there are few channels."""
+    rate = max(squeeze_rate // 2, 1) if in_channels < FEW_CHANNELS else squeeze_rate
+    return max(in_channels // rate, 1)
+
+
 class SaliencyGates(CoefficientBranch):
     """Gates of the input channels, per head: ``s = ReLU(W2 ReLU(W1 GAP(x)) + b2)``.
 
@@ -56,8 +62,7 @@ class SaliencyGates(CoefficientBranch):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        rate = max(squeeze_rate // 2, 1) if in_channels < FEW_CHANNELS else squeeze_rate
-        self.heads, hidden = heads, max(in_channels // rate, 1)
+        self.heads, hidden = heads, gates_width(in_channels, squeeze_rate)
         # the heads' hidden layers side by side
         self.fc1 = PreciseLinear(in_channels, heads * hidden, bias=False, initializer=nn.init.kaiming_normal_, **dd)
         self.weight = nn.Parameter(torch.empty(heads, in_channels, hidden, **dd))

@@ -7,6 +7,7 @@ Reference: ``kaijieshi7/Dynamic-convolution-Pytorch``, ``dynamic_conv.py``. The 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class DyConv2d(MixtureConv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        check_between("ratio", ratio, 1)
+        check_between("ratio", ratio, math.inf)
         check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels, self.initial_temperature = num_kernels, float(temperature)

@@ -26,6 +26,7 @@ from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._frequency import (
     ACTIVATIONS,
     BandGates,
+    frequency_groups,
     frequency_order,
     gates_of,
     kernels_of,
@@ -47,7 +48,8 @@ class FDConv2d(DynamicConv2d):
 
     Args:
         *args: As for ``nn.Conv2d``.
-        num_kernels: Groups n of frequencies; 64 in the paper, must divide their number.
+        num_kernels: Groups n of frequencies, must divide their number; 64 in the paper. By default 4, or 3, 2 or 1
+            where a larger number does not divide.
         reduction: Width of the gates' hidden layer over ``in_channels``, at least 16.
         temperature: T, divides the logits of channel, filter and spatial gates; saved with the parameters.
         kernel_temperature: Divides the logits of the gates of frequency groups; None is ``temperature``.
@@ -83,7 +85,7 @@ class FDConv2d(DynamicConv2d):
     def __init__(
         self,
         *args: Any,
-        num_kernels: int = 4,
+        num_kernels: int | None = None,
         reduction: float = 1 / 16,
         temperature: float = 1.0,
         kernel_temperature: float | None = None,
@@ -103,7 +105,6 @@ class FDConv2d(DynamicConv2d):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_positive("num_kernels", num_kernels)
         check_positive("param_ratio", param_ratio)
         check_between("reduction", reduction, 1)
         check_temperature(temperature)
@@ -122,7 +123,7 @@ class FDConv2d(DynamicConv2d):
             raise ValueError("spectral=False has parameters for all frequencies: param_reduction must be at least 1")
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.initial_temperature = float(temperature)
-        self.num_kernels, self.param_ratio, self.param_reduction = num_kernels, param_ratio, param_reduction
+        self.param_ratio, self.param_reduction = param_ratio, param_reduction
         self.gate_scale, self.activation, self.local_activation = gate_scale, activation, local_activation
         #: how many times hotter the gates of frequency groups are
         self.kernel_heat = numbers["kernel_temperature"] / temperature
@@ -138,16 +139,19 @@ class FDConv2d(DynamicConv2d):
         if self.is_dynamic:
             self.plane = (out_channels * height, inputs * width // 2 + 1)
             self.kept = int(math.prod(self.plane) * min(param_reduction, 1))
-            if self.kept % num_kernels or not self.kept:
-                what = f"{self.plane}" if param_reduction >= 1 else f"{self.kept} of {self.plane}"
-                raise ValueError(f"num_kernels must divide the number of frequencies {what}, got {num_kernels}")
+            if not self.kept:
+                raise ValueError(
+                    f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
+                )
+        self.num_kernels = frequency_groups(num_kernels, self.kept if self.is_dynamic else None)
+        if self.is_dynamic:
             if self.spectral:
                 places = (self.kept,) if param_reduction < 1 else self.plane
                 spectra = (param_ratio,) if param_ratio > 1 else ()
                 self.dft_weight = nn.Parameter(torch.empty(*spectra, *places, 2, **dd))
             self.register_buffer("order", torch.empty(math.prod(self.plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
-            count, axes = num_kernels * param_ratio, not kernel_gates_only
+            count, axes = self.num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
             banded = height in band_kernel_sizes or (bands_if_strided and self.stride[0] > 1)
             self.bands = BandGates(self.in_channels, **(bands or {}), **dd) if banded else None
@@ -275,7 +279,6 @@ class FDConv2d(DynamicConv2d):
             return torch.view_as_complex(places).view(batch, *self.plane)
         # back from the order of radii to places: each is written once, so that gradients need no atomic sums
         placed = torch.zeros_like(factors).index_copy(2, order, factors)
-        complex_weight = torch.view_as_complex(weight.to(dtype).contiguous().view(-1, *self.plane, 2))
-        plane = (complex_weight * placed.view(batch, spectra, *self.plane)).sum(1)
+        parts = weight.to(dtype).view(-1, *self.plane, 2) * placed.view(batch, spectra, *self.plane, 1)
         scale = spectrum_scale(self.out_channels, self.kernel_shape[1]) / self.param_reduction
-        return plane * scale
+        return torch.view_as_complex(parts.sum(1) * scale)

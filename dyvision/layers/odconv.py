@@ -150,7 +150,7 @@ class ODConv2d(DynamicConv2d):
         super().__init__(*args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_positive("min_width", min_width)
-        check_between("reduction", reduction, 1)
+        check_between("reduction", reduction, math.inf)
         check_temperature(temperature)
         dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.num_kernels, self.initial_temperature = num_kernels, float(temperature)

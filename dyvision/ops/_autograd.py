@@ -86,6 +86,9 @@ def _differentiable(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], wanted: list[bool], grad: Tensor
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again."""
-    chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-    found = iter(torch.autograd.grad(function(*inputs), chosen, grad, create_graph=True, allow_unused=True))
+    # partial derivatives: kernels and coefficients depend on the layer's input, too, and autograd would follow them
+    # there; it stops at an alias
+    aliases = tuple(tensor.view_as(tensor) if want else tensor for tensor, want in zip(inputs, wanted, strict=True))
+    chosen = [tensor for tensor, want in zip(aliases, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(function(*aliases), chosen, grad, create_graph=True, allow_unused=True))
     return [next(found) if want else None for want in wanted]

@@ -6,20 +6,24 @@ import torch
 from torch.autograd import forward_ad
 
 
+def _transforms() -> bool:
+    # private: there is no public question for either; torch.autograd.Function asks the first one itself
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def is_transformed() -> bool:
     """Whether a transform (``vmap``, ``jvp``, ``jacrev``, ``hessian``, ``forward_ad.dual_level``) is at work.
 
     It differentiates and batches plain operations; autograd functions of our own have no rule for it.
     """
-    if torch.compiler.is_compiling():  # which traces through transforms itself
-        return False
-    # private: there is no public question for either; torch.autograd.Function asks the first one itself
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    # compilers trace through transforms themselves
+    return not torch.compiler.is_compiling() and _transforms()
 
 
 def is_traced() -> bool:
     """Whether the operations of this call are recorded or transformed: they have to be plain and always the same."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
+    # asked at every call of a layer: no question twice
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms()
 
 
 def is_exporting() -> bool:

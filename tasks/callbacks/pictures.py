@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -12,7 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from dyvision.visualize import draw_boxes, draw_label, fit, grid, overlay_mask, palette
+from dyvision.visualize import draw_boxes, draw_label, draw_legend, fit, grid, overlay_mask, palette
+
+#: reads a picture by its path: uint8 ``[H, W, 3]``
+Reader = Callable[[str], np.ndarray]
 
 _WIDTH = 320
 #: the highest scores come first
@@ -56,13 +59,22 @@ class PredictionPictures(Callback):
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not isinstance(batch, Mapping) or "path" not in batch:
             return
-        sheet = self.draw(pl_module, batch)
+        # as training reads them: 16 bits, turned upright, or neither
+        read = getattr(getattr(trainer, "datamodule", None), "reader", None)
+        sheet = self.draw(pl_module, batch, read or _open)
         for board in boards:
             board.experiment.add_image("val/predictions", np.asarray(sheet), trainer.global_step, dataformats="HWC")
 
     @torch.no_grad()
-    def draw(self, module: Any, batch: Mapping[str, Any]) -> Image.Image:
-        """Pairs of truth and prediction for the first images of a validation batch."""
+    def draw(self, module: Any, batch: Mapping[str, Any], read: Reader | None = None) -> Image.Image:
+        """Pairs of truth and prediction for the first images of a validation batch.
+
+        Args:
+            module: The task.
+            batch: A batch of its data.
+            read: Reads a picture by its path, uint8 ``[H, W, 3]``.
+        """
+        read = read or _open
         first = {key: value[: self.count] for key, value in batch.items()}
         if "target" in first:
             first |= {key: [target[key] for target in first["target"]] for key in ("original_size", "image_id")}
@@ -73,15 +85,17 @@ class PredictionPictures(Callback):
         draw = {"probabilities": self._classes, "label_maps": self._labels, "predictions": self._boxes}
         kind = next(key for key in draw if key in found)
         tiles = []
-        for path, truth, prediction in draw[kind](first, found, names, colors):
+        for path, truth, prediction in draw[kind](first, found, names, colors, read):
             tiles.append(draw_label(grid([truth, prediction], columns=2, gap=2), path.rpartition("/")[2]))
-        return grid(tiles, columns=2)
+        return grid(tiles, columns=2, footer=_legend(first, found, names, colors))
 
     @staticmethod
-    def _classes(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+    def _classes(
+        batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+    ) -> Any:
         labels = dict(zip(batch["path"], batch["label"].tolist(), strict=True))
         for path, row in zip(found["path"], found["probabilities"], strict=True):
-            picture, best, label = _read(path), int(row.argmax()), labels[path]
+            picture, best, label = _shown(read, path), int(row.argmax()), labels[path]
             text = f"{names[best]} {float(row[best]):.2f}"
             bottom = (0.0, float(picture.height))
             yield (
@@ -91,26 +105,31 @@ class PredictionPictures(Callback):
             )
 
     @staticmethod
-    def _labels(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+    def _labels(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader) -> Any:
         masks = dict(zip(batch["path"], batch["mask"], strict=True))
+        stored = batch.get("mask_size", batch.get("size"))
+        sizes = None if stored is None else dict(zip(batch["path"], stored, strict=True))
         for path, label_map in zip(found["path"], found["label_maps"], strict=True):
-            picture = _read(path)
+            picture = _shown(read, path)
             mask = masks[path]
-            if "size" in batch:  # what padding to the size of the batch added
-                height, width = batch["size"][list(batch["path"]).index(path)]
+            if sizes is not None:  # without what padding to the size of the batch added
+                height, width = sizes[path]
                 mask = mask[:height, :width]
             yield (
                 path,
                 overlay_mask(picture, _resized(mask, picture), colors),
-                overlay_mask(picture, _resized(label_map, picture), colors),
+                overlay_mask(picture, _resized(label_map, picture), colors, ignore_index=-1),
             )
 
-    def _boxes(self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Any:
+    def _boxes(
+        self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+    ) -> Any:
         for path, target, image, result in zip(
             batch["path"], batch["target"], batch["image"], found["predictions"], strict=True
         ):
-            picture = _read(path)
-            scale = picture.width / image.shape[-1]
+            picture = _shown(read, path)
+            # an evaluation pipeline may change the proportions
+            scale = image.new_tensor([picture.width / image.shape[-1], picture.height / image.shape[-2]]).repeat(2)
             truth = _drawn(picture, target["boxes"] * scale, target["labels"], names, colors)
             shown = (result["scores"] >= self.score_threshold).nonzero()[:_MOST_BOXES, 0]
             scale = picture.width / float(target["original_size"][1])
@@ -118,9 +137,22 @@ class PredictionPictures(Callback):
             yield path, truth, _drawn(picture, boxes, labels, names, colors, result["scores"][shown].tolist())
 
 
-def _read(path: str) -> Image.Image:
+def _open(path: str) -> np.ndarray:
     with Image.open(path) as file:
-        return fit(file.convert("RGB"), _WIDTH, _WIDTH)
+        return np.asarray(file.convert("RGB"))
+
+
+def _shown(read: Reader, path: str) -> Image.Image:
+    return fit(read(path), _WIDTH, _WIDTH)
+
+
+def _legend(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Image.Image | None:
+    """The classes that occur in the label maps of a segmentation."""
+    if "label_maps" not in found:
+        return None
+    maps = [*batch["mask"], *found["label_maps"]]
+    present = sorted({int(index) for one in maps for index in one.unique() if 0 <= index < len(names)})
+    return draw_legend([names[index] for index in present], [colors[index] for index in present], 2 * _WIDTH)
 
 
 def _resized(index: torch.Tensor, picture: Image.Image) -> np.ndarray:

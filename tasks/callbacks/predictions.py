@@ -17,7 +17,7 @@ from torch import Tensor
 from dyvision.saving import replacing
 from dyvision.tasks.callbacks.prediction_names import output_name
 from dyvision.tasks.callbacks.prediction_results import Found, PredictionResults
-from dyvision.visualize import draw_boxes, overlay_mask, palette
+from dyvision.visualize import draw_boxes, overlay_with_legend, palette
 
 __all__ = ("PredictionWriter", "output_name")
 
@@ -31,7 +31,7 @@ class PredictionWriter(Callback):
 
     * Classification: ``predictions.csv`` with ``path,class,probability`` and the following ranks.
     * Segmentation: ``labels/<name>.png`` with the data set's own class numbers (``class_ids``; Cityscapes' server reads
-      these), and ``overlays/<name>.png``.
+      these), and ``overlays/<name>.png``, with a legend below the image.
     * Detection: ``boxes/<name>.png``; ``detections_bbox.json``, for masks also ``detections_segm.json``, in COCO's
       results format, and ``images.json``, which says which file has which ``image_id``.
     * Images that could not be read: ``failed.csv`` with ``path,reason``; the others are written.
@@ -189,6 +189,7 @@ class PredictionWriter(Callback):
         ids = np.asarray(hparams.get("class_ids") or range(count))
         if ids.min() < 0 or ids.max() > 65535:
             raise ValueError(f"class_ids={ids.tolist()}: a PNG holds numbers from 0 to 65535")
+        class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
         colors = hparams.get("class_colors") or palette(count)
         for path, name, entry, label_map in zip(outputs["path"], names, found, outputs["label_maps"], strict=True):
             index = label_map.cpu().numpy()
@@ -196,7 +197,8 @@ class PredictionWriter(Callback):
             self._save(labels, "labels", name, entry)
             if self.draw and (image := self._picture(path, read)) is not None:
                 image = _resize(image, index.shape)
-                self._save(overlay_mask(image, index, colors, ignore_index=-1), "overlays", name, entry)
+                overlay = overlay_with_legend(image, index, class_names, colors, ignore_index=-1)
+                self._save(overlay, "overlays", name, entry)
 
     def _detection(
         self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any

@@ -42,10 +42,12 @@ class StopOnSignal(Callback):
         super().__init__()
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
+        self._speaks = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen, in place of Lightning, which validates first and then does not save."""
         self.signum = None
+        self._speaks = trainer.is_global_zero  # Ctrl-C reaches all processes
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 self._before.setdefault(number, signal.signal(number, self._receive))
@@ -83,6 +85,8 @@ class StopOnSignal(Callback):
             self._restore()
             raise KeyboardInterrupt
         self.signum = signum
+        if not self._speaks:
+            return
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         print(f"\n{name}: stopping after this step (once more: at once)", flush=True)
 

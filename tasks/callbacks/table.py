@@ -8,9 +8,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.table import Table
 
-from dyvision.text import plain
+from dyvision.tables import NAME, FittingTable, make_console
+from dyvision.text import plain, printable
 
 #: more classes than this do not fit on a screen: the lowest are shown
 _MOST_CLASSES = 40
@@ -29,7 +29,7 @@ class ResultsTable(Callback):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console or Console()
+        self.console = console or make_console()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the validation metrics, except during training."""
@@ -56,8 +56,8 @@ class ResultsTable(Callback):
         per_class: dict[str, dict[str, float]] = {
             name: dict(values) for name, values in (getattr(metric, "per_class", None) or {}).items()
         }
-        table = Table(title=f"{getattr(module, 'task', type(module).__name__)}, {stage}")
-        table.add_column("metric")
+        table = FittingTable(f"{getattr(module, 'task', type(module).__name__)}, {stage}")
+        table.add_column("metric", NAME, folds=True)
         table.add_column("value", justify="right")
         for name, value in logged.items():
             kind, slash, class_name = name.partition("/")
@@ -70,17 +70,17 @@ class ResultsTable(Callback):
             self.console.print(_class_table(per_class))
 
 
-def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> Table:
+def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> FittingTable:
     kinds = list(dict.fromkeys(kind for values in per_class.values() for kind in values))
     title = None
     if len(per_class) > _MOST_CLASSES:
         worst = sorted(per_class, key=lambda name: _rank(per_class[name].get(kinds[0])))[:_MOST_CLASSES]
         title = f"the {_MOST_CLASSES} of {len(per_class)} classes with the lowest {kinds[0]}"
         per_class = {name: per_class[name] for name in worst}
-    table = Table(title=title)
-    table.add_column("class")
+    table = FittingTable(title)
+    table.add_column("class", NAME, folds=True)  # a long name takes lines, the values stay
     for kind in kinds:
-        table.add_column(plain(kind), justify="right")
+        table.add_column(printable(kind), justify="right")
     for class_name, values in per_class.items():
         table.add_row(plain(class_name), *(_number(values[kind]) if kind in values else "-" for kind in kinds))
     return table

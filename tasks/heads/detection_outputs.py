@@ -17,8 +17,8 @@ def to_original(
 ) -> dict[str, Tensor]:
     """Map the detections of one image to the image as it is stored.
 
-    The evaluation pipeline may resize images; boxes and masks are scaled back. (A pipeline that crops or pads cannot be
-    undone from the sizes alone.)
+    The evaluation pipeline may resize images; boxes and masks are scaled back. (One that crops, pads or flips could not
+    be undone from the sizes alone; the data module refuses it.)
 
     Args:
         found: ``boxes`` ``[N, 4]`` (xyxy), ``labels`` ``[N]`` in 1..num_classes, ``scores`` ``[N]`` and perhaps

@@ -90,6 +90,21 @@ class Official:
         kernels = torch.einsum("bk,koihw->boihw", mix, weight)
         return per_sample(x, kernels, stride=stride, padding=k // 2, groups=groups)
 
+    def dgc(self, name: str, x: Tensor, outputs: int, k: int, stride: int = 1, groups: int = 1) -> Tensor:
+        inputs, heads, rate = x.shape[1], self.options.get("heads", 4), self.options.get("squeeze_rate", 16)
+        drop = inputs // 2
+        self.state[f"{name}._inactive_channels"] = torch.tensor([float(drop)])
+        x, y = self.bn(f"{name}.norm", x).relu(), []
+        for head in range(heads):
+            prefix = f"{name}.headconv_{head}"
+            self.get(f"{prefix}.fc2.bias", inputs, shift=1)
+            width = inputs // (rate // 2 if inputs < 80 else rate)
+            gates = self.linear(f"{prefix}.fc1", x.mean((2, 3)), width, False).relu()
+            gates = self.linear(f"{prefix}.fc2", gates, inputs).relu()
+            gates = gates * (gates > gates.sort(1).values[:, drop - 1 : drop])
+            y.append(self.static(f"{prefix}.conv", x * gates[..., None, None], outputs // heads, k, stride))
+        return torch.stack(y, 2).flatten(1, 2)
+
     def dcd(self, name: str, x: Tensor, outputs: int, k: int, stride: int = 1, groups: int = 1) -> Tensor:
         inputs, form = x.shape[1], self.options["form"]
         pool, squeeze = 1, self.options.get("fc_squeeze", 16)
@@ -133,7 +148,8 @@ class ResNet(Official):
 
     def __call__(self, x: Tensor) -> Tensor:
         conv = getattr(self, self.method)
-        shortcut = conv if self.method == "dyconv" else self.static
+        shortcut = conv if self.method in ("dyconv", "dgc") else self.static
+        norm = "downsample.1.norm" if self.method == "dgc" else "downsample.1"
         x = F.max_pool2d(self.bn("bn1", self.static("conv1", x, self.stem, 7, 2)).relu(), 3, 2, 1)
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             outputs = width * (4 if self.bottleneck else 1)
@@ -148,7 +164,7 @@ class ResNet(Official):
                     y = self.bn(f"{name}.bn{number}", conv(f"{name}.conv{number}", y, channels, k, step, g))
                     y = y.relu() if number < len(convs) else y
                 if stride > 1 or x.shape[1] != outputs:
-                    x = self.bn(f"{name}.downsample.1", shortcut(f"{name}.downsample.0", x, outputs, 1, stride))
+                    x = self.bn(f"{name}.{norm}", shortcut(f"{name}.downsample.0", x, outputs, 1, stride))
                 x = (x + y).relu()
         x = x.mean((2, 3))
         if self.method == "dcd":

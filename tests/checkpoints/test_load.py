@@ -217,7 +217,7 @@ def test_wrong_sources_and_networks_are_named() -> None:
         load_official(model, {"a": torch.zeros(1)}, "dyconv")
     with pytest.raises(ValueError, match="does not exist"):
         load_official(model, "nowhere.pth", "timm")
-    assert set(SOURCES) == {"condconv", "dcd", "dyconv", "kernelwarehouse", "odconv", "timm", "weightnet"}
+    assert set(SOURCES) == {"condconv", "dcd", "dgc", "dyconv", "kernelwarehouse", "odconv", "timm", "weightnet"}
 
 
 def test_official_weightnet_names() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from dyvision.backbones.kernelwarehouse import VARIANTS, add_warehouses
 from dyvision.checkpoints import build_network, create_official, load_official
-from dyvision.checkpoints._networks import static_network
+from dyvision.checkpoints._static import static_network
 
 _spec = importlib.util.spec_from_file_location("official_networks", Path(__file__).with_name("official.py"))
 _official = importlib.util.module_from_spec(_spec)
@@ -45,6 +45,11 @@ NETWORKS = {
     "dcd mobilenetv2 at width 0.1": (
         "dcd",
         lambda: MobileNetV2("dcd", (4, 4, 4, 4, 8, 12, 16, 32, 128), fc_squeeze=4),
+    ),
+    "dgc resnet18": ("dgc", lambda: ResNet("dgc", (16, 32, 64, 96), (2, 2, 2, 2))),
+    "dgc resnet, two heads": (
+        "dgc",
+        lambda: ResNet("dgc", (16, 24, 88, 100), (1, 2, 1, 1), stem=16, classes=4, heads=2, squeeze_rate=12),
     ),
     "dyconv resnet18": ("dyconv", lambda: ResNet("dyconv", (16, 24, 32, 48), (1, 1, 1, 1), stem=16, K=3, ratio=0.5)),
     "dyconv resnet18, older file": (
@@ -89,7 +94,8 @@ def test_widths_in_the_metadata_are_enough(method) -> None:
     # names without shapes, as parity files of other widths describe themselves
     official = ResNet(method, (16, 32, 64, 128), (2, 2, 2, 2), stem=16, kernel_num=4)
     official(torch.randn(2, 3, 64, 64, dtype=torch.float64))
-    arguments = {"num_classes": 10, "widths": [16, 32, 64, 128], "kernel_num": 4}
+    arguments = {"num_classes": 10, "widths": [16, 32, 64, 128]}
+    arguments |= {"kernel_num": 4} if method == "odconv" else {}
     model = build_network(method, f"{method}_resnet18", arguments, {}, list(official.state))
     load_official(model, official.state, method)
 
@@ -155,8 +161,37 @@ def test_weights_of_nothing_known_are_one_line() -> None:
         create_official({"a.fc_phi.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="need their name"):
         create_official({"blocks.0.routing_fn.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="dcd_resnet18 has no argument 'widht'"):
+        build_network("dcd", "dcd_resnet18", {"widht": 1}, {}, [])
     with pytest.raises(ValueError, match="four numbers, one per stage"):
         build_network("dcd", "resnet18", {"widths": [1, 2]}, {}, [f"layer{i}.0.conv1.w" for i in range(1, 5)])
     with pytest.raises(ValueError, match="replace_stride_with_dilation must be one of"):
         arguments = {"replace_stride_with_dilation": [True, False, False]}
         build_network("dyconv", "resnet50", arguments, {}, [f"layer{i}.0.conv3.w" for i in range(1, 5)])
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_dgc_drops_by_its_progress_in_training_alone(progress) -> None:
+    official = ResNet("dgc", (16, 16, 32, 32), (1, 1, 1, 1), stem=16)
+    official(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    state = {"global_progress": progress}
+    arguments = {"args": {"heads": 4, "squeeze_rate": 16, "gate_factor": 0.25}}
+    model = build_network("dgc", "dyresnet18", arguments, state, official.state)
+    report = load_official(model, official.state, "dgc")
+    assert ("layer2.0.downsample.0.weight", "layer2.0.downsample.0.weight") in report.mapped
+    model.eval()(torch.randn(2, 3, 64, 64))
+    assert model.layer1[0].conv1.inactive_channels == 8
+    model.train()(torch.randn(2, 3, 64, 64))
+    assert model.layer1[0].conv1.inactive_channels == (8 if progress == 0 else round(12 * 1.5 * (0.5 - 1 / 12)))
+
+
+def test_blocks_are_skipped_in_training_as_in_the_official_networks() -> None:
+    names = [f"layer{stage}.0.conv1" for stage in range(1, 5)]
+    arguments = {"drop_path_rate": 0.3, "widths": [8, 8, 8, 8]}
+    model = static_network("kernelwarehouse", "kw_resnet18", arguments, names)
+    assert [model.get_submodule(f"layer{stage}.0").drop_path.drop_prob for stage in range(1, 5)] == [0.3] * 4
+    arguments = {"drop_path_rate": 0.3, "depths": [1, 1, 1, 1], "dims": [8] * 4, "layer_scale_init_value": 0}
+    model = static_network("kernelwarehouse", "kw_convnext_tiny", arguments, [])
+    blocks = [stage.blocks[0] for stage in model.stages]
+    assert [getattr(block.drop_path, "drop_prob", 0) for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert all(block.gamma is None for block in blocks)

@@ -24,6 +24,11 @@ NOISE = (
     "Trainer.fit` stopped",
     "Tip:",
     "Seed set",
+    "eval mode",
+    "Be aware that",
+    "Restoring states",
+    "not supported by the model summary",
+    "v_num",
 )
 
 
@@ -48,6 +53,23 @@ def test_no_noise_on_going_on(sample_data, tmp_path, capfd) -> None:
     assert not [noise for noise in NOISE if noise in said], said
 
 
+def test_no_noise_with_a_frozen_backbone(sample_data, tmp_path, capfd) -> None:
+    options = ["--model.freeze_backbone=true", "--trainer.max_steps=1", "--trainer.precision=bf16-mixed"]
+    said = _fit(sample_data, tmp_path, capfd, *options)
+    assert not [noise for noise in NOISE if noise in said], said
+    assert "frozen" in said
+
+
+def test_no_noise_of_an_evaluation(sample_data, tmp_path, capfd) -> None:
+    _fit(sample_data, tmp_path, capfd, "--trainer.max_steps=1")
+    checkpoint = next(tmp_path.rglob("last.ckpt"))
+    assert main(["validate", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    captured = capfd.readouterr()
+    said = captured.out + captured.err
+    assert not [noise for noise in NOISE if noise in said], said
+    assert "top1" in said
+
+
 def test_summary_and_bar_can_be_turned_off(sample_data, tmp_path, capfd) -> None:
     options = ["--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false", "--trainer.max_steps=1"]
     said = _fit(sample_data, tmp_path, capfd, *options)
@@ -68,3 +90,9 @@ def test_short_epochs_log_the_training_loss(options, count, sample_data, tmp_pat
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
     assert len(rows) == count
+
+
+def test_a_run_has_no_output_option(sample_data, tmp_path, capfd) -> None:
+    root = [f"--data.root={sample_data / 'imagenet'}", f"--trainer.default_root_dir={tmp_path}"]
+    assert main([*FIT, *root, f"--output={tmp_path}"]) == 2
+    assert "default_root_dir" in capfd.readouterr().err

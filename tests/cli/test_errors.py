@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -74,3 +76,15 @@ def test_lightning_s_messages_name_the_option(said, words) -> None:
 def test_a_long_message_keeps_its_start_and_its_end() -> None:
     line = one_line(ValueError(f"beginning {'x' * 5000} do this"))
     assert len(line) <= 400 and line.startswith("beginning") and line.endswith("do this")
+
+
+def test_a_further_process_leaves_the_line_to_the_first(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    parents = iter([10, 10, 1])
+    monkeypatch.setattr("dyvision.cli._errors.os.getppid", lambda: next(parents))
+    assert report(ValueError("seen by all")) == 2
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("dyvision.cli._errors._PATIENCE", 0.1)
+    monkeypatch.setattr("dyvision.cli._errors.os.getppid", lambda: 10)
+    assert report(ValueError("only seen here")) == 2
+    assert "only seen here" in capsys.readouterr().err

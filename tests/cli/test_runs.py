@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -267,36 +266,6 @@ def test_evaluation_of_random_weights_is_refused(sample_data, place, capsys) -> 
         assert main([command, "--task=segmentation", data, "--model.num_classes=19"]) == 2
         assert "--ckpt_path" in capsys.readouterr().err
     assert list(place.iterdir()) == []
-
-
-def test_folders_are_taken_by_one_run_only(place) -> None:
-    from dyvision.cli._run_folder import RunFolder
-
-    taken: list[RunFolder] = []
-    threads = [threading.Thread(target=lambda: taken.append(RunFolder.take(place, "task"))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(folder.version for folder in taken) == list(range(8))
-    assert RunFolder.resume(taken[0].path) is None  # it is running
-    taken[0].release(used=True)
-    again = RunFolder.resume(taken[0].path)
-    assert again is not None and again.path == taken[0].path
-    again.release(used=False)
-    taken[1].release(used=False)
-    assert taken[0].path.is_dir() and not taken[1].path.exists()
-
-
-def test_further_processes_use_the_folder_of_the_first(place, monkeypatch) -> None:
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    from dyvision.cli._run_folder import RunFolder
-
-    first = RunFolder.take(place, "task")
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert RunFolder.take(place, "task").path == first.path
-    assert [path.name for path in (place / "task").iterdir()] == ["version_0"]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ FILES = {
     "missing checkpoint": ("ckpt_path: nowhere.ckpt\n", "nowhere.ckpt"),
     "deep": ("model: " + "{a: " * 3000 + "1" + "}" * 3000 + "\n", ""),
     "deep list": ("model: {class_names: " + "[" * 3000 + "]" * 3000 + "}\n", ""),
-    "recursive": ("model: {layer_kwargs: &a {b: *a}}\n", "layer_kwargs"),
+    "recursive": ("model: {layer_kwargs: &a {b: *a}}\n", "inside its own anchor"),
 }
 
 

@@ -188,6 +188,35 @@ def test_resizing_scales_boxes_and_masks(write_coco: Write, coco_json: dict[str,
     assert target["original_size"] == (24, 32)
 
 
+MOVING = [
+    {"CenterCrop": {"height": 8, "width": 8}},
+    {"PadIfNeeded": {"min_height": 64, "min_width": 64}},
+    {"HorizontalFlip": {"p": 1.0}},
+    {"RandomScale": {"p": 1.0}},
+    {"OneOf": {"transforms": ["VerticalFlip", "Transpose"]}},
+]
+
+
+@pytest.mark.parametrize("transform", MOVING, ids=lambda spec: next(iter(spec)))
+def test_detections_of_what_cannot_be_undone_are_refused(tmp_path: Path, transform: dict[str, Any]) -> None:
+    """The boxes would be compared and saved in pixels of another image, without a word."""
+    spec = [{"Resize": {"height": 16, "width": 16}}, transform]
+    name = next(iter(transform)) if "OneOf" not in transform else "VerticalFlip, Transpose"
+    with pytest.raises(ValueError, match=rf"eval_transform: .*, and {name} cannot be undone; .*only resize") as told:
+        module(tmp_path, eval_transform=spec)
+    assert "\n" not in str(told.value)
+    module(tmp_path, train_transform=spec)
+
+
+def test_what_only_resizes_or_changes_colours_evaluates(tmp_path: Path) -> None:
+    for spec in (
+        {"SmallestMaxSize": {"max_size": 9}},
+        "ColorJitter",
+        {"OneOf": {"transforms": ["Blur", "RandomGamma"]}},
+    ):
+        module(tmp_path, eval_transform=[spec], image_size=20)
+
+
 def test_prediction_knows_the_ids(write_coco: Write, coco_json: dict[str, Any]) -> None:
     root = write_coco(coco_json)
     data = module(root, eval_batch_size=3)

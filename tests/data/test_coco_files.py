@@ -145,3 +145,36 @@ def test_exif_orientation(write_coco: Write, coco_json: dict[str, Any]) -> None:
     path.write_text(json.dumps(coco_json))
     upright = COCODataModule(root, num_workers=0, exif_orientation="apply").build_dataset("val2017", train=False)
     assert upright[0]["target"]["original_size"] == (32, 24)
+
+
+@pytest.mark.parametrize("name", ["10.heif-x", "10.jxl", "10"])
+def test_a_format_that_is_not_read_is_refused_before_training(
+    write_coco: Write, coco_json: dict[str, Any], name: str
+) -> None:
+    coco_json["images"][0]["file_name"] = name
+    root = write_coco(coco_json)
+    (root / "train2017" / name).write_bytes(b"\0\0\0\x1cftypheix" + bytes(100))
+    expected = rf"instances_train2017.json: 1 of 3 images in .* cannot be read here: {name}; convert them"
+    with pytest.raises(DataError, match=expected):
+        COCODataModule(root, num_workers=0).setup("fit")
+
+
+@pytest.mark.parametrize("name", ["10.picture", "10"])
+def test_a_picture_under_another_extension_is_read(write_coco: Write, coco_json: dict[str, Any], name: str) -> None:
+    coco_json["images"][0]["file_name"] = name
+    root = write_coco(coco_json)
+    (root / "train2017" / "10.png").rename(root / "train2017" / name)
+    (root / "val2017" / "10.png").rename(root / "val2017" / name)
+    data = COCODataModule(root, num_workers=0)
+    data.setup("fit")
+    assert data.datasets["train"][0]["image"].shape == (3, 24, 32)
+
+
+def test_predict_tells_what_it_leaves_out(write_coco: Write, coco_json: dict[str, Any]) -> None:
+    root = write_coco(coco_json)
+    (root / "val2017" / "11.jxl").write_bytes(b"picture")
+    (root / "val2017" / "12.png").symlink_to("nowhere.png")  # listed in failed.csv
+    data = COCODataModule(root, num_workers=0, predict_root=root / "val2017")
+    with pytest.warns(UserWarning, match=r"pictures in a format that cannot be read here .*11\.jxl.*left out"):
+        data.setup("predict")
+    assert [Path(path).name for path in data.datasets["predict"]._paths] == ["10.png", "12.png", "20.png", "30.png"]

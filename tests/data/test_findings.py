@@ -33,3 +33,14 @@ def test_a_refusal_ends_training_and_is_collected_for_a_table():
     assert findings.refused
     assert findings.all[0].examples == ["annotation 3"]
     findings.report()
+
+
+def test_of_several_processes_the_first_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in (0, 1):
+        monkeypatch.setattr("dyvision.data.findings.rank_and_world", lambda rank=rank: (rank, 2))
+        findings = Findings()
+        findings.warned("a.json", "odd", "read as it is")
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            findings.report()
+        assert len(record) == 1 - rank and findings.all == []

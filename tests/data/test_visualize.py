@@ -18,6 +18,7 @@ from dyvision.visualize import (
     fit,
     grid,
     overlay_mask,
+    overlay_with_legend,
     save,
 )
 
@@ -63,6 +64,25 @@ def test_a_label_stays_inside() -> None:
     out = np.array(draw_label(BLACK, "x", [0, 0, 255], position=(500, -20)))
     assert (out == [0, 0, 255]).all(axis=2).any()
     assert out.shape == BLACK.shape
+
+
+def test_overlays_have_a_legend_of_the_classes_that_occur() -> None:
+    mask = np.zeros((40, 60), int)
+    mask[:, 30:] = 2
+    mask[0] = 255
+    image, names, colors = (
+        np.zeros((40, 60, 3), np.uint8),
+        ["road", "sky", "a long name of a class"],
+        [[200, 0, 0], [0, 200, 0], [0, 0, 200]],
+    )
+    out = np.array(overlay_with_legend(image, mask, names, colors))
+    assert (out[:40, :60] == np.array(overlay_mask(image, mask, colors))).all()
+    below = out[40:]
+    assert (below == colors[0]).all(axis=2).any() and (below == colors[2]).all(axis=2).any()
+    assert not (below == colors[1]).all(axis=2).any()
+    assert out.shape[1] > 60  # the longest name is not cut
+    nothing = overlay_with_legend(image, np.full((40, 60), 255), names, colors)
+    assert nothing.size == (60, 40)
 
 
 def test_grids_and_legends(tmp_path: Path) -> None:

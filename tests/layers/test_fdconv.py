@@ -136,6 +136,18 @@ def test_small_or_unusual_kernels_are_static() -> None:
     assert FDConv2d(17, 18, 3, num_kernels=1).is_dynamic
 
 
+@pytest.mark.parametrize(("inputs", "outputs", "kernel", "groups"), [(17, 17, 1, 3), (18, 21, 3, 4), (18, 25, 1, 2)])
+def test_there_are_four_groups_of_frequencies_or_the_most_that_divide_them(inputs, outputs, kernel, groups) -> None:
+    layer = FDConv2d(inputs, outputs, kernel)
+    assert layer.is_dynamic and layer.num_kernels == groups
+    assert layer.coefficients(torch.randn(2, inputs, 5, 5)).kernel.shape == (2, groups)
+
+
+def test_an_impossible_number_of_groups_is_refused_with_the_possible_ones() -> None:
+    with pytest.raises(ValueError, match=r"153 in this layer \(up to 128: 1, 3, 9, 17, 51\), got 8"):
+        FDConv2d(17, 17, 1, num_kernels=8)
+
+
 @pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     layer, x = perturbed(INPUTS, OUTPUTS, 3, padding=1).float().eval(), torch.randn(2, INPUTS, 8, 7)

@@ -19,3 +19,21 @@ def test_exported_with_free_sizes_it_is_right_at_others(name, kernel, stride) ->
     for size in [(3, 20, 25, 20), (2, 20, 12, 13)]:
         x = torch.randn(size)
         torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize("name", list_layers())
+def test_onnx_runtime_agrees_at_other_sizes(name, kernel, stride, tmp_path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    layer = get_layer(name)(20, 24, kernel, stride, kernel // 2).eval()
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({0: free, 2: free, 3: free},)
+    path, example = tmp_path / "layer.onnx", (torch.randn(2, 20, 16, 16),)
+    torch.onnx.export(layer, example, path, dynamo=True, verbose=False, dynamic_shapes=shapes)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in [(3, 20, 25, 20), (1, 20, 12, 13)]:
+        x = torch.randn(size)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), layer(x), rtol=1e-4, atol=1e-4)

@@ -108,7 +108,7 @@ def test_temperature_flattens_every_attention_and_is_saved() -> None:
     ("arguments", "text"),
     [
         ({"num_kernels": 0}, "num_kernels must be a positive int, got 0"),
-        ({"reduction": 0.0}, r"reduction must be in \(0, 1\], got 0.0"),
+        ({"reduction": 0.0}, "reduction must be positive, got 0.0"),
         ({"min_width": -1}, "min_width must be a positive int, got -1"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
     ],

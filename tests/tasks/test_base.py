@@ -48,7 +48,8 @@ def test_checkpoint_does_not_need_the_files_training_started_from(make_data, mak
     assert content["initialized_from"]["backbone_weights"] == str(first)
 
 
-def test_backbone_weights_are_taken_over(make_data, make_trainer, tmp_path):
+def test_backbone_weights_are_taken_over(make_data, make_trainer, tmp_path, caplog):
+    caplog.set_level("INFO", logger="dyvision.tasks")
     classifier = ClassificationTask(backbone=BACKBONE, num_classes=3)
     trainer = make_trainer(max_steps=1)
     trainer.fit(classifier, datamodule=make_data())
@@ -62,6 +63,9 @@ def test_backbone_weights_are_taken_over(make_data, make_trainer, tmp_path):
     # the convolution behind the feature maps, too; not the classifier
     torch.testing.assert_close(other.network.state_dict()["conv_head.weight"], trained["conv_head.weight"])
     assert other.network.classifier.weight.shape[0] == 5
+    told = [record.getMessage() for record in caplog.records if "taken over" in record.getMessage()]
+    assert len(told) == 2  # once per network: how much, and that the classifier was not
+    assert all("a.ckpt: " in line and "not used" in line for line in told) and "classifier.weight" in told[1]
 
 
 @pytest.mark.parametrize("layer", list_layers())

@@ -16,7 +16,9 @@ import torch
 from dyvision.tasks.callbacks import LastCheckpoint
 from dyvision.tasks.checkpoint_io import AtomicCheckpointIO, tensor_bytes
 
-OLD, NEW = {"weights": torch.zeros(1000)}, {"weights": torch.ones(1000), "step": 2}
+VERSION = {"pytorch-lightning_version": "2.6.6"}
+OLD = {**VERSION, "state_dict": {"weights": torch.zeros(1000)}, "global_step": 1}
+NEW = {**VERSION, "state_dict": {"weights": torch.ones(1000)}, "global_step": 2}
 
 
 @pytest.fixture
@@ -28,12 +30,13 @@ def path(tmp_path: Path) -> Path:
 
 def kept(path: Path) -> bool:
     content = AtomicCheckpointIO().load_checkpoint(path)
-    return [found.name for found in path.parent.iterdir()] == ["last.ckpt"] and not content["weights"].any()
+    names = [found.name for found in path.parent.iterdir()]
+    return names == ["last.ckpt"] and not content["state_dict"]["weights"].any()
 
 
 def test_replaces(path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(NEW, path)
-    assert AtomicCheckpointIO().load_checkpoint(path)["step"] == 2
+    assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 2
     assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
 
 
@@ -85,7 +88,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(path: Path) -> None:
         io.write = lambda checkpoint, part: (part.write_bytes(b"half"), os._exit(9))  # type: ignore[method-assign]
         io.save_checkpoint(NEW, path)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    assert not AtomicCheckpointIO().load_checkpoint(path)["weights"].any()
+    assert not AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["weights"].any()
     AtomicCheckpointIO().save_checkpoint(NEW, path)  # what was left is used again
     assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
 

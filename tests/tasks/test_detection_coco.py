@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import socket
-from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,70 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, encode_masks
 
-CATEGORIES = {3: "car", 7: "person", 44: "kite"}  # ids with gaps
-
-
-def make_truth(images: int = 7, seed: int = 0) -> dict:
-    """A COCO file with crowds, an image without annotations, objects of all sizes, polygons and run lengths."""
-    rng = np.random.default_rng(seed)
-    truth = {"images": [], "annotations": [], "categories": [{"id": k, "name": v} for k, v in CATEGORIES.items()]}
-    for number in range(images):
-        image_id, (height, width) = 10 + 3 * number, (180 + 10 * number, 220)
-        truth["images"].append({"id": image_id, "height": height, "width": width, "file_name": f"{image_id}.jpg"})
-        for _ in range(0 if number == 2 else rng.integers(2, 7)):
-            w, h = (float(side) for side in rng.uniform(6, 150, 2))
-            x, y = float(rng.uniform(0, width - w)), float(rng.uniform(0, height - h))
-            crowd = int(rng.random() < 0.2)
-            polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-            counts = [int(y) * 3 + 5, int(w * h) // 2]
-            annotation = {
-                "id": len(truth["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": int(rng.choice(list(CATEGORIES))),
-                "bbox": [x, y, w, h],
-                "area": w * h * (0.5 if crowd else 1.0),
-                "iscrowd": crowd,
-                "segmentation": {"size": [height, width], "counts": [*counts, height * width - sum(counts)]}
-                if crowd
-                else polygon,
-            }
-            truth["annotations"].append(annotation)
-    return truth
-
-
-def make_batch(truth: dict, seed: int = 1) -> tuple[list[dict], list[dict]]:
-    """Detections near the truth, some wrong, some doubled, and the targets of the same images."""
-    rng = np.random.default_rng(seed)
-    detections, targets = [], []
-    for image in truth["images"]:
-        annotations = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-        boxes, categories = [], []
-        for annotation in annotations * 2:
-            if rng.random() < 0.25:
-                continue
-            x, y, w, h = np.array(annotation["bbox"]) + rng.normal(0, 3, 4)
-            boxes.append([x, y, x + max(w, 1), y + max(h, 1)])
-            right = annotation["category_id"]
-            categories.append(right if rng.random() < 0.8 else int(rng.choice(list(CATEGORIES))))
-        masks = torch.zeros(len(boxes), image["height"], image["width"], dtype=torch.bool)
-        for mask, box in zip(masks, boxes, strict=True):
-            x1, y1, x2, y2 = (max(0, round(side)) for side in box)
-            mask[y1:y2, x1:x2] = True
-        detections.append(
-            {
-                "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-                "scores": torch.from_numpy(rng.uniform(0.01, 1, len(boxes)).astype(np.float32)),
-                "category_ids": torch.tensor(categories, dtype=torch.int64),
-                "masks": masks,
-            }
-        )
-        size = (image["height"], image["width"])
-        targets.append({"image_id": image["id"], "original_size": size, "annotations": annotations})
-    return detections, targets
-
-
-def evaluator(masks: bool = True) -> CocoEvaluator:
-    return CocoEvaluator(list(CATEGORIES), list(CATEGORIES.values()), masks=masks)
+_spec = importlib.util.spec_from_file_location("coco_scenes", Path(__file__).with_name("coco_scenes.py"))
+_scenes = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_scenes)
+CATEGORIES, make_truth, make_batch = _scenes.CATEGORIES, _scenes.make_truth, _scenes.make_batch
+evaluator = _scenes.evaluator
 
 
 def reference(truth_file, results_file, kind: str) -> list[float]:
@@ -294,82 +234,3 @@ def test_an_unknown_backend_is_named():
 def test_ids_must_be_unique():
     with pytest.raises(ValueError, match="different ids"):
         CocoEvaluator([1, 1], ["a", "b"])
-
-
-def _evaluate_sets(rank: int, world: int, port: int, folder: str) -> None:
-    """Sets of 1, 2 and 7 images, dealt out as the sampler of the data modules does."""
-    from dyvision.data.samplers import EvalSampler
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if world > 1:
-        torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=120))
-    try:
-        for count in (1, 2, 7):
-            detections, targets = make_batch(make_truth(count))
-            ours = evaluator()
-            for key in EvalSampler(range(count)):
-                ours.update([detections[key.position]], [targets[key.position]], [key.valid])
-            values = {name: float(value) for name, value in ours.compute().items()}
-            ours.save(f"{folder}/{world}-{count}", "val")
-            with open(f"{folder}/{world}-{count}-{rank}.json", "w") as file:
-                json.dump([values, ours.per_class], file)
-    finally:
-        if world > 1:
-            torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_one_two_and_three_processes_agree_on_small_sets(tmp_path):
-    for world in (1, 2, 3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        torch.multiprocessing.spawn(_evaluate_sets, (world, port, str(tmp_path)), nprocs=world)
-    for count in (1, 2, 7):
-        values = [
-            (tmp_path / f"{world}-{count}-{rank}.json").read_text() for world in (1, 2, 3) for rank in range(world)
-        ]
-        assert len(set(values)) == 1
-        for kind in ("bbox", "segm"):  # byte for byte: the order of the images, too
-            files = [
-                (tmp_path / f"{world}-{count}" / f"coco_results_val_{kind}.json").read_bytes() for world in (1, 2, 3)
-            ]
-            assert files[0] == files[1] == files[2] and len(files[0]) > 2
-
-
-def _evaluate_share(rank: int, world: int, port: int, folder: str, fail: bool) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    try:
-        detections, targets = make_batch(make_truth())
-        ours = evaluator()
-        if fail:  # a category id that is not a number breaks the evaluation in the first process
-            targets[0]["annotations"] = [{"id": 1, "category_id": 3, "bbox": "wrong"}]
-        ours.update(detections[rank::world], targets[rank::world])
-        if world == 2 and rank == 1:  # the sampler's padding: 7 images for 2 processes
-            ours.update(detections[:1], targets[:1], valid=[False])
-        try:
-            result = {name: float(value) for name, value in ours.compute().items()}
-        except Exception as error:
-            result = f"{type(error).__name__}: {error}"
-        with open(f"{folder}/{rank}.json", "w") as file:
-            json.dump({"result": result, "files": len(ours.save(f"{folder}/{rank}", "val"))}, file)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("fail", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_get_what_one_gets(tmp_path, fail):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_evaluate_share, (2, port, str(tmp_path), fail), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    if fail:
-        assert isinstance(first["result"], str)
-        assert second["result"].startswith("RuntimeError: the first process failed")
-        return
-    alone = evaluator()
-    alone.update(*make_batch(make_truth()))
-    assert first["result"] == second["result"] == {name: float(value) for name, value in alone.compute().items()}
-    assert (first["files"], second["files"]) == (2, 0)

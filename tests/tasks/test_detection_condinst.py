@@ -210,7 +210,7 @@ def test_mask_branch_takes_sizes_that_do_not_divide() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_channels": 0}, "mask_channels=0: expected at least 1"),
+        ({"mask_channels": 0}, "mask_channels=0: expected an integer in"),
         ({"masks_per_image": 0}, "masks_per_image=0"),
         ({"mask_chanels": 8}, "mask_channels"),
         ({"anchor_sizes": [[4, 8]] * 5}, "one size per level"),

@@ -72,7 +72,7 @@ def test_flip_averages_both_directions():
         ({"mode": "slides"}, "'whole' or 'slide'"),
         ({"mode": "slide"}, "needs crop_size"),
         ({"mode": "slide", "crop_size": [4, 4], "stride": [5, 4]}, "would leave gaps"),
-        ({"mode": "slide", "crop_size": [4]}, "height and width"),
+        ({"mode": "slide", "crop_size": [4]}, "expected 2 integers of at least 1"),
         ({"crop": [4, 4]}, "did you mean 'crop_size'"),
     ],
 )

@@ -93,3 +93,15 @@ def test_pictures_of_the_first_validation_images(root, tmp_path, kind):
     # truth and prediction stand side by side, and differ for a network that has seen one batch
     assert sheet.shape[2] == 3
     assert sheet.std() > 5
+
+
+def test_truth_fills_the_picture_where_the_label_map_keeps_its_size(root) -> None:
+    data = data_package.CityscapesDataModule(root / "cityscapes", image_size=(24, 32), batch_size=3, num_workers=0)
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    assert "mask_size" in batch
+    found = {"path": batch["path"], "label_maps": list(batch["mask"])}
+    colors = [[10 * index, 0, 0] for index in range(19)]
+    names = [str(index) for index in range(19)]
+    for _, truth, prediction in PredictionPictures._labels(batch, found, names, colors, data.reader):
+        assert (np.asarray(truth) == np.asarray(prediction)).all()
