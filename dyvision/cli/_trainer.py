@@ -119,9 +119,7 @@ class TaskCLI(cli.LightningCLI):
         check_trainer(vars(self.config.trainer), self.command)
         check_checkpoint(vars(self.config.checkpoint))
         if self.command == "fit" and option(self.request.typed, "--output") is not None:
-            raise ValueError(
-                "fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N"
-            )
+            raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
         evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
