@@ -1,9 +1,9 @@
-"""Made-up input until something breaks: hyperparameters of checkpoints, and what other readers add.
+"""Made-up input until something breaks: checkpoints' hyperparameters, COCO annotations, label maps and configs.
 
-    python benchmarks/fuzz.py checkpoints --examples 2000
+    python benchmarks/fuzz.py [checkpoints] [annotations] [masks] [configs] [--examples 2000]
 
-Each kind is a function of a number of examples and a folder for files. It raises ``AssertionError`` (hypothesis shows
-the smallest example) if an example ends in anything but a result or one sentence, runs code, or takes too long.
+Each kind is a function of a number of examples and a folder for files. It raises an error (hypothesis shows the
+smallest example) if an example ends in anything but a result or one sentence, runs code, or takes too long.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ def values() -> st.SearchStrategy[Any]:
     return nested | code
 
 
-def checkpoints(examples: int, folder: Path) -> None:
+def checkpoints(examples: int, folder: Path) -> str | None:
     """Hyperparameters of a checkpoint, some of them replaced, in each task."""
     from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 
@@ -164,10 +165,61 @@ def checkpoints(examples: int, folder: Path) -> None:
             task.load_from_checkpoint(path)
 
     load()
+    return None
 
 
-#: what can be fuzzed: a function of the number of examples and a folder
-KINDS: dict[str, Callable[[int, Path], None]] = {"checkpoints": checkpoints}
+def coco_annotations(examples: int, folder: Path) -> str:
+    """Fields of a COCO file: read, trained on, evaluated."""
+    from fuzz_annotations import fuzz_annotations
+
+    # a mask that would fill the memory is a MemoryError then
+    with limited_memory(3 * 2**30):
+        return _counted(fuzz_annotations(examples))
+
+
+def label_maps(examples: int, folder: Path) -> str:
+    """Label maps of odd values, types, formats and sizes."""
+    from fuzz_masks import fuzz_masks
+
+    return _counted(fuzz_masks(examples))
+
+
+def configs(examples: int, folder: Path) -> str:
+    """Quickstart configs with odd values, misspelt and missing keys."""
+    from fuzz_configs import fuzz_configs
+
+    return _counted(fuzz_configs(examples))
+
+
+@contextlib.contextmanager
+def limited_memory(further: int) -> Iterator[None]:
+    """Let the block allocate that many bytes more, where the system can limit it."""
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + further, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+#: what can be fuzzed: a function of the number of examples and a folder, which may return what it counted
+KINDS: dict[str, Callable[[int, Path], str | None]] = {
+    "checkpoints": checkpoints,
+    "annotations": coco_annotations,
+    "masks": label_maps,
+    "configs": configs,
+}
 
 
 def main() -> int:
@@ -185,11 +237,13 @@ def main() -> int:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                KINDS[kind](chosen.examples, Path(folder))
-                result = "ok"
-            except AssertionError as error:
+                counted = KINDS[kind](chosen.examples, Path(folder))
+                result = "ok" if counted is None else f"ok ({counted})"
+            # a traceback of the code under test is what is looked for
+            except Exception as error:
                 failed = 1
-                result = f"FAIL  {error}"
+                traceback.print_exc()
+                result = f"FAIL  {type(error).__name__}: {error}"
         print(f"{kind:<12} {chosen.examples} examples, {time.perf_counter() - started:.0f} s: {result}", flush=True)
     return failed
 

@@ -1,6 +1,6 @@
 """Odd annotation files, generated: each is read, trained on and evaluated, or refused in one line that names the file.
 
-    python benchmarks/fuzz_annotations.py [--examples 2000]
+    python benchmarks/fuzz.py annotations [--examples 2000]
 
 A traceback, a crash or a hang is a fault. hypothesis changes up to three fields of a valid file to values that
 exporters (and nobody) would write, and makes a failing file as small as it can.
@@ -8,11 +8,9 @@ exporters (and nobody) would write, and makes a failing file as small as it can.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import faulthandler
 import json
-import resource
 import tempfile
 import warnings
 from pathlib import Path
@@ -198,19 +196,3 @@ def fuzz_annotations(examples: int = 2000, seconds: int = DEADLINE) -> dict[str,
 
         one()
     return counts
-
-
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=2000)
-    options = parser.parse_args()
-    faulthandler.enable()
-    used = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line)
-    # a mask that fills the memory is a MemoryError here
-    resource.setrlimit(resource.RLIMIT_AS, ((used + 3 * 2**20) * 1024,) * 2)
-    print(fuzz_annotations(options.examples))
-
-
-if __name__ == "__main__":
-    main()

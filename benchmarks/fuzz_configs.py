@@ -1,6 +1,6 @@
 """Made-up configuration files: each builds a task, data and a trainer, or ends in one line.
 
-    python benchmarks/fuzz_configs.py [--examples 2000]
+    python benchmarks/fuzz.py configs [--examples 2000]
 
 hypothesis changes up to three places of a quickstart config: values become odd ones, keys are misspelt, doubled or left
 out. A traceback, a crash or a hang is a fault; a failing file is made as small as it can be.
@@ -8,7 +8,6 @@ out. A traceback, a crash or a hang is a fault; a failing file is made as small 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import faulthandler
 import tempfile
@@ -110,8 +109,9 @@ def check(content: dict[str, Any], folder: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # a command that trains nothing and keeps no folder, but builds all the same
-            TaskCLI("validate", read_request(arguments))
+            built = TaskCLI("fit", read_request(arguments))
+            if built.run is not None:
+                built.run.release(built.trainer)
     except (ValueError, OSError, ImportError) as error:
         line = one_line(error)
         assert line.strip() and "\n" not in line and len(line) <= LONGEST, line
@@ -146,16 +146,3 @@ def fuzz_configs(examples: int = 2000, seconds: int = LIMIT) -> dict[str, int]:
 
         one()
     return counts
-
-
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=2000)
-    options = parser.parse_args()
-    faulthandler.enable()
-    print(fuzz_configs(options.examples))
-
-
-if __name__ == "__main__":
-    main()

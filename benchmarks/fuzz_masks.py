@@ -1,6 +1,6 @@
 """Odd label maps, generated: each is read, or refused in one line that names the file.
 
-    python benchmarks/fuzz_masks.py [--examples 2000]
+    python benchmarks/fuzz.py masks [--examples 2000]
 
 A traceback of another kind, a crash or a hang is a fault, and so is a class index that is none, or a pixel whose class
 is not the one that the table says. hypothesis varies values, type, mode, format, size and damage, and the table.
@@ -8,7 +8,6 @@ is not the one that the table says. hypothesis varies values, type, mode, format
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import tempfile
 import warnings
@@ -162,9 +161,3 @@ def fuzz_masks(examples: int = 2000, seconds: int = DEADLINE) -> dict[str, int]:
 
         one()
     return counts
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=2000)
-    print(fuzz_masks(parser.parse_args().examples))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import read_text
+from dyvision.text import readable
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes ``ä`` as two characters, others as one."""
-    return unicodedata.normalize("NFC", name)
+    """A name in Unicode's composed form (NFC): macOS writes ``ä`` as two characters, others as one, encodable."""
+    return unicodedata.normalize("NFC", readable(name))
 
 
 def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from dyvision.arguments import check_number
 from dyvision.data.base import PredictDataset, VisionDataModule
 from dyvision.data.coco_dataset import CocoDataset
 from dyvision.data.coco_json import CocoFile, read_categories, read_coco
-from dyvision.data.datasets import OnBadSample, ToTensor
+from dyvision.data.datasets import OnBadSample, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
@@ -163,6 +163,14 @@ class COCODataModule(VisionDataModule):
             coco, self.annotation_file(split), pipeline, train, self.masks, train and self.skip_empty,
             self._to_tensor(), self._dataset_options()["reader"],
         )  # fmt: skip
+
+    def _filled(self, dataset: VisionDataset, split: str) -> VisionDataset:
+        if len(dataset) == 0 and isinstance(dataset, CocoDataset) and dataset.listed:
+            raise DataError(
+                f"{self.annotation_file(split)}: none of its {dataset.listed} images has an object to train on "
+                "(crowds and boxes without an area do not count)."
+            )
+        return super()._filled(dataset, split)
 
     def read_annotations(self, split: str, labels: bool = True) -> CocoFile:
         """The checked annotation file of a split; sets the classes. Reports to ``findings``.

@@ -8,6 +8,7 @@ from typing import Any
 
 from dyvision.data.coco_fields import Fields, RefusedError, short
 from dyvision.data.errors import DataError
+from dyvision.text import readable
 
 
 def check_categories(records: Any, fields: Fields, used: Collection[Any] | None, drop_root: bool) -> dict[int, str]:
@@ -58,7 +59,7 @@ def _category(record: Any, where: str, fields: Fields) -> tuple[int, str]:
     if not name.strip():
         fields.findings.repaired(fields.path, "a category has an empty name", "named by its id", f"category {key}")
         name = f"category {key}"
-    return key, name
+    return key, readable(name)
 
 
 def _check_root(

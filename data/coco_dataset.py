@@ -61,6 +61,11 @@ class CocoDataset(VisionDataset):
         """Number of images."""
         return len(self._images)
 
+    @property
+    def listed(self) -> int:
+        """Images of the file, those without objects included."""
+        return len(self._coco)
+
     def image_ids(self) -> list[int]:
         """Image id of each sample."""
         return [self._coco.ids[k] for k in self._images.tolist()]

@@ -18,6 +18,14 @@ _AFTER_ELEMENT = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
 _AFTER_VALUE = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 
+#: how files of other kinds begin
+_OTHERS = {
+    b"\x1f\x8b": "compressed (gzip): unpack it",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS: run 'git lfs pull'",
+    b"<": "HTML or XML",
+}
+
 Handler = Callable[[Iterator[Any]], None]
 
 
@@ -25,7 +33,7 @@ def read_json(path: Path, handlers: dict[str, Handler], skip: frozenset[str] = f
     """Reads a JSON object whose long lists are handed out one element at a time.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark.
+        path: The file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         handlers: For these keys, what takes the elements if the value is a list.
         skip: Keys whose values are not wanted: their lists are parsed and dropped.
 
@@ -37,7 +45,7 @@ def read_json(path: Path, handlers: dict[str, Handler], skip: frozenset[str] = f
             twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding=_encoding(path))
         return _Reader(text, path, handlers, skip).object()
     except FileNotFoundError:
         siblings = sorted(item.name for item in path.parent.glob("*.json")) if path.parent.is_dir() else []
@@ -49,6 +57,17 @@ def read_json(path: Path, handlers: dict[str, Handler], skip: frozenset[str] = f
         raise DataError(f"{path}: not a JSON file ({reason}); expected COCO's instances format.") from error
     except RecursionError:
         raise DataError(f"{path}: the JSON is nested too deeply to be an annotation file.") from None
+
+
+def _encoding(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: a folder, pipe or device; expected COCO's instances format in a file.")
+    with path.open("rb") as file:
+        start = file.read(64)
+    found = next((what for sign, what in _OTHERS.items() if start.startswith(sign)), None) if start else "empty"
+    if found is not None:
+        raise DataError(f"{path}: the file is {found}; expected COCO's instances format.")
+    return json.detect_encoding(start)
 
 
 def _drop(elements: Iterator[Any]) -> None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from dyvision.data.coco_fields import NUMBERS, Fields, RefusedError, short
 from dyvision.data.coco_segmentations import Segmentations
-from dyvision.data.errors import some
+from dyvision.data.errors import DataError, some
 
 _LARGEST = 1e8  # pixels; no image is larger
+#: keys of the annotations of COCO's other formats
+_OTHER_FORMATS = {"segments_info": "panoptic", "caption": "captions"}
 
 
 class AnnotationTable:
@@ -93,6 +95,9 @@ class AnnotationTable:
         where = _name(number, position)
         for key in ("image_id", "category_id"):
             if record.get(key) is None:
+                other = next((kind for sign, kind in _OTHER_FORMATS.items() if sign in record), None)
+                if other is not None:
+                    raise DataError(f"{fields.path}: COCO's {other} format; detection needs an instances file.")
                 raise fields.wrong(None, key, "a whole number", where)
         image = fields.identity(record["image_id"], "image_id", where)
         category = fields.identity(record["category_id"], "category_id", where)

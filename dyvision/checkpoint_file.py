@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
@@ -136,7 +138,20 @@ def checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     content = dict(content)
     for key in ("hyper_parameters", "datamodule_hyper_parameters"):
         content[key] = dict(content.get(key) or {})
+    _complete(content)
     return content
+
+
+def _complete(content: dict[str, Any]) -> None:
+    """Say what ``pretrained`` decided besides the weights: a dynamic classifier that starts from them has a bias.
+
+    The stored ``pretrained`` is False, since the checkpoint has its own weights.
+    """
+    arguments, start = content["hyper_parameters"].get("backbone_kwargs"), content.get("initialized_from")
+    if isinstance(arguments, Mapping) and arguments.get("dynamic_classifier") and isinstance(start, Mapping):
+        started = bool(arguments.get("pretrained", start.get("pretrained")))
+        completed = {"preserve_outputs": started, **arguments}
+        content["hyper_parameters"]["backbone_kwargs"] = completed
 
 
 def _problem(content: Any) -> str | None:
@@ -153,6 +168,8 @@ def _problem(content: Any) -> str | None:
     for name, value in content["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             return f"state_dict[{name!r}] is a {type(value).__name__}, expected a tensor"
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type == "meta":
+            return f"state_dict[{name!r}] is a tensor of a kind that no network has (sparse, quantised, complex, meta)"
     if not isinstance(content.get("task"), str | None):
         return f"'task' is a {type(content['task']).__name__}, expected a name"
     if "hyper_parameters" not in content and "pytorch-lightning_version" not in content:
@@ -160,9 +177,12 @@ def _problem(content: Any) -> str | None:
             "weights of another training script ('state_dict' without 'hyper_parameters'), not a checkpoint of "
             "dyvision; give it as --model.backbone_weights"
         )
-    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+    for key in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
         if not isinstance(content.get(key), Mapping | None):
             return f"'{key}' is a {type(content[key]).__name__}, expected a mapping"
+        other = next((name for name in content.get(key) or () if not isinstance(name, str)), None)
+        if other is not None:
+            return f"'{key}' has the name {other!r}, expected text"
     return None
 
 
@@ -189,6 +209,19 @@ def check_finite(state: Mapping[str, Any], where: str) -> None:
         raise ValueError(
             f"{where}: {broken[0]}{more} of {len(state)} hold NaN or infinite values; the training had diverged or the "
             "file is damaged. Use an earlier checkpoint"
+        )
+
+
+def warn_of_newer(content: Mapping[str, Any], where: str, version: str) -> None:
+    """Warn of a checkpoint that a later dyvision than ``version`` made: what is new in it may be lost or misread."""
+    try:
+        made, here = Version(str(content.get("dyvision_version"))), Version(version)
+    except InvalidVersion:  # none, or not of a release
+        return
+    if made.release > here.release:
+        warnings.warn(
+            f"{where}: made by dyvision {made}, which is newer than this {here}; if a result differs, update dyvision",
+            stacklevel=1,  # the same place every time, so that a command that loads it twice says it once
         )
 
 

@@ -27,6 +27,28 @@ def printable(text: object) -> str:
     return "".join(map(_shown, str(text)))
 
 
+def readable(name: str) -> str:
+    r"""A name as text that every file can hold: bytes that the locale could not decode are read as UTF-8.
+
+    With ``LC_ALL=C`` Python hands out each byte of ``ä`` as half a character, which neither YAML nor CSV take. What is
+    no UTF-8 either is shown as escapes.
+
+    Example:
+        >>> readable("k\udcc3\udca4se"), readable("k\udce4se")
+        ('käse', 'k\\xe4se')
+    """
+    try:
+        name.encode("utf-8")
+        return name
+    except UnicodeEncodeError:
+        pass
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character of another origin, such as JSON's escapes
+        raw = name.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def plain(text: object, style: str = "") -> Text:
     """A cell or a line for rich that is neither markup nor able to move the cursor: ``[/b]`` stays ``[/b]``."""
     from rich.text import Text

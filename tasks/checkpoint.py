@@ -14,10 +14,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 import dyvision
 from dyvision.building import LimitedMemory
-from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint
+from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.resume_state import check_restored, check_resumable
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ class CheckpointMixin(L.LightningModule):
             """Hyperparameters, as attributes and as a mapping (Lightning's own annotation knows only the latter)."""
 
     _loaded: tuple[str | None, dict[str, Any]] | None = None
+    _restored: dict[str, int] | None = None
     _random_state: dict[str, Any] | None = None
+    #: of the first of the runs that this one goes on with
+    _initialized_from: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what describes the task, and the averaged weights if there are any."""
@@ -55,7 +59,8 @@ class CheckpointMixin(L.LightningModule):
         checkpoint["task"] = self.task
         checkpoint["dyvision_version"] = dyvision.__version__
         checkpoint["random_state"] = random_state.capture()
-        checkpoint["initialized_from"] = {name: self.hparams[name] for name in ("pretrained", "backbone_weights")}
+        own = {name: self.hparams[name] for name in ("pretrained", "backbone_weights")}
+        checkpoint["initialized_from"] = own if self._initialized_from is None else self._initialized_from
         checkpoint["hyper_parameters"] = {**self.hparams, "pretrained": False, "backbone_weights": None}
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EMA):
@@ -100,6 +105,7 @@ class CheckpointMixin(L.LightningModule):
             content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
         else:
             content = read_checkpoint(checkpoint_path, location)
+        warn_of_newer(content, where, dyvision.__version__)
         stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         allowed = (trust,) if isinstance(trust, str) else trust
         names, anything = accepted_arguments(cls)
@@ -136,12 +142,10 @@ class CheckpointMixin(L.LightningModule):
             check_archive(Path(path))
         check_finite(checkpoint["state_dict"], str(path or "the checkpoint"))
         if trainer is not None and trainer.state.fn == "fit":
-            if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
-                raise ValueError(
-                    f"{path}: it has weights but not the state of the optimiser, so no run can be resumed from it; "
-                    "start a new one from its weights with --model.backbone_weights, or give another checkpoint"
-                )
+            check_resumable(checkpoint, str(path))
+            self._restored = {name: len(checkpoint[name]) for name in ("optimizer_states", "lr_schedulers")}
             self._random_state = checkpoint.get("random_state")
+            self._initialized_from = checkpoint.get("initialized_from")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights.
@@ -155,6 +159,16 @@ class CheckpointMixin(L.LightningModule):
             if self._loaded is None:
                 raise
             raise ValueError(self._difference(*self._loaded, reason=str(error))) from error
+
+    def on_train_start(self) -> None:
+        """After resuming: check that the optimiser and the schedule are those of the run that was interrupted.
+
+        Raises:
+            ValueError: If the checkpoint had another number of them.
+        """
+        if self._restored is not None:
+            check_restored(self._restored, len(self.trainer.optimizers), len(self.trainer.lr_scheduler_configs))
+            self._restored = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """After resuming: continue the random numbers of the run that was interrupted.

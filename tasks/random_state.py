@@ -28,7 +28,22 @@ def capture() -> dict[str, Any]:
 
 
 def restore(captured: dict[str, Any]) -> None:
-    """Set the generators of this process; with another number of processes there is nothing to continue."""
+    """Set the generators of this process; with another number of processes there is nothing to continue.
+
+    Raises:
+        ValueError: If it is no such state.
+    """
+    try:
+        _restore(captured)
+    # each generator refuses in its own way what is none of its states
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ValueError(
+            f"the checkpoint's random_state is not one of random generators ({reason}); use an earlier checkpoint"
+        ) from error
+
+
+def _restore(captured: dict[str, Any]) -> None:
     states = captured["processes"]
     parallel = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)

@@ -186,7 +186,7 @@ def _build(
         with plain_weights(name):
             model = _construct(construct, {**common, **arguments})
     # networks reject what they do not support in many ways
-    except (TypeError, AssertionError, NotImplementedError) as error:
+    except (TypeError, AssertionError, NotImplementedError, LookupError, AttributeError, ArithmeticError) as error:
         if not arguments:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())

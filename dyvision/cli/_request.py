@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dyvision
 from dyvision import checkpoint_file
 from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._run_folder import find_checkpoint
@@ -173,6 +174,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         "model": content["hyper_parameters"],
         "data": content["datamodule_hyper_parameters"],
         "run_options": content.get("run_options"),
+        "dyvision_version": content.get("dyvision_version"),
         "log_rows": content.get("log_rows"),
         "global_step": content.get("global_step"),
     }
@@ -207,6 +209,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     """
     trusted = trusted_names(request.typed, (content for _, content in request.layers))
     where = f"--ckpt_path {request.checkpoint.get('path')}"
+    checkpoint_file.warn_of_newer(request.checkpoint, where, dyvision.__version__)
     sections: dict[str, dict[str, Any]] = {}
     for section in ("data", "model"):
         prefix = f"{section}."

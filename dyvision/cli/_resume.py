@@ -58,6 +58,20 @@ def kept_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def explain_restoring(error: BaseException, path: str | Path | None) -> None:
+    """Blame the checkpoint for an error before the first step that only made-up or foreign content causes.
+
+    Raises:
+        ValueError: If it is one, with the file and what to do.
+    """
+    if path is not None and isinstance(error, (LookupError, TypeError, AttributeError, AssertionError)):
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise ValueError(
+            f"--ckpt_path {path}: the state of its run cannot be restored ({reason}); use an earlier checkpoint, or "
+            "start a new run from its weights with --model.backbone_weights"
+        ) from error
+
+
 def take_folder(config: Mapping[str, Any], request: Request) -> tuple[RunFolder, tuple[Path, int] | None]:
     """Take the folder of a training run, and find the log it goes on with.
 

@@ -29,7 +29,7 @@ from dyvision.cli._option_errors import explain
 from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.cli._results_folder import ResultsFolder
-from dyvision.cli._resume import kept_options
+from dyvision.cli._resume import explain_restoring, kept_options
 from dyvision.cli._run import TrainingRun, with_checkpoint_io
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
@@ -223,6 +223,8 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         if status is not None:
             raise SystemExit(status) from error
         _end_further_processes(trainer)
+        if command == "fit" and command_line.run is not None and command_line.run.messages.first_step is None:
+            explain_restoring(error, path)
         raise
     else:
         if command_line.run is not None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.fabric.plugins.environments import (
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+)
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -124,6 +130,13 @@ def _check_time(value: Any) -> None:
 
 
 def _check_hardware(values: Mapping[str, Any]) -> None:
+    several = values.get("num_nodes", 1) > 1 and "MASTER_ADDR" not in os.environ and not values.get("plugins")
+    if several and not any(kind.detect() for kind in (SLURMEnvironment, LSFEnvironment, MPIEnvironment)):
+        # Lightning would wait half an hour for machines that do not know of it
+        expected = "1, or MASTER_ADDR and NODE_RANK in the environment of every machine (torchrun and SLURM set them)"
+        _check("num_nodes", values["num_nodes"], False, expected)
+    if values.get("barebones"):
+        _check("barebones", True, False, "false: it leaves out the logs and checkpoints that a run is for")
     accelerator, strategy, devices = (values.get(name) for name in ("accelerator", "strategy", "devices"))
     names = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
     if isinstance(accelerator, str) and accelerator.lower() not in names:

@@ -1,4 +1,4 @@
-"""Made-up configuration files, a few of them; ``benchmarks/fuzz_configs.py`` runs thousands."""
+"""Made-up configuration files, a few of them; ``benchmarks/fuzz.py configs`` runs thousands."""
 
 from __future__ import annotations
 

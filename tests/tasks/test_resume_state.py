@@ -1,0 +1,142 @@
+"""If these failed, a run would go on from a broken or made-up state without a word, or end in a traceback."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import timm
+import torch
+from torch.utils.data import DataLoader
+
+from dyvision.tasks import ClassificationTask
+
+
+def loader() -> DataLoader[Any]:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return DataLoader([{"image": image, "label": index % 2} for index, image in enumerate(images)], batch_size=2)
+
+
+def trainer(folder: Path, steps: int) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder, max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+
+
+def task(**arguments: Any) -> ClassificationTask:
+    return ClassificationTask("test_resnet", num_classes=2, **arguments)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Any]:
+    """A checkpoint after two steps, with averaged weights."""
+    folder = tmp_path_factory.mktemp("run")
+    first = trainer(folder, 2)
+    first.fit(task(ema_decay=0.9), loader())
+    first.save_checkpoint(folder / "a.ckpt")
+    return torch.load(folder / "a.ckpt", weights_only=True)
+
+
+def resume(content: dict[str, Any], folder: Path, steps: int = 3) -> L.Trainer:
+    torch.save(content, folder / "b.ckpt")
+    again = trainer(folder, steps)
+    again.fit(task(ema_decay=0.9), loader(), ckpt_path=folder / "b.ckpt", weights_only=True)
+    return again
+
+
+def checkpoint_callback(content: dict[str, Any]) -> dict[str, Any]:
+    return next(state for name, state in content["callbacks"].items() if name.startswith("ModelCheckpoint"))
+
+
+def test_a_whole_checkpoint_goes_on(saved, tmp_path):
+    assert resume(saved, tmp_path).global_step == 3
+
+
+NAN = float("nan")
+#: what is done to a checkpoint, and what is said
+BROKEN = [
+    (lambda c: c["ema"]["raw_state_dict"]["network.fc.bias"].fill_(NAN), r"ema\.raw_state_dict\.network.* NaN"),
+    (lambda c: c["optimizer_states"][0]["state"][0]["exp_avg"].fill_(NAN), r"optimizer_states\.0\.state\.0\.exp_avg"),
+    (lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=NAN), r"param_groups\[0\]\.lr is nan"),
+    (lambda c: c["optimizer_states"][0].update(param_groups=[]), "no param_groups"),
+    (lambda c: c.update(optimizer_states=[]), "0 optimizer_states for 1"),
+    (lambda c: c.update(lr_schedulers=[]), "0 lr_schedulers for 1"),
+    (lambda c: c["lr_schedulers"][0].update(step="x"), r"lr_schedulers\[0\]\.step is not a value"),
+    (lambda c: c.update(ema="x"), "ema is 'x', expected a mapping"),
+    (lambda c: c["ema"].update(raw_state_dict={}), r"ema\.raw_state_dict does not have the names"),
+    (lambda c: c.update(loops=None), "loops is None"),
+    (lambda c: c["loops"]["fit_loop"].update(epoch_progress=7), "epoch_progress is 7, expected a mapping"),
+    (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-1), "ready is -1"),
+    (lambda c: c.update(global_step=10**30), "global_step is 1000"),
+    (lambda c: c.update(random_state={"processes": [{"python": [1, [], None]}]}), "random_state is not one of"),
+    (lambda c: checkpoint_callback(c).update(best_k_models=3), "no list of checkpoints"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN)
+def test_what_cannot_be_restored_is_named(saved, tmp_path, damage, message):
+    content = copy.deepcopy(saved)
+    damage(content)
+    with pytest.raises(ValueError, match=message):
+        resume(content, tmp_path)
+
+
+def test_a_checkpoint_has_no_file_outside_its_folder_removed(saved, tmp_path):
+    mine = tmp_path / "mine.ckpt"
+    mine.write_text("mine")
+    content = copy.deepcopy(saved)
+    folder = tmp_path / "checkpoints"
+    stray = str(folder / ".." / "mine.ckpt")
+    checkpoint_callback(content).update(
+        dirpath=str(folder), best_k_models={stray: torch.tensor(-1.0)}, kth_best_model_path=stray, best_model_path=stray
+    )
+    with pytest.raises(ValueError, match=r"names .*mine\.ckpt, which is outside"):
+        resume(content, tmp_path)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("layer", ["condconv", "dcd"])
+def test_a_dynamic_classifier_that_started_from_weights_is_rebuilt(tmp_path, layer):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    kwargs = {"layer": layer, "backbone_kwargs": {"dynamic_classifier": True}}
+    first, trained = trainer(tmp_path, 1), task(pretrained=str(tmp_path / "w.pth"), **kwargs)
+    first.fit(trained, loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), trained.eval()(images))
+    # a run that goes on keeps what the first one started from
+    again = trainer(tmp_path, 2)
+    again.fit(loaded, loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    again.save_checkpoint(tmp_path / "b.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(tmp_path / "b.ckpt")
+    assert loaded.network.state_dict().keys() == trained.network.state_dict().keys()
+
+
+def test_a_newer_checkpoint_is_loaded_with_a_word(saved, tmp_path):
+    torch.save({**saved, "dyvision_version": "99.1"}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"made by dyvision 99\.1, which is newer"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": "x"}, "'callbacks' is a str"),
+        ({"hyper_parameters": {1: 2}}, "has the name 1, expected text"),
+        ({"state_dict": {"a": torch.zeros(2, 2).to_sparse()}}, "of a kind that no network has"),
+    ],
+)
+def test_other_kinds_of_content_are_named(saved, tmp_path, changes, message):
+    torch.save({**saved, **changes}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=message):
+        ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_networks_refuse_arguments_of_checkpoints_in_a_sentence():
+    with pytest.raises(ValueError, match=r"test_resnet does not support act_layer='no\.such'"):
+        task(backbone_kwargs={"model_kwargs": {"act_layer": "no.such"}})
