@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dyvision.cli._commands import TRAINER_COMMANDS, run_command
 from dyvision.cli._errors import report
+from dyvision.cli._messages import shorten_warnings
 from dyvision.cli._terminal import prepare_streams
 
 __all__ = ("main",)
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         input that cannot work.
     """
     prepare_streams()
+    shorten_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in TRAINER_COMMANDS:

@@ -6,6 +6,8 @@ import logging
 import os
 import warnings
 
+from dyvision.text import printable
+
 _WARNINGS = (
     # deprecated in torch, used by Lightning
     r".*isinstance\(treespec, LeafSpec\).*",
@@ -57,6 +59,19 @@ def silence_advice() -> None:
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)
     show_messages()
+
+
+def shorten_warnings() -> None:
+    """Print a warning as one line, without the place in the code that gave it (``DYVISION_DEBUG=1`` keeps that)."""
+    if not os.environ.get("DYVISION_DEBUG"):
+        warnings.formatwarning = _one_line
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    kind = "dyvision: warning" if category is UserWarning else category.__name__
+    return f"{kind}: {printable(' '.join(str(message).split()))}\n"
 
 
 def expect_frozen_modules() -> None:

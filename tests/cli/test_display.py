@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +98,13 @@ def test_a_run_has_no_output_option(sample_data, tmp_path, capfd) -> None:
     root = [f"--data.root={sample_data / 'imagenet'}", f"--trainer.default_root_dir={tmp_path}"]
     assert main([*FIT, *root, f"--output={tmp_path}"]) == 2
     assert "default_root_dir" in capfd.readouterr().err
+
+
+def test_a_warning_is_one_line_without_code(tmp_path):
+    """What was repaired in data is for users; the line of code that says so is not."""
+    program = (
+        "import sys, warnings; from dyvision.cli import main; main(['config', 'cat', 'layers/dcd.yaml']);"
+        "warnings.warn('labels.json: red\\x1b[31m\\nbox', stacklevel=1)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stderr == "dyvision: warning: labels.json: red\\x1b[31m box\n"
