@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -21,6 +22,9 @@ from dyvision.data.coco_table import AnnotationTable
 from dyvision.data.errors import DataError, some
 from dyvision.data.files import ImageReader
 from dyvision.data.findings import Findings
+
+#: of annotations; larger ones get a number of ours
+_LARGEST_ID = 2**62
 
 
 class CocoImage(NamedTuple):
@@ -247,12 +251,8 @@ def _require(data: dict[str, Any], path: Path, keys: Sequence[str]) -> None:
 
 
 def _numbers(ids: list[Any]) -> NDArray[np.int64]:
-    """Annotation ids as numbers; texts and gaps are counted on from the largest."""
-    if all(type(number) is int for number in ids):
-        try:
-            return np.array(ids, dtype=np.int64)
-        except OverflowError:
-            ids = [None] * len(ids)
-    highest = max((number for number in ids if type(number) is int), default=0)
-    free = iter(range(max(0, highest) + 1, max(0, highest) + 1 + len(ids)))
-    return np.array([number if type(number) is int else next(free) for number in ids], dtype=np.int64)
+    """Annotation ids as numbers; texts, gaps and numbers beyond 64 bits are counted on from the largest."""
+    known = [number if type(number) is int and abs(number) < _LARGEST_ID else None for number in ids]
+    highest = max((number for number in known if number is not None), default=0)
+    free = itertools.count(max(0, highest) + 1)
+    return np.array([next(free) if number is None else number for number in known], dtype=np.int64)

@@ -102,6 +102,18 @@ def test_annotation_ids_from_zero_are_no_misses(write_coco: Write, coco_json: di
     assert objects(root, masks=True) == (3, 1.0)
 
 
+@pytest.mark.parametrize("odd", [None, "a7", 2**63, -(2**70), 10**30])
+def test_annotation_ids_of_any_kind_are_numbered(write_coco: Write, coco_json: dict[str, Any], odd: Any) -> None:
+    coco_json["annotations"][0]["id"] = odd
+    coco_json["annotations"][1]["id"] = None
+    root = write_coco(coco_json)
+    data = COCODataModule(root, num_workers=0)
+    dataset = data.build_dataset("val2017", train=False)
+    found = [annotation["id"] for k in range(len(dataset)) for annotation in dataset[k]["target"]["annotations"]]
+    assert len(found) == len(set(found)) == len(coco_json["annotations"])
+    assert {3, 4} <= set(found)
+
+
 def test_image_ids_that_are_text(write_coco: Write, coco_json: dict[str, Any]) -> None:
     for record in coco_json["images"]:
         record["id"] = record["file_name"]
