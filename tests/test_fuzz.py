@@ -23,12 +23,6 @@ def test_hyperparameters_of_checkpoints(fuzz, tmp_path):
     fuzz.KINDS["checkpoints"](80, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_hyperparameters_of_many_checkpoints(fuzz, tmp_path):
-    fuzz.KINDS["checkpoints"](2000, tmp_path)
-
-
 def test_the_fuzz_notices(fuzz):
     import subprocess
     import sys

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 # each command starts Python up to three times; on a busy machine that is a minute
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800)]
 
 TASKS = ("classification", "segmentation", "detection")
 COUNTS = (1, 2, 7)
