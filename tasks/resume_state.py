@@ -77,7 +77,7 @@ def _problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(part, kind):
             yield _expected(name, part, kind)
             return
-        inside = part.items() if isinstance(part, Mapping) else enumerate(part)
+        inside = part.items() if isinstance(part, Mapping) else enumerate(part)  # type: ignore[arg-type]
         wrong = [(key, item) for key, item in inside if items is not None and not isinstance(item, items)]
         yield from (_expected(f"{name}[{key!r}]", item, Mapping) for key, item in wrong)
     for name in ("global_step", "epoch"):

@@ -49,7 +49,8 @@ def at_boundary(forward: Forward) -> Forward:
         return _unusual(self, forward, x, args, kwargs)
 
     # a code object for each layer: torch.compile counts how often it compiles one, and gives up at eight
-    guarded.__code__ = guarded.__code__.replace(co_name=forward.__qualname__)
+    own: Any = guarded
+    own.__code__ = own.__code__.replace(co_name=forward.__qualname__)
     return guarded
 
 
