@@ -12,6 +12,7 @@ import torch
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core (pytest -n auto) leaves each one thread
+    os.environ["OMP_NUM_THREADS"] = "1"  # processes that a test starts compute with the same number, to the last bit
     torch.set_num_threads(1)
 
 
