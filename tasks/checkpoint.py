@@ -11,6 +11,7 @@ from zipfile import is_zipfile
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch.optim import Optimizer
 
 import dyvision
 from dyvision.building import LimitedMemory
@@ -18,7 +19,7 @@ from dyvision.checkpoint_file import check_archive, check_finite, checked, count
 from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.components import accepted_arguments
-from dyvision.tasks.resume_state import check_restored, check_resumable
+from dyvision.tasks.resume_state import check_restored, check_resumable, check_shapes
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class CheckpointMixin(L.LightningModule):
 
     _loaded: tuple[str | None, dict[str, Any]] | None = None
     _restored: dict[str, int] | None = None
+    _stored_states: list[dict[str, Any]] | None = None
     _random_state: dict[str, Any] | None = None
     #: of the first of the runs that this one goes on with
     _initialized_from: dict[str, Any] | None = None
@@ -144,6 +146,7 @@ class CheckpointMixin(L.LightningModule):
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, str(path))
             self._restored = {name: len(checkpoint[name]) for name in ("optimizer_states", "lr_schedulers")}
+            self._stored_states = checkpoint["optimizer_states"]
             self._random_state = checkpoint.get("random_state")
             self._initialized_from = checkpoint.get("initialized_from")
 
@@ -160,6 +163,17 @@ class CheckpointMixin(L.LightningModule):
                 raise
             raise ValueError(self._difference(*self._loaded, reason=str(error))) from error
 
+    def check_stored_states(self, optimizer: Optimizer) -> None:
+        """When resuming: check that the stored state of the optimiser is one of these parameters.
+
+        Raises:
+            ValueError: If not, with the file, the parameter and both shapes.
+        """
+        if self._stored_states is not None:
+            names = {parameter: name for name, parameter in self.named_parameters()}
+            check_shapes(self._stored_states, [optimizer], names, str(self.trainer.ckpt_path))
+            self._stored_states = None
+
     def on_train_start(self) -> None:
         """After resuming: check that the optimiser and the schedule are those of the run that was interrupted.
 
@@ -167,7 +181,8 @@ class CheckpointMixin(L.LightningModule):
             ValueError: If the checkpoint had another number of them.
         """
         if self._restored is not None:
-            check_restored(self._restored, len(self.trainer.optimizers), len(self.trainer.lr_scheduler_configs))
+            schedules = len(self.trainer.lr_scheduler_configs)
+            check_restored(self._restored, len(self.trainer.optimizers), schedules, str(self.trainer.ckpt_path))
             self._restored = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dyvision.checkpoint_file import check_finite, tensors_in
@@ -24,6 +26,13 @@ _PARTS: dict[str, tuple[type, type | None]] = {
     "ema": (Mapping, None),
     "random_state": (Mapping, None),
 }
+#: what the optimisers of torch.optim keep in the shape of the parameter; Adafactor's factors and LBFGS's history are not
+_OF_THE_PARAMETER = frozenset(
+    {
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
+        *("acc_delta", "sum", "prev", "step_size", "ax"),
+    }
+)
 _WORDS = {list: "a list", Mapping: "a mapping", int: "a number"}
 _AGAIN = "use an earlier checkpoint, or start a new run from its weights with --model.backbone_weights"
 
@@ -50,13 +59,14 @@ def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:
         check_finite({f"{name}.{key}": tensor for key, tensor in tensors_in(checkpoint.get(name) or ())}, where)
 
 
-def check_restored(stored: Mapping[str, int], optimizers: int, schedules: int) -> None:
+def check_restored(stored: Mapping[str, int], optimizers: int, schedules: int, where: str) -> None:
     """Check that everything was restored: Lightning leaves what is missing as in a new run.
 
     Args:
         stored: Numbers of ``optimizer_states`` and ``lr_schedulers`` of the checkpoint.
         optimizers: Number of the run's optimisers.
         schedules: Number of its schedules.
+        where: The file, for messages.
 
     Raises:
         ValueError: If there are others.
@@ -64,9 +74,60 @@ def check_restored(stored: Mapping[str, int], optimizers: int, schedules: int) -
     for name, number in (("optimizer_states", optimizers), ("lr_schedulers", schedules)):
         if stored[name] != number:
             raise ValueError(
-                f"no run can be resumed from the checkpoint: it has {stored[name]} {name} for {number} of the task; "
+                f"{where}: no run can be resumed from it: it has {stored[name]} {name} for {number} of the task; "
                 f"{_AGAIN}"
             )
+
+
+def check_shapes(
+    states: Sequence[Mapping[str, Any]],
+    optimizers: Sequence[Optimizer],
+    names: Mapping[nn.Parameter, str],
+    where: str,
+) -> None:
+    """Check that the stored state of each parameter is of its shape: torch looks at it in the first step only.
+
+    Args:
+        states: ``optimizer_states`` of the checkpoint.
+        optimizers: The run's optimisers.
+        names: Name of each parameter.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: If a tensor has another shape, or the parameters are others in number.
+    """
+    for number, (state, optimizer) in enumerate(zip(states, optimizers, strict=False)):
+        groups = optimizer.param_groups
+        for index, (stored, group) in enumerate(zip(state["param_groups"], groups, strict=False)):
+            here = f"optimizer_states[{number}].param_groups[{index}]"
+            if not isinstance(stored.get("params"), list) or len(stored["params"]) != len(group["params"]):
+                known = len(stored["params"]) if isinstance(stored.get("params"), list) else "no"
+                raise ValueError(
+                    f"{where}: no run can be resumed from it: {here} has {known} parameters, the task has "
+                    f"{len(group['params'])}; {_AGAIN}"
+                )
+            for key, parameter in zip(stored["params"], group["params"], strict=True):
+                for part, tensor in (state["state"].get(key) or {}).items():
+                    wanted = _shape_of(str(part), parameter, optimizer)
+                    shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else None
+                    if wanted is not None and shape is not None and shape != wanted:
+                        raise ValueError(
+                            f"{where}: no run can be resumed from it: the optimiser's {part} of "
+                            f"{names.get(parameter, 'a parameter')} (optimizer_states[{number}].state[{key}]) has "
+                            f"shape {list(shape)}, the parameter {list(wanted)}; {_AGAIN}"
+                        )
+        if len(state["param_groups"]) != len(groups):
+            raise ValueError(
+                f"{where}: no run can be resumed from it: optimizer_states[{number}] has "
+                f"{len(state['param_groups'])} groups of parameters, the task has {len(groups)}; {_AGAIN}"
+            )
+
+
+def _shape_of(part: str, parameter: nn.Parameter, optimizer: Optimizer) -> tuple[int, ...] | None:
+    """The shape that a part of an optimiser's state has to have; None if nobody knows: optimisers of others may factor."""
+    if type(optimizer).__module__.partition(".")[0] != "torch":
+        return None
+    return tuple(parameter.shape) if part in _OF_THE_PARAMETER else () if part == "step" else None
 
 
 def _problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
@@ -152,6 +213,11 @@ def _average(average: Mapping[str, Any], weights: Mapping[str, Any]) -> Iterator
     raw = average.get("raw_state_dict")
     if not isinstance(raw, Mapping) or raw.keys() != weights.keys():
         yield "ema.raw_state_dict does not have the names of the weights"
+        return
+    for name, tensor in raw.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != weights[name].shape:
+            shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else _shown(tensor)
+            yield f"ema.raw_state_dict[{name!r}] has shape {shape}, the weight {list(weights[name].shape)}"
     for name in ("updates", "step"):
         if not _is_count(average.get(name)):
             yield f"ema.{name} is {_shown(average.get(name))}, expected a whole number"

@@ -56,6 +56,14 @@ def test_a_whole_checkpoint_goes_on(saved, tmp_path):
     assert resume(saved, tmp_path).global_step == 3
 
 
+def first_group(content: dict[str, Any]) -> dict[str, Any]:
+    return content["optimizer_states"][0]["param_groups"][0]
+
+
+def state_of(content: dict[str, Any]) -> dict[str, Any]:
+    return content["optimizer_states"][0]["state"][0]
+
+
 NAN = float("nan")
 #: what is done to a checkpoint, and what is said
 BROKEN = [
@@ -68,6 +76,12 @@ BROKEN = [
     (lambda c: c["lr_schedulers"][0].update(step="x"), r"lr_schedulers\[0\]\.step is not a value"),
     (lambda c: c.update(ema="x"), "ema is 'x', expected a mapping"),
     (lambda c: c["ema"].update(raw_state_dict={}), r"ema\.raw_state_dict does not have the names"),
+    (lambda c: c["ema"]["raw_state_dict"].update({"network.fc.bias": torch.zeros(3)}), r"fc\.bias'\] has shape \[3\]"),
+    (lambda c: state_of(c).update(exp_avg=torch.zeros(1, 2)), r"b\.ckpt: .*exp_avg of network\.\S+ .* shape \[1, 2\]"),
+    (lambda c: state_of(c).update(exp_avg_sq=torch.zeros(7)), r"exp_avg_sq of .* shape \[7\], the parameter \[.*earlier"),
+    (lambda c: state_of(c).update(step=torch.zeros(2)), r"step of .* shape \[2\], the parameter \[\]"),
+    (lambda c: first_group(c)["params"].pop(), r"b\.ckpt: .*param_groups\[0\] has \d+ parameters, the task has \d+"),
+    (lambda c: c["optimizer_states"][0]["param_groups"].pop(), r"b\.ckpt: .* has \d groups of parameters, the task has"),
     (lambda c: c.update(loops=None), "loops is None"),
     (lambda c: c["loops"]["fit_loop"].update(epoch_progress=7), "epoch_progress is 7, expected a mapping"),
     (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-1), "ready is -1"),
