@@ -26,7 +26,7 @@ _PARTS: dict[str, tuple[type, type | None]] = {
     "ema": (Mapping, None),
     "random_state": (Mapping, None),
 }
-#: what the optimisers of torch.optim keep in the shape of the parameter; Adafactor's factors and LBFGS's history are not
+#: what the optimisers of torch.optim keep in the shape of the parameter; Adafactor's factors are not
 _OF_THE_PARAMETER = frozenset(
     {
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
@@ -124,7 +124,7 @@ def check_shapes(
 
 
 def _shape_of(part: str, parameter: nn.Parameter, optimizer: Optimizer) -> tuple[int, ...] | None:
-    """The shape that a part of an optimiser's state has to have; None if nobody knows: optimisers of others may factor."""
+    """The shape that a part of an optimiser's state has to have; None where an optimiser of others is free."""
     if type(optimizer).__module__.partition(".")[0] != "torch":
         return None
     return tuple(parameter.shape) if part in _OF_THE_PARAMETER else () if part == "step" else None
