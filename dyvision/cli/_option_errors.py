@@ -22,6 +22,13 @@ _NAMES = {
     dict: "a mapping",
     list: "a list",
 }
+#: what the trainer's options that take objects expect, in place of the classes of their annotations
+_FORMS = {
+    "trainer.logger": "true, false, CSVLogger, TensorBoardLogger, WandbLogger or a class path, such as "
+    "{class_path: CSVLogger, init_args: {...}}",
+    "trainer.callbacks": "a list of class paths, such as [{class_path: EarlyStopping, init_args: {...}}]",
+    "trainer.plugins": "a list of class paths, such as [{class_path: TorchSyncBatchNorm}]",
+}
 
 
 def explain(text: str, request: Request, classes: Mapping[str, type]) -> str:
@@ -46,21 +53,27 @@ def explain(text: str, request: Request, classes: Mapping[str, type]) -> str:
     key = keys[-1]
     hint = _hint_of(key, classes)
     inner = re.search(r"given class_path '([^']+)': (.+?)(?: - (?:Expected|Not a valid)| Given value|$)", flat)
-    given = re.search(r"(?:Got value|Given value): (.*?)(?: Subclass types expect.*)?$", flat)
-    value = given[1] if given else None
+    value = _given_value(text)
     where = _source(key, value, request)
-    if inner:
+    if inner and not (key in _FORMS and value and inner[1].rpartition(".")[2] not in value):
         return f"{where}: {_class_problem(inner[1], inner[2], classes.get(key))}"
     stranger = re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", flat)
     if stranger:
-        return f"{where}: {stranger[1]} is not a {stranger[2]}"
+        return f"{where}: {stranger[1]} is not a {'plugin' if key == 'trainer.plugins' else stranger[2]}"
     named = re.search(r"Expected a dot import path string: ([\w.]+)", flat)
     if named:
         return f"{where}: there is no {_kind(key)} {named[1]!r}{closest(named[1], _class_names(key))}{_known(key)}"
-    expected = describe(hint) if hint is not None else _expected(flat)
+    expected = _FORMS.get(key) or (describe(hint) if hint is not None else _expected(flat))
     choices = [str(choice) for choice in _choices(hint)]
     similar = closest(value, choices) if choices and value else ""
     return f"{where}{f'={shown(_unquoted(value))}' if value is not None else ''}: expected {expected}{similar}"
+
+
+def _given_value(text: str) -> str | None:
+    """The value that a parser's error ends with; one of several types is told once for each of them before that."""
+    given = re.search(r"(?s:.*)^\s*Given value: ((?s:.*))", text, re.MULTILINE)
+    given = given or re.search(r"Got value: ((?s:.*?))(?:\s*Subclass types expect(?s:.*))?\Z", text)
+    return " ".join(given[1].split()) if given else None
 
 
 def describe(hint: Any) -> str:
@@ -135,20 +148,18 @@ def _source(key: str, value: str | None, request: Request) -> str:
 
 
 def _kind(key: str) -> str:
-    return {"trainer.logger": "logger", "trainer.callbacks": "callback"}.get(key, key.rsplit(".", 1)[-1])
+    return {"trainer.logger": "logger", "trainer.callbacks": "callback", "trainer.plugins": "plugin"}.get(key, key.rsplit(".", 1)[-1])
 
 
 def _class_names(key: str) -> list[str]:
-    from lightning.pytorch import callbacks, loggers
+    from lightning.pytorch import callbacks, loggers, plugins
 
-    return list({"trainer.logger": loggers.__all__, "trainer.callbacks": callbacks.__all__}.get(key, ()))
+    modules = {"trainer.logger": loggers, "trainer.callbacks": callbacks, "trainer.plugins": plugins}
+    return list(modules[key].__all__) if key in modules else []
 
 
 def _known(key: str) -> str:
-    return {
-        "trainer.logger": "; give true, false, CSVLogger, TensorBoardLogger, WandbLogger or a class path",
-        "trainer.callbacks": "; give a list of class paths, such as [{class_path: EarlyStopping, init_args: {...}}]",
-    }.get(key, "; give a class path")
+    return f"; give {_FORMS.get(key, 'a class path')}"
 
 
 def _class_problem(class_path: str, problem: str, base: type | None) -> str:

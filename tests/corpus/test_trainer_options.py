@@ -70,7 +70,13 @@ BAD = [
     ("--trainer.callbacks=[{class_path: EarlyStoping}]", "callbacks", "EarlyStopping"),
     ("--trainer.callbacks=[{class_path: torch.nn.Linear}]", "callbacks", "Linear"),
     ("--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitr: x}}]", "callbacks", "'monitor'"),
-    ("--trainer.callbacks=[3]", "callbacks", "Callback"),
+    ("--trainer.callbacks=[3]", "callbacks=[3]", "class_path"),
+    ("--trainer.callbacks={a: 1}", "callbacks={'a': 1}", "class_path"),
+    ("--trainer.callbacks={class_path: EarlyStoping}", "callbacks", "'EarlyStopping'"),
+    ("--trainer.logger={a: 1}", "logger={'a': 1}", "class_path"),
+    ("--trainer.plugins={a: 1}", "plugins={'a': 1}", "class_path"),
+    ("--trainer.plugins=[3]", "plugins=[3]:", "class_path"),
+    ("--trainer.plugins={class_path: TorchSyncBatchNor}", "plugins", "'TorchSyncBatchNorm'"),
     ("--trainer.enable_progress_bar=maybe", "enable_progress_bar", "true or false"),
     ("--trainer.deterministic=perhaps", "deterministic", "true or false"),
     ("--trainer.benchmark=3", "benchmark", "true or false"),
@@ -104,6 +110,14 @@ def test_no_gpu(refused_in_fit) -> None:
     refused_in_fit("classification", ["--trainer.accelerator=gpu"], "trainer.accelerator", "cpu")
 
 
-@pytest.mark.parametrize("option", ["--trainer.enable_checkpointing=false", "--trainer.profiler=simple"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--trainer.enable_checkpointing=false",
+        "--trainer.profiler=simple",
+        "--trainer.callbacks={class_path: LearningRateMonitor}",
+        "--trainer.plugins={class_path: TorchSyncBatchNorm}",
+    ],
+)
 def test_works(option, fit_one_step, capfd) -> None:
     assert fit_one_step("classification", [option]) == 0, capfd.readouterr().err
