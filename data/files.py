@@ -106,10 +106,11 @@ class ImageReader:
                 f"the EXIF orientation is {turned}, and most tools label the upright picture",
                 "read as it is stored; set exif_orientation to 'apply' if labels were drawn on the upright picture",
             )
-        try:
-            return to_rgb(image, self.bit_depth, self.tell_about(path))
-        except ValueError as error:
-            raise DataError(f"{path}: the image cannot be used: {error}.") from error
+        with _naming(path, self.max_image_pixels):
+            try:
+                return to_rgb(image, self.bit_depth, self.tell_about(path))
+            except ValueError as error:
+                raise DataError(f"{path}: the image cannot be used: {error}.") from error
 
     def label_image(self, path: str | Path) -> Image.Image:
         """Opens a picture of labels, turned as the pictures are."""
@@ -257,6 +258,8 @@ def _naming(path: str | Path, max_image_pixels: int) -> Iterator[None]:
     """Errors of Pillow as one line that names the file."""
     try:
         yield
+    except DataError:  # names it already
+        raise
     except FileNotFoundError:
         where = " (it is a link that leads nowhere)" if os.path.islink(path) else ""
         raise DataError(f"{path}: the image does not exist{where}.") from None
@@ -265,6 +268,7 @@ def _naming(path: str | Path, max_image_pixels: int) -> Iterator[None]:
             f"{path}: the image is {error} (height x width), more than max_image_pixels={max_image_pixels}; if it is "
             "right, raise data.max_image_pixels."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    # a damaged file ends Pillow's readers in any way: struct.error, KeyError, IndexError, TypeError, zlib.error, ...
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: the image cannot be decoded ({reason}); replace or remove the file.") from error

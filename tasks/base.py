@@ -20,6 +20,7 @@ from dyvision.tasks.arguments import check_shared_arguments
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
+from dyvision.tasks.divergence import check_loss
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
@@ -229,12 +230,7 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         loss = self._step(batch, "train")
         if loss is None:
             raise TypeError(f"{type(self).__name__}._step returned no loss for a training batch")
-        if not torch.isfinite(loss):
-            files = ", ".join(map(str, batch.get("path", ()))) or "unknown (the batch has no 'path')"
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.global_step}; files of this batch: {files}. Lower lr, warm "
-                "up longer, clip gradients (trainer.gradient_clip_val), or look at these files"
-            )
+        check_loss(loss, batch, self.global_step, None if self._trainer is None else self.trainer.precision)
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, batch_size=len(batch["image"]))
         if self._trainer is not None and self.trainer.optimizers:
             # in the row of the loss; that of the group with the highest

@@ -20,6 +20,7 @@ from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.resume_state import check_restored, check_resumable, check_shapes
+from dyvision.tasks.transfer import compare_weights
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class CheckpointMixin(L.LightningModule):
         except RuntimeError as error:
             if self._loaded is None:
                 raise
-            raise ValueError(self._difference(*self._loaded, reason=str(error))) from error
+            raise ValueError(self._difference(*self._loaded, state_dict)) from error
 
     def check_stored_states(self, optimizer: Optimizer) -> None:
         """When resuming: check that the stored state of the optimiser is one of these parameters.
@@ -195,13 +196,20 @@ class CheckpointMixin(L.LightningModule):
             random_state.restore(self._random_state)
             self._random_state = None
 
-    def _difference(self, task: str | None, made: dict[str, Any], reason: str) -> str:
+    def _difference(self, task: str | None, made: dict[str, Any], weights: Mapping[str, Any]) -> str:
         if task != self.task:
             what = f"it is one of task {task!r}, this is {self.task!r}"
         else:
             names = [name for name in _ARCHITECTURE if made.get(name) != self.hparams.get(name)]
             listed = [f"{name}={made.get(name)!r} and not {self.hparams.get(name)!r}" for name in names]
-            what = f"it was made with {', '.join(listed)}" if listed else " ".join(reason.split())[:300]
+            if not listed:
+                trainer = getattr(self, "_trainer", None)
+                where = "the checkpoint" if trainer is None or trainer.ckpt_path is None else trainer.ckpt_path
+                return (
+                    f"{where} {compare_weights(weights, self.state_dict())}: not those of the network that it "
+                    "describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
+                )
+            what = f"it was made with {', '.join(listed)}"
         return (
             f"the checkpoint has another architecture: {what}. Give the same arguments, or use "
             f"{type(self).__name__}.load_from_checkpoint, which takes them from the checkpoint"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -230,6 +231,12 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
     check_arguments(shape, component.arguments, f"lr_schedule {component.name!r}")
     if total_steps == math.inf and component.name != "constant":
         raise ValueError(f"lr_schedule={component.name!r} needs an end: set trainer.max_epochs or trainer.max_steps")
+    if optimizer is not None and warmup > total_steps:
+        warnings.warn(
+            f"warmup_steps={warmup:,} is longer than the run of {int(total_steps):,} steps, which ends at "
+            f"{total_steps / warmup:.2g} of lr; give fewer, or a fraction of the run such as 0.05",
+            stacklevel=2,
+        )
     offset = 0 if component.name == "multistep" else warmup
     length = max(1, int(total_steps) - offset) if total_steps < math.inf else 1
     factor = shape(length, **component.arguments)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones._weights import read_state_dict
@@ -31,7 +32,10 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
     """
     state = read_state_dict(source)
     backbone = Backbone(deepcopy(model))
-    load_backbone_weights(backbone, state)
+    try:
+        load_backbone_weights(backbone, state)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     loaded = backbone.body.state_dict()
     # the prefix under which the source has the tensors that were just loaded
     first = next(iter(loaded))
@@ -53,3 +57,28 @@ def tell_weights(source: object, loaded: int, skipped: Sequence[str]) -> None:
     first, more = ", ".join(sorted(skipped)[:3]), ", ..." if len(skipped) > 3 else ""
     rest = f"; {len(skipped)} of the file not used: {first}{more}" if skipped else ""
     _LOGGER.info("%s", printable(f"{source}: {loaded} tensors taken over{rest}"))
+
+
+def compare_weights(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str:
+    """How weights differ from those of a network: how many, and the first of them.
+
+    Args:
+        given: Tensors by name.
+        wanted: The network's own.
+
+    Returns:
+        A clause such as ``"lacks 3 of 60 weights (head.weight, ...)"``; empty if nothing differs.
+    """
+    other = [
+        f"{name}: {list(given[name].shape)} and not {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    kinds = (
+        ([name for name in wanted if name not in given], f"lacks {{}} of {len(wanted)} weights"),
+        ([name for name in given if name not in wanted], "has {} of other names"),
+        (other, "has {} of another shape"),
+    )
+    return ", ".join(
+        f"{words.format(len(names))} ({names[0]}{', ...' if len(names) > 1 else ''})" for names, words in kinds if names
+    )

@@ -165,5 +165,9 @@ def _drawn(
 ) -> Image.Image:
     classes = [int(label) - 1 for label in labels]
     return draw_boxes(
-        picture, boxes.cpu().numpy(), [names[index] for index in classes], [colors[index] for index in classes], scores
+        picture,
+        boxes.float().cpu().numpy(),
+        [names[index] for index in classes],
+        [colors[index] for index in classes],
+        scores,
     )

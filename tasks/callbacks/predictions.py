@@ -237,7 +237,7 @@ class PredictionWriter(Callback):
                 classes = [int(label) - 1 for label in labels[shown]]
                 picture = draw_boxes(
                     image,
-                    boxes[shown].numpy(),
+                    boxes[shown].float().numpy(),
                     [class_names[index] for index in classes],
                     [colors[index] for index in classes],
                     scores[shown].tolist(),

@@ -13,6 +13,7 @@ def spoilt(content: Any, kind: str) -> Any:
     """A checkpoint with one thing changed; ``kind`` says which."""
     weights = content["state_dict"]
     first = next(iter(weights))
+    foreign = {f"a_module_of_another_program.with.long_names.{number}": torch.zeros(2) for number in range(300)}
     changes: dict[str, Any] = {
         "no weights": {"state_dict": None},
         "weights are a list": {"state_dict": [1, 2]},
@@ -20,6 +21,7 @@ def spoilt(content: Any, kind: str) -> Any:
         "weights of another shape": {"state_dict": {**weights, first: torch.zeros(1, 2, 3)}},
         "one weight missing": {"state_dict": {k: v for k, v in weights.items() if k != first}},
         "one weight too many": {"state_dict": {**weights, "network.extra": torch.zeros(1)}},
+        "foreign weights": {"state_dict": foreign},
         "weights are text": {"state_dict": {**weights, first: "hello"}},
         "NaN weights": {"state_dict": {**weights, first: torch.full_like(weights[first], float("nan"))}},
         "hyperparameters are a list": {"hyper_parameters": [1]},
@@ -39,9 +41,11 @@ def spoilt(content: Any, kind: str) -> Any:
 CHANGED = {
     "no weights": ("ckpt",),
     "weights are a list": ("ckpt",),
-    "empty weights": ("ckpt|checkpoint",),
-    "weights of another shape": ("checkpoint|ckpt",),
-    "one weight missing": ("checkpoint|ckpt",),
+    "empty weights": ("stranger.ckpt", "lacks 314 of 314", "another checkpoint"),
+    "foreign weights": ("stranger.ckpt", "lacks 314 of 314", "300 of other names", "another checkpoint"),
+    "weights of another shape": ("stranger.ckpt", "1 of another shape", "[1, 2, 3]"),
+    "one weight missing": ("stranger.ckpt", "lacks 1 of 314", "network.conv_stem.weight"),
+    "one weight too many": ("stranger.ckpt", "1 of other names", "network.extra"),
     "weights are text": ("checkpoint|ckpt",),
     "NaN weights": ("nan|finite",),
     "hyperparameters are a list": ("ckpt",),
@@ -131,6 +135,22 @@ def test_without_optimizer(checkpoints, corpus, tmp_path, refused) -> None:
     refused(
         [*evaluate("fit", "classification", path, corpus), "--trainer.max_epochs=3"], "light.ckpt", "backbone_weights"
     )
+
+
+def test_optimizer_state_of_another_shape(checkpoints, corpus, tmp_path, refused) -> None:
+    path = tmp_path / "stranger.ckpt"
+    content = torch.load(checkpoints["classification"], weights_only=True)
+    content["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    torch.save(content, path)
+    command = [*evaluate("fit", "classification", path, corpus), "--trainer.max_epochs=3"]
+    refused(command, "stranger.ckpt", "exp_avg", "network.", "[3, 3]", "backbone_weights")
+
+
+@pytest.mark.parametrize("option", ["backbone_weights", "pretrained"])
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+def test_foreign_weights_are_named(option, task, tmp_path, refused_in_fit) -> None:
+    torch.save({f"of_another.program.{n}": torch.zeros(2) for n in range(300)}, tmp_path / "weights.pth")
+    refused_in_fit(task, [f"--model.{option}={tmp_path / 'weights.pth'}"], "weights.pth", "missing", "check")
 
 
 def test_other_architecture(checkpoints, corpus, refused) -> None:
