@@ -73,6 +73,7 @@ def contact_sheet(
     count: int = 16,
     columns: int = 4,
     seed: int = 0,
+    broken: list[str] | None = None,
 ) -> Path:
     """Draws samples spread evenly over a data set.
 
@@ -83,11 +84,14 @@ def contact_sheet(
         count: How many samples.
         columns: Samples in a row.
         seed: Of the random transforms.
+        broken: Samples that cannot be read are left out, and their messages appended here; if None, the first is an
+            error.
 
     Returns:
         The file written.
 
     Raises:
+        DataError: If a sample cannot be read, or none of them.
         ValueError: If there is no such split, or a number is below one.
     """
     if count < 1 or columns < 1:
@@ -95,7 +99,16 @@ def contact_sheet(
     dataset = source if isinstance(source, VisionDataset) else _dataset(source, split)
     count = min(count, len(dataset))
     indices = [position * len(dataset) // count for position in range(count)]
-    samples = [dataset[SampleKey(index, sample_seed(seed, 0, index))] for index in indices]
+    samples = []
+    for index in indices:
+        try:
+            samples.append(dataset[SampleKey(index, sample_seed(seed, 0, index))])
+        except DataError as error:
+            if broken is None:
+                raise
+            broken.append(str(error))
+    if not samples:
+        raise DataError(f"none of {len(indices)} samples can be read: {broken[0] if broken else 'there is none'}")
     tiles = [dataset.plot(sample) for sample in samples]
     footer = None
     if dataset.task == "segmentation" and dataset.class_names:
@@ -152,6 +165,7 @@ def show(
     masks: bool = True,
     seed: int = 0,
     module: VisionDataModule | None = None,
+    broken: list[str] | None = None,
 ) -> Path:
     """Draws a contact sheet of a data set on disk.
 
@@ -166,6 +180,7 @@ def show(
         masks: For COCO, draw instance masks where there are some.
         seed: Of the random transforms.
         module: The data module that reads it, with options of one's own, in place of ``path`` and ``format``.
+        broken: As for :func:`contact_sheet`.
 
     Returns:
         The file written.
@@ -177,9 +192,8 @@ def show(
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}.{did_you_mean(format, FORMATS)}")
     if module is not None:
-        return contact_sheet(
-            _of_module(module, split or "train", augment), output, count=count, columns=columns, seed=seed
-        )
+        dataset = _of_module(module, split or "train", augment)
+        return contact_sheet(dataset, output, count=count, columns=columns, seed=seed, broken=broken)
     kind = format or detect_format(path)
     module, split = _module(Path(path), kind, split, masks)
     try:
@@ -189,7 +203,7 @@ def show(
             raise
         module.masks = False
         dataset = module.build_dataset(split, train=augment)
-    return contact_sheet(dataset, output, count=count, columns=columns, seed=seed)
+    return contact_sheet(dataset, output, count=count, columns=columns, seed=seed, broken=broken)
 
 
 def layout_options(path: str | Path, format: str) -> dict[str, Any]:

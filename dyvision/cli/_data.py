@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.cli._words import OneLineParser
+from dyvision.text import printable
 
 if TYPE_CHECKING:
     from dyvision.data.base import VisionDataModule
@@ -47,7 +48,11 @@ def add_data(commands: argparse._SubParsersAction[Any]) -> None:
     sample.add_argument("root", type=Path, metavar="DIR")
     sample.add_argument("--seed", type=int, default=0)
     sample.set_defaults(run=_sample)
-    show = actions.add_parser("show", help="draw a contact sheet with labels, masks or boxes", epilog=_EPILOG)
+    show = actions.add_parser(
+        "show",
+        help="draw a contact sheet with labels, masks or boxes",
+        epilog=f"{_EPILOG} Exit status 1 if a file cannot be read.",
+    )
     _add_source(show)
     show.add_argument("--split", default="train", help="train, val or test")
     show.add_argument("--output", type=Path, default=Path("sheet.png"))
@@ -86,6 +91,7 @@ def _show(options: argparse.Namespace) -> None:
     from dyvision.data import show
 
     module = _module(options) if options.config or options.data_options else None
+    broken: list[str] = []
     path = show(
         options.root,
         format=options.format,
@@ -94,8 +100,13 @@ def _show(options: argparse.Namespace) -> None:
         count=options.count,
         augment=options.augment,
         module=module,
+        broken=broken,
     )
     print(path)
+    if broken:
+        for message in broken:
+            print(f"left out: {printable(message)}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -118,7 +129,7 @@ def _check(options: argparse.Namespace) -> None:
             bar.update(tasks[split], completed=done)
 
         report: Report = check(module, options.split, num_workers=options.workers, progress=advance)
-    print_report(report, options.root)
+    print_report(report, options.root, module.task)
     if options.json is not None:
         write_text(options.json, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
         print(options.json)

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
 _STYLES = {"refused": "red", "warned": "yellow", "repaired": "green"}
 _CLASSES_SHOWN = 40
+_COUNTED = {"classification": "images", "segmentation": "share of pixels", "detection": "objects"}
 
 
-def print_report(report: Report, root: Path) -> None:
+def print_report(report: Report, root: Path, task: str) -> None:
     """Print findings, one row per kind, and statistics, one row per class.
 
     Args:
         report: What was found.
         root: Folder of the data set; files are shown relative to it.
+        task: ``classification``, ``segmentation`` or ``detection``: what is counted.
     """
     console = Console()
     for split in report.splits:
         _print_split(console, split, report.duplicates.get(split.split, 0))
     if report.splits and len(report.splits[0].class_names) <= _CLASSES_SHOWN:
-        console.print(_class_table(report.splits))
+        console.print(_class_table(report.splits, task))
     found = report.findings.all
     if not found:
         console.print("nothing to repair, to doubt or to refuse")
@@ -93,9 +95,8 @@ def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> N
     console.print(f"{escape(split.split)}: {', '.join(parts)}")
 
 
-def _class_table(splits: list[SplitStatistics]) -> Table:
-    pixels = any(split.pixels is not None for split in splits)
-    table = Table(title="share of pixels" if pixels else "images or objects")
+def _class_table(splits: list[SplitStatistics], task: str) -> Table:
+    table = Table(title=_COUNTED[task])
     table.add_column("class")
     for split in splits:
         table.add_column(escape(split.split), justify="right")
