@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
+
+from dyvision.text import similar_names
 
 _FROM_WORKER = "Caught DataError in DataLoader worker"
 
@@ -37,8 +38,7 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
         ``" Did you mean 'a' or 'b'?"``, or, when nothing is close, the first options there are.
     """
     names = [str(option) for option in options]
-    lower = {option.lower(): option for option in reversed(names)}
-    close = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.55)]
+    close = similar_names(name, names)
     if close:
         return " Did you mean " + " or ".join(repr(match) for match in close) + "?"
     return f" There is: {some(names, 12)}." if names else ""

@@ -270,5 +270,5 @@ def _naming(path: str | Path, max_image_pixels: int) -> Iterator[None]:
         ) from error
     # a damaged file ends Pillow's readers in any way: struct.error, KeyError, IndexError, TypeError, zlib.error, ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).replace(f" {os.fspath(path)!r}", "").split()) or type(error).__name__
         raise DataError(f"{path}: the image cannot be decoded ({reason}); replace or remove the file.") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: format characters that words and emoji need: the joiners, and marks of a text's own direction
 _NEEDED = frozenset("\u200c\u200d\u200e\u200f")
+#: share of two names that has to agree (difflib) for one to be suggested for the other
+_SIMILAR = 0.5
 #: what makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"), the wide forms of East Asia included
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -54,6 +58,32 @@ def plain(text: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
+
+
+def similar_names(name: object, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The known names that a wrong one is closest to, best first; upper and lower case count as the same.
+
+    Example:
+        >>> similar_names("ODCon", ["dcd", "odconv", "condconv"])
+        ['odconv', 'condconv']
+    """
+    spelt = {option.lower(): option for option in reversed(list(known))}
+    return [spelt[match] for match in difflib.get_close_matches(str(name).lower(), spelt, n=limit, cutoff=_SIMILAR)]
+
+
+def did_you_mean(name: object, known: Iterable[str], limit: int = 3) -> str:
+    """The closest names as they stand behind a wrong one in a message; empty if nothing is close.
+
+    Example:
+        >>> did_you_mean("odcon", ["dcd", "odconv"])
+        " (did you mean 'odconv'?)"
+    """
+    return suggestion(similar_names(name, known, limit))
+
+
+def suggestion(names: Sequence[str]) -> str:
+    """The phrase of :func:`did_you_mean` for names that were found otherwise."""
+    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
 
 
 def csv_cell(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from dyvision.text import similar_names
 
 ComponentSpec = str | Mapping[str, Any]
 
@@ -56,10 +57,9 @@ def parse_component(spec: ComponentSpec, argument: str) -> Component:
 
 def closest(name: str, options: Collection[str]) -> str:
     """Close matches as the end of a message, or all options if nothing is close."""
-    by_lower = {option.lower(): option for option in options}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    found = similar_names(name, options)
     if found:
-        return f"did you mean {' or '.join(repr(by_lower[match]) for match in found)}?"
+        return f"did you mean {' or '.join(map(repr, found))}?"
     return f"choose from {', '.join(sorted(options)) or 'nothing'}"
 
 

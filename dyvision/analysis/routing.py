@@ -5,7 +5,6 @@ Kernels are formed for every image on its own; their correlations are then avera
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from dyvision.analysis.correlation import BINS, Correlation, correlate, count_pairs, effective_kernel, write_dense
 from dyvision.analysis.macs import evaluating
 from dyvision.layers import CondConv2d, DCDConv2d, DyConv2d, DynamicConv2d, DyNetConv2d, ODConv2d
+from dyvision.text import did_you_mean
 
 #: layers whose coefficients and kernels are reported, and what the coefficients are
 SUPPORTED: dict[type[DynamicConv2d], str] = {
@@ -204,8 +204,7 @@ def select_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> dict[st
 def _nothing(pattern: str, matching: Mapping[str, nn.Module], names: list[str]) -> str:
     supported = ", ".join(f"{kind.__name__} ({meaning})" for kind, meaning in SUPPORTED.items())
     if not matching:
-        close = difflib.get_close_matches(pattern, names, n=_LISTED, cutoff=0.4)
-        return f"no convolution is named {pattern!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
+        return f"no convolution is named {pattern!r}{did_you_mean(pattern, names, _LISTED)}"
     # dynamic layers first: they are what the user may have expected to see
     ordered = sorted(matching.items(), key=lambda item: not isinstance(item[1], DynamicConv2d))
     kinds = [f"{name!r} is {type(module).__name__}{_why(module)}" for name, module in ordered[:_LISTED]]
@@ -242,8 +241,7 @@ def _reference(layer: DynamicConv2d, name: str, static: nn.Module | None) -> tup
     else:
         convs = {key: module for key, module in static.named_modules() if isinstance(module, nn.Conv2d)}
         if name not in convs:
-            close = difflib.get_close_matches(name, convs, n=_LISTED, cutoff=0.4)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            hint = did_you_mean(name, convs, _LISTED)
             raise ValueError(f"static: the network has no static convolution at {name!r}{hint}")
         kernel, source = convs[name].weight, "static network"
     # DCD's residual is dense: the kernel it is compared with is written out likewise

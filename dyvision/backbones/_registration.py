@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ import timm
 from torch import nn
 
 from dyvision.backbones._names import TIMM_NAMES
+from dyvision.text import similar_names, suggestion
 
 Builder = Callable[..., nn.Module]
 _BUILDERS: dict[str, Builder] = {}
@@ -69,10 +69,9 @@ def find_builder(name: str) -> Builder | None:
         raise ValueError(f"a backbone is chosen by its name, not by {name!r}; see dyvision.list_backbones()")
     if name.startswith(_REMOTE) or timm.is_model(name):
         return None
-    close = difflib.get_close_matches(name, [*list_backbones(), *_BUILDERS], n=4, cutoff=0.55)
-    close += [other for other in difflib.get_close_matches(name, timm.list_models(), n=3) if other not in close]
-    hint = f"did you mean {', '.join(close[:5])}?" if close else "see dyvision.list_backbones()"
-    raise ValueError(f"unknown backbone {name!r}; {hint}")
+    close = similar_names(name, [*list_backbones(), *_BUILDERS], 4)
+    close += [other for other in similar_names(name, timm.list_models()) if other not in close]
+    raise ValueError(f"unknown backbone {name!r}{suggestion(close[:5]) or '; see dyvision.list_backbones()'}")
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

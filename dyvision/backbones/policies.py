@@ -9,7 +9,6 @@ are an option of ``create_model``.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from torch import nn
 from dyvision.backbones._blocks import ConvSite, find_convs
 from dyvision.backbones._handover import say_what_is_dynamic, skipped_convs
 from dyvision.layers import DynamicConv2d
+from dyvision.text import did_you_mean
 
 Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 
@@ -193,8 +193,7 @@ def _matching(sites: Sequence[ConvSite], patterns: Sequence[str], already: Seque
     names = [site.name for site in sites]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, [*list_policies(), *names], n=4, cutoff=0.4)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            hint = did_you_mean(pattern, [*list_policies(), *names], 4)
             dynamic = [name for name in already if fnmatchcase(name, pattern)]
             hint = f"; {', '.join(dynamic[:3])} matches but is dynamic already" if dynamic else hint
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dyvision.checkpoints import condconv, dcd, dgc, dyconv, kernelwarehouse, od
 from dyvision.checkpoints._methods import fit
 from dyvision.checkpoints._names import module_names, warehouse_layers
 from dyvision.layers import DynamicConv2d
+from dyvision.text import did_you_mean
 
 #: what translates one tensor of one layer; WeightNet's translates a network's
 _TRANSLATE: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
@@ -229,8 +229,7 @@ def check_source(source: str) -> None:
         ValueError: If it is unknown; the message gives the closest names.
     """
     if source not in SOURCES:
-        near = difflib.get_close_matches(str(source), SOURCES, n=2, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        hint = did_you_mean(source, SOURCES)
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}{hint}")
 
 

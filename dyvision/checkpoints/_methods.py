@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
+
+from dyvision.text import did_you_mean
 
 #: stands for the default of an argument that has none
 REQUIRED: Any = object()
@@ -38,8 +39,7 @@ def get_method(name: str) -> Method:
     """
     known = list_methods()
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        hint = did_you_mean(name, known)
         raise ValueError(f"unknown method {name!r}{hint}; methods are {', '.join(known)}")
     return cast(Method, import_module(f"dyvision.checkpoints.{name}"))
 
@@ -84,8 +84,7 @@ def check_arguments(
         if refused and name in refused:
             raise ValueError(f"{official_class}: {name} is not supported: {refused[name]}")
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-            hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+            hint = did_you_mean(name, names)
             raise ValueError(f"{official_class} has no argument {name!r}{hint}; it has {', '.join(names)}")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from dyvision.reading import read_yaml
+from dyvision.text import similar_names, suggestion
 
 
 def packaged_configs() -> list[str]:
@@ -100,19 +100,19 @@ def similar(name: str, candidates: Iterable[str]) -> list[str]:
     for candidate in pool:
         if "." in candidate:
             leaves.setdefault(candidate.rsplit(".", 1)[-1], []).append(candidate)
-    alike = [last] if last in leaves else difflib.get_close_matches(last, leaves, n=3, cutoff=0.7)
+    alike = [last] if last in leaves else similar_names(last, leaves)
     matches = [candidate for leaf in alike for candidate in leaves[leaf]]
     same = [candidate for candidate in matches if section and candidate.startswith(f"{section}.")]
     if not section and last in leaves:
         return matches[:3]
-    whole = difflib.get_close_matches(name, pool, n=3, cutoff=0.9 if "." in name else 0.6)
+    # the sections of dotted names are alike whatever the options are
+    whole = [] if section and matches else similar_names(name, pool)
     return list(dict.fromkeys([*same, *whole] or matches))[:3]
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:
     """Phrase the closest matches of a wrong name, such as ``" (did you mean 'dcd' or 'dyconv'?)"``; may be empty."""
-    names = similar(name, candidates)
-    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
+    return suggestion(similar(name, candidates))
 
 
 def _config_root() -> Path:

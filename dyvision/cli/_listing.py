@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from fnmatch import fnmatch
+
+from dyvision.text import did_you_mean
 
 
 def print_list(what: str, pattern: str = "*") -> None:
@@ -21,8 +22,7 @@ def print_list(what: str, pattern: str = "*") -> None:
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     names = [name for name in known if fnmatch(name.split("  ")[0].lower(), wanted.lower())]
     if not names:
-        near = difflib.get_close_matches(pattern, [name.split("  ")[0] for name in known], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(pattern, [name.split("  ")[0] for name in known])
         raise ValueError(f"no {what} match {pattern!r}{hint}; see 'dyvision list {what}'")
     print("\n".join(names))
 

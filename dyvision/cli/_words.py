@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from dyvision.cli._configs import similar
+from dyvision.text import similar_names, suggestion
 
 #: what other tools call an option -> what it is called here
 _ALIASES = {
@@ -62,9 +62,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 def _closest_command(name: str, commands: Sequence[str]) -> str:
     synonyms = {other: ours for other, ours in _COMMANDS.items() if ours in commands}
-    similar = difflib.get_close_matches(name, [*commands, *synonyms], n=2, cutoff=0.6)
-    names = dict.fromkeys(synonyms.get(match, match) for match in similar)
-    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
+    similar = similar_names(name, [*commands, *synonyms], 2)
+    return suggestion(list(dict.fromkeys(synonyms.get(match, match) for match in similar)))
 
 
 def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:

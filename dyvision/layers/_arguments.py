@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from typing import NoReturn
 
 import torch
 from torch import nn
+
+from dyvision.text import did_you_mean
 
 #: of float32, the type of the buffers that keep temperatures
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
@@ -137,8 +138,7 @@ def reject_unknown(
         if name in general:  # from_conv takes it from the convolution
             hints.append(f"{name!r} of its own: the convolution's is taken")
             continue
-        near = difflib.get_close_matches(str(name), [*own, *general] if settable else own, n=1)
-        hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        hints.append(f"{name!r}{did_you_mean(name, [*own, *general] if settable else own, 1)}")
     raise UnknownArgumentError(
         f"{layer_class.__name__} has no argument {', '.join(hints)}; its own, beside those of nn.Conv2d, are: {taken}"
     )

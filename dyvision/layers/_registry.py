@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
 
 from dyvision.layers._arguments import abstract_methods
+from dyvision.text import did_you_mean
 
 _LAYERS: dict[str, type[nn.Module]] = {}
 LayerType = TypeVar("LayerType", bound=type[nn.Module])
@@ -46,7 +46,6 @@ def get_layer(name: str) -> type[nn.Module]:
         ValueError: If there is none; the message gives the closest names.
     """
     if name not in _LAYERS:
-        near = difflib.get_close_matches(str(name), _LAYERS, n=3, cutoff=0.5)
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        hint = did_you_mean(name, _LAYERS)
         raise ValueError(f"unknown layer {name!r}{hint}; layers are {', '.join(list_layers())}")
     return _LAYERS[name]

@@ -7,7 +7,6 @@ compiler or exporter traces gets a formulation that works with a dynamic batch.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -24,6 +23,7 @@ from torch import Tensor
 from dyvision.ops import triton
 from dyvision.ops._geometry import Edges, Geometry, is_channels_last
 from dyvision.ops._modes import is_traced
+from dyvision.text import did_you_mean
 
 try:  # torch 2.7; before it, all sizes count as dynamic
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -134,8 +134,7 @@ def formulation(name: str) -> Iterator[None]:
         ValueError: If there is no such formulation.
     """
     if name not in FORMULATIONS:
-        near = difflib.get_close_matches(name, FORMULATIONS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, FORMULATIONS, 1)
         raise ValueError(f"unknown formulation {name!r}{hint}; choose from {', '.join(FORMULATIONS)}")
     _forced.append(name)
     try:

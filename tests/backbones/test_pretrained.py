@@ -80,7 +80,7 @@ def test_every_kind_of_backbone_sees_grey_images(name) -> None:
         ({"layer_kwargs": [1]}, "layer_kwargs must be a mapping"),
         ({"num_classes": -1}, "num_classes must be an integer of at least 0"),
         ({"in_chans": 0}, "in_chans must be an integer of at least 1"),
-        ({"layer": "dyconv", "policy": "layre1.*"}, r"did you mean layer1"),
+        ({"layer": "dyconv", "policy": "layre1.*"}, r"did you mean 'layer1"),
     ],
 )
 def test_wrong_options_are_named(arguments, text) -> None:
