@@ -74,6 +74,26 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
         raise type(error)(error.errno, f"{target} could not be written: {reason}{kept}") from error
 
 
+def check_target(path: str | os.PathLike[str], option: str) -> None:
+    """Check before the work that its result can be written.
+
+    Args:
+        path: The file; folders above it are made when it is written, and a file of this name is replaced.
+        option: Who asked for it, for the message.
+
+    Raises:
+        OSError: If it is a folder, or nothing can be written there.
+    """
+    target = Path(path).expanduser().absolute()
+    if target.is_dir():
+        raise IsADirectoryError(f"{option} {path}: a folder; give a file in it")
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{option} {path}: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} {path}: no permission to write in {above}; give another folder")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file as UTF-8, whole or not at all.
 

@@ -176,14 +176,14 @@ class DetectionTask(BaseTask):
 
     def setup(self, stage: str) -> None:
         """Take the classes from the data; results have the category ids of the data they are compared with."""
-        class_ids = getattr(getattr(self.trainer, "datamodule", None), "class_ids", None)
-        if class_ids:
+        data = getattr(self.trainer, "datamodule", None)
+        self._config().warn_of_two_sizes(data)
+        if class_ids := getattr(data, "class_ids", None):
             self.hparams.class_ids = [int(class_id) for class_id in class_ids]
         super().setup(stage)
-        masks = getattr(getattr(self.trainer, "datamodule", None), "masks", True)
-        if stage != "predict" and not masks and self._detector.predicts_masks:
+        if stage != "predict" and not getattr(data, "masks", True) and self._detector.predicts_masks:
             raise ValueError(
-                f"head={self.hparams.head!r} learns from masks and is evaluated on them; set data.masks to true."
+                f"head={self.hparams.head!r} learns from and is evaluated on masks; set data.masks to true."
             )
 
     @property

@@ -75,3 +75,15 @@ def test_the_remainder_of_a_killed_process_is_overwritten(tmp_path):
     write_text(tmp_path / "last.ckpt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert (tmp_path / "last.ckpt").read_text() == "new"
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_work(tmp_path) -> None:
+    from dyvision.saving import check_target
+
+    check_target(tmp_path / "new" / "folder" / "a.csv", "--csv")
+    (tmp_path / "there.csv").write_text("old")
+    check_target(tmp_path / "there.csv", "--csv")
+    with pytest.raises(IsADirectoryError, match=r"--csv .*: a folder; give a file in it"):
+        check_target(tmp_path, "--csv")
+    with pytest.raises(NotADirectoryError, match=r"--json .*there\.csv is a file, not a folder"):
+        check_target(tmp_path / "there.csv" / "a" / "b.json", "--json")

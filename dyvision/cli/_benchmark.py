@@ -128,6 +128,7 @@ def _check(options: argparse.Namespace) -> Setting:
     from dyvision.analysis._benchmark_cases import Setting
     from dyvision.analysis.benchmark import MIN_ROUNDS
     from dyvision.cli._benchmark_output import check_plot
+    from dyvision.saving import check_target
 
     options.batch = options.batch or _BATCHES[options.what]
     options.input_size = _SIZES[options.what] if options.input_size is None else options.input_size
@@ -148,6 +149,9 @@ def _check(options: argparse.Namespace) -> Setting:
         raise ValueError(f"--formulations applies to operators, not to {options.what}")
     if options.what != "models" and options.fuse:
         raise ValueError(f"--fuse applies to models, in evaluation mode, not to {options.what}")
+    for name in ("csv", "json", "plot"):
+        if getattr(options, name) is not None:
+            check_target(getattr(options, name), f"--{name}")
     if options.plot is not None:
         check_plot(options.plot)
     try:

@@ -89,7 +89,9 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     from dyvision.data import show
+    from dyvision.saving import check_target
 
+    check_target(options.output, "--output")
     module = _module(options) if options.config or options.data_options else None
     broken: list[str] = []
     path = show(
@@ -114,10 +116,12 @@ def _check(options: argparse.Namespace) -> None:
 
     from dyvision.cli._data_report import print_report
     from dyvision.data.check import check
-    from dyvision.saving import write_text
+    from dyvision.saving import check_target, write_text
 
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: expected at least 0")
+    if options.json is not None:
+        check_target(options.json, "--json")
     module = _module(options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:

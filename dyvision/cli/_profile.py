@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dyvision.saving import write_text
+from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
 
@@ -40,6 +40,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _profile(options: argparse.Namespace) -> None:
+    for option, path in (("--json", options.json), ("--picture", options.picture)):
+        if path is not None and path != Path("-"):
+            check_target(path, option)
     import json
 
     import torch

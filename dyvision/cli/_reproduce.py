@@ -27,7 +27,11 @@ def _reproduce(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     from dyvision.analysis.reproduce import MACS_TOLERANCE, PARAMS_TOLERANCE, Comparison, read_published, reproduce
+    from dyvision.saving import check_target
     from dyvision.tables import NAME, FittingTable, make_console
+
+    if options.json is not None:
+        check_target(options.json, "--json")
 
     rows = read_published(options.table)
     console = make_console(180)

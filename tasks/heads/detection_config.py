@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,3 +82,17 @@ class DetectorConfig:
             "detections_per_img": self.detections_per_image,
         }
         return {prefix + name: value for name, value in names.items() if value is not None}
+
+    def warn_of_two_sizes(self, data: Any) -> None:
+        """Warn if the data module makes images small and the detector makes them large again, whose size counts.
+
+        Args:
+            data: The data module, or None.
+        """
+        limit = getattr(getattr(data, "hparams", None), "image_size", None)
+        if limit is not None and self.min_sizes and min(self.min_sizes) > limit:
+            warnings.warn(
+                f"data.image_size={limit} makes images smaller, and model.min_size={min(self.min_sizes)} larger again: "
+                "for smaller images give --model.min_size=null, or a smaller one",
+                stacklevel=1,  # the same place every time: said once
+            )

@@ -59,3 +59,11 @@ def test_a_check_counts_in_the_words_of_the_format(root, capfd) -> None:
     out = capfd.readouterr().out
     assert "objects" not in out
     assert any(line.strip() == "images" for line in out.splitlines())
+
+
+@pytest.mark.parametrize("command", [["show", "--output"], ["check", "--json"]])
+def test_a_folder_given_as_file_is_told_before_anything_is_read(root, command, capfd) -> None:
+    assert status_of(["data", command[0], str(root), command[1], str(root)]) == 2
+    captured = capfd.readouterr()
+    assert captured.err == f"dyvision: error: {command[1]} {root}: a folder; give a file in it\n"
+    assert not captured.out

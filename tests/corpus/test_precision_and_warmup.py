@@ -37,3 +37,8 @@ def test_a_warmup_longer_than_the_run_is_told(schedule, fit_one_step) -> None:
 def test_a_warmup_within_the_run_is_not(warmup, fit_one_step, recwarn) -> None:
     assert fit_one_step("classification", [f"--model.warmup_steps={warmup}"]) == 0
     assert not [one for one in recwarn if "warmup" in str(one.message)]
+
+
+def test_a_small_image_that_the_detector_enlarges_is_told(fit_one_step) -> None:
+    with pytest.warns(UserWarning, match=r"data\.image_size=32 makes images smaller, and model\.min_size=64 larger"):
+        assert fit_one_step("detection", ["--data.image_size=32", "--model.min_size=64"]) == 0
