@@ -23,8 +23,8 @@ from rich.progress import track
 from rich.table import Table
 
 from dyvision.ops import planner
-from dyvision.ops._geometry import Geometry
-from dyvision.ops._measure import measure
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.measuring import measure
 from dyvision.ops.planner import KINDS, Problem, monomials
 from dyvision.saving import write_text
 

@@ -18,8 +18,8 @@ from dyvision.backbones import create_model
 from dyvision.backbones._registration import find_builder
 from dyvision.layers import get_layer
 from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.planner import describe_problem
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import describe_problem
 
 #: kernels K of the operators
 NUM_KERNELS = 4

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dyvision.ops._formulations import BACKWARD, FORWARD
-from dyvision.ops._geometry import Geometry
-from dyvision.ops._tiled import convolve_mixture, convolve_mixture_backward
-from dyvision.ops.mixing import Mixture
+from dyvision.ops._tiling import convolve_mixture, convolve_mixture_backward
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import Mixture
 
 
 class PerSampleConvolution(torch.autograd.Function):

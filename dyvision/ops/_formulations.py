@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry, is_channels_last
+from dyvision.ops.geometry import Geometry, is_channels_last
 
 Gradients = tuple[Tensor | None, Tensor | None]
 

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import PerSampleConvolution
-from dyvision.ops._calls import Arguments, Call, prepare, remember
+from dyvision.ops._call_cache import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
+from dyvision.ops._fast_path import straight_convolution
 from dyvision.ops._formulations import FORWARD
-from dyvision.ops._geometry import Geometry, Padding, Size
-from dyvision.ops._modes import is_traced
-from dyvision.ops._straight import straight_convolution
+from dyvision.ops.geometry import Geometry, Padding, Size
+from dyvision.ops.modes import is_traced
 from dyvision.ops.planner import EMPTY
 
 

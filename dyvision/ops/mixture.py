@@ -8,15 +8,16 @@ from torch import Tensor
 
 from dyvision.ops import triton
 from dyvision.ops._autograd import MixtureConvolution
-from dyvision.ops._calls import Arguments, Call, prepare, remember
+from dyvision.ops._call_cache import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
+from dyvision.ops._fast_path import straight_mixture
 from dyvision.ops._formulations import FORWARD
-from dyvision.ops._geometry import Geometry, Padding, Size
-from dyvision.ops._modes import is_traced
-from dyvision.ops._straight import straight_mixture
-from dyvision.ops._tiled import convolve_mixture, is_tiled
+from dyvision.ops._tiling import convolve_mixture, is_tiled
+from dyvision.ops.autocast import without_autocast
 from dyvision.ops.dynamic import add_bias, convolve_by_triton
-from dyvision.ops.mixing import Mixture, without_autocast
+from dyvision.ops.geometry import Geometry, Padding, Size
+from dyvision.ops.kernels import Mixture
+from dyvision.ops.modes import is_traced
 from dyvision.ops.planner import EMPTY
 
 

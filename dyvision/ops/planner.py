@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from dyvision.ops import triton
-from dyvision.ops._geometry import Edges, Geometry, is_channels_last
-from dyvision.ops._modes import is_traced
+from dyvision.ops.geometry import Edges, Geometry, is_channels_last
+from dyvision.ops.modes import is_traced
 
 try:  # torch 2.7; before it, all sizes count as dynamic
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -274,7 +274,7 @@ def wants_measurement() -> bool:
 
 @cache
 def _measured(problem: Problem) -> Plan:
-    from dyvision.ops._measure import measure
+    from dyvision.ops.measuring import measure
 
     times = measure(problem)
     if not problem.training:

@@ -9,8 +9,8 @@ from torch import nn
 import dyvision
 import dyvision.ops
 from dyvision.layers import get_layer
-from dyvision.ops import _measure, dynamic_conv2d, formulation, mixture_conv2d, planner
-from dyvision.ops._geometry import Geometry
+from dyvision.ops import dynamic_conv2d, formulation, measuring, mixture_conv2d, planner
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.planner import Plan, Problem, estimate
 
 
@@ -66,7 +66,7 @@ def test_benchmark_measures_each_shape_once_and_keeps_the_fastest(monkeypatch):
         calls.append(problem)
         return {"forward": {"grouped": 3.0, "unfold": 2.0, "loop": 1.0, "mix_outputs": 4.0}}
 
-    monkeypatch.setattr(_measure, "measure", measure)
+    monkeypatch.setattr(measuring, "measure", measure)
     monkeypatch.setattr(dyvision.ops, "benchmark", True)
     planner._measured.cache_clear()
     try:
@@ -84,7 +84,7 @@ def test_benchmark_measures_each_shape_once_and_keeps_the_fastest(monkeypatch):
 @pytest.mark.parametrize("shape", [{}, DEPTHWISE, POINTWISE])
 def test_measurements_cover_what_can_run(shape, mixed):
     one = problem(**shape, batch=2, size=(5, 5), mixed=mixed, training=True)
-    times = _measure.measure(one, rounds=1)
+    times = measuring.measure(one, rounds=1)
     assert set(times["forward"]) == set(one.applicable) and set(times["backward"]) == set(one.single)
     assert set(times["whole"]) == set(one.applicable) - set(one.single)
     assert all(seconds > 0 for part in times.values() for seconds in part.values())

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton import DTYPES, available, dense, depthwise, mixture_pointwise
 
 pytest.importorskip("triton")
@@ -250,7 +250,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner
 import torch
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton import DTYPES, dense, depthwise, mixture_pointwise
 
 pointers = dict(zip(DTYPES, ("*fp32", "*bf16", "*fp16")))

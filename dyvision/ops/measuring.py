@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dyvision.ops._formulations import BACKWARD, FORWARD
-from dyvision.ops._tiled import convolve_mixture, convolve_mixture_backward
-from dyvision.ops.mixing import Mixture
+from dyvision.ops._tiling import convolve_mixture, convolve_mixture_backward
+from dyvision.ops.kernels import Mixture
 from dyvision.ops.planner import WHOLE, Problem
 
 _ROUNDS = 3

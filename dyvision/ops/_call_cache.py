@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
-from dyvision.ops._modes import is_traced
-from dyvision.ops.mixing import autocasts
+from dyvision.ops.autocast import autocasts
+from dyvision.ops.geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
+from dyvision.ops.modes import is_traced
 from dyvision.ops.planner import EMPTY, Plan, describe_problem, forced_formulation, make_plan, wants_measurement
 
 #: signatures that are remembered; beyond it all are forgotten

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dyvision.ops._formulations import BACKWARD, FORWARD, columns_of, fold_columns
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.mixing import Mixture
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import Mixture
 
 #: bytes of mixed kernels at a time, on a CPU; caches of other devices are too small for it to pay
 TILE_BYTES = 16 * 2**20

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.mixing import sum_by_channel
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import sum_by_channel
 
 #: ``(input [B, C_in, H, W], weight of any shape with the kernels' numbers, bias [C_out] or [B, C_out])``
 Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
