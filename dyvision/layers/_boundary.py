@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from dyvision.ops._call_cache import follow
 from dyvision.ops.autocast import autocasts
+from dyvision.ops.empty_batch import empty_output
 from dyvision.ops.geometry import resolve
 
 Forward = Callable[..., Tensor]
@@ -130,14 +130,8 @@ def _unusual(layer: Convolution, forward: Forward, x: Any, args: tuple[Any, ...]
 def _empty(layer: Convolution, x: Tensor, coefficients: Iterable[Any]) -> Tensor:
     """``[0, C_out, H', W']`` in the type of other outputs."""
     edges, geometry = resolve(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    left, right, top, bottom = edges or (0, 0, 0, 0)
-    size = geometry.output_size((x.shape[2] + top + bottom, x.shape[3] + left + right), layer.kernel_size)
-    cast = autocasts(x.device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
-    output = x.new_zeros((0, layer.out_channels, *size), dtype=dtype)
-    if not torch.is_grad_enabled():
-        return output
-    return follow(output, (x, *layer.parameters(), *_tensors(coefficients)))
+    tensors = (x, *layer.parameters(), *_tensors(coefficients))
+    return empty_output(x, layer.out_channels, layer.kernel_size, edges, geometry, tensors)
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:

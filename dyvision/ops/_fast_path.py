@@ -1,75 +1,49 @@
 """Straight-line code for inference, put together once per signature: all questions of the general path are answered.
 
 At batch size 1 a layer's products take a tenth of a millisecond, and twenty calls of Python functions as long again.
+The code of the convolution itself comes from its formulation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dyvision.ops.formulations import TABLE, Convolve
 from dyvision.ops.geometry import Geometry
-from dyvision.ops.kernels import sum_by_channel
-
-#: ``(input [B, C_in, H, W], weight of any shape with the kernels' numbers, bias [C_out] or [B, C_out])``
-Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+from dyvision.ops.kernels import Mixture, sum_by_channel
 
 
-def straight_convolution(
-    name: str, batch: int, size: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry
-) -> Convolve | None:
-    """Code for one convolution with given kernels by the formulation ``name``.
+def straight_code(
+    name: str, input: Tensor, weight: Tensor, bias: Tensor | None, mixture: Mixture | None, geometry: Geometry
+) -> Callable[..., Tensor] | None:
+    """Code for tensors of the shapes of these.
 
     Args:
         name: The formulation.
-        batch: Samples.
-        size: Height and width of the input.
-        kernel_shape: ``(C_out, C_in/groups, kH, kW)``.
+        input: ``[B, C_in, H, W]``.
+        weight: ``[N, C_out, C_in/groups, kH, kW]``.
+        bias: ``[B, C_out]``, or of a mixture ``[C_out]`` or ``[K, C_out]``.
+        mixture: What kernels are mixed from, None if they are given.
         geometry: Stride, padding, dilation, groups.
 
     Returns:
-        The code, or None for a case that is not common enough.
+        ``(input, weight, bias)``, or ``(input, kernels, coefficients, bias)`` for a mixture; None for a case that is
+        not common enough.
     """
-    out_channels = kernel_shape[0]
-    if name == "matmul" and geometry.is_pointwise:
-        matrices, maps = (batch, out_channels, kernel_shape[1]), (batch, out_channels, *size)
-
-        def multiply(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            output = torch.bmm(weight.reshape(matrices), input.flatten(2))
-            return (output if bias is None else output.add_(bias.unsqueeze(-1))).view(maps)
-
-        return multiply
-    if name == "grouped" or (name == "loop" and batch == 1):
-        (stride, padding, dilation, groups), height_width = geometry, geometry.output_size(size, kernel_shape[2:])
-        folded = (batch * out_channels, *kernel_shape[1:])
-        maps = (batch, out_channels, *height_width)
-        groups = groups * batch
-
-        def fold(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            if batch == 1:
-                bias = None if bias is None else bias.view(-1)
-                return F.conv2d(input, weight.reshape(folded), bias, stride, padding, dilation, groups)
-            bias = None if bias is None else bias.expand(batch, -1).reshape(-1)
-            input = input.reshape(1, -1, *size)
-            return F.conv2d(input, weight.reshape(folded), bias, stride, padding, dilation, groups).view(maps)
-
-        return fold
-    return None
+    straight = TABLE[name].straight
+    convolve = None if straight is None else straight(input.shape[0], input.shape[2:], weight.shape[1:], geometry)
+    if convolve is None or mixture is None:
+        return convolve
+    mixes_more = mixture.taps is not None or (bias is not None and bias.ndim == 2)
+    return None if mixes_more else _mix_first(convolve, mixture)
 
 
-def straight_mixture(
-    name: str, coefficients: Tensor, size: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] | None:
-    """Code for ``(input, kernels, coefficients, bias [C_out])``; arguments as of :func:`straight_convolution`."""
-    convolve = straight_convolution(name, coefficients.shape[0], size, kernel_shape, geometry)
-    if convolve is None:
-        return None
-    if coefficients.ndim == 2:
+def _mix_first(convolve: Convolve, mixture: Mixture) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    if mixture.coefficients.ndim == 2:
         return lambda x, kernels, mix, bias: convolve(x, torch.mm(mix, kernels.flatten(1)), bias)
-    numbers = math.prod(kernel_shape[1:])
-    shape = (-1, kernel_shape[0], numbers)
+    shape = (-1, mixture.kernels.shape[1], math.prod(mixture.kernels.shape[2:]))
     return lambda x, kernels, mix, bias: convolve(x, sum_by_channel(mix, kernels.view(shape)), bias)
