@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from dyvision.layers._arguments import abstract_methods
+from dyvision.layers.arguments import abstract_methods
 from dyvision.text import did_you_mean
 
 _LAYERS: dict[str, type[nn.Module]] = {}
