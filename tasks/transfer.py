@@ -10,7 +10,7 @@ from os import PathLike
 from torch import nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
-from dyvision.backbones._weights import read_state_dict
+from dyvision.backbones.weights import read_state_dict
 from dyvision.text import printable
 
 _LOGGER = logging.getLogger("dyvision.tasks")
