@@ -21,8 +21,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import dyvision
-from dyvision.analysis._benchmark_cases import SETTINGS
 from dyvision.analysis.benchmark import compare
+from dyvision.analysis.benchmark_cases import SETTINGS
 
 #: largest difference from PyTorch's output, over the largest output
 TOLERANCE = 1e-3

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dyvision.checkpoints import build_network, get_method, is_network, load_official, translate_state
-from dyvision.checkpoints._methods import fit
+from dyvision.checkpoints.interface import fit
 
 
 @dataclass(frozen=True)

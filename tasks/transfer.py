@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
-from dyvision.backbones._weights import read_state_dict
+from dyvision.backbones.weights import read_state_dict
 from dyvision.text import printable
 
 _LOGGER = logging.getLogger("dyvision.tasks")

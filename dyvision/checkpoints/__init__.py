@@ -14,17 +14,17 @@
 * ``"timm"``: ``create_model("tf_efficientnet_b0", layer="condconv", num_kernels=4)`` for ``tf_efficientnet_cc_b0_4e``;
   static networks too.
 * ``"weightnet"``: ``create_model("weightnet_shufflenetv2_x1_0")``.
-* ``"kernelwarehouse"``: the names of ``dyvision.backbones.kernelwarehouse.VARIANTS``.
+* ``"kernelwarehouse"``: the names of ``dyvision.backbones.published.kernelwarehouse.VARIANTS``.
 
 :func:`create_official` reads all this from the names and shapes of the weights, at any width, and loads them;
-:func:`build_network` takes an official class and its arguments. The modules of this package translate single layers,
-one method each.
+:func:`build_network` takes an official class and its arguments. The modules of ``dyvision.checkpoints.methods``
+translate single layers, one method each.
 """
 
-from dyvision.checkpoints._create import create_official
-from dyvision.checkpoints._load import SOURCES, OfficialReport, load_official, translate_state
-from dyvision.checkpoints._methods import get_method, list_methods
-from dyvision.checkpoints._networks import build_network, is_network
+from dyvision.checkpoints.create import create_official
+from dyvision.checkpoints.interface import get_method, list_methods
+from dyvision.checkpoints.load import SOURCES, OfficialReport, load_official, translate_state
+from dyvision.checkpoints.networks import build_network, is_network
 
 __all__ = (
     "SOURCES",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dyvision.checkpoints._methods import check_arguments
+from dyvision.checkpoints.interface import check_arguments
 
 #: structure beside the constructors' own: what narrowed networks say of themselves, and what names and shapes tell
 _OURS = ("widths", "inplanes", "in_chans")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dyvision.analysis._benchmark_cases import ConvShape, Setting
     from dyvision.analysis.benchmark import Comparison, Timer
+    from dyvision.analysis.benchmark_cases import ConvShape, Setting
     from dyvision.cli._benchmark_output import Row
 
     #: what is measured next or has been, how many there are, and rows once it has been
@@ -125,8 +125,8 @@ def _check(options: argparse.Namespace) -> Setting:
     """
     import torch
 
-    from dyvision.analysis._benchmark_cases import Setting
     from dyvision.analysis.benchmark import MIN_ROUNDS
+    from dyvision.analysis.benchmark_cases import Setting
     from dyvision.cli._benchmark_output import check_plot
     from dyvision.saving import check_target
 
@@ -169,10 +169,10 @@ def _operators(options: argparse.Namespace, setting: Setting, timer: Timer) -> P
     """Yield what comes next without rows, and again with its rows."""
     import torch
 
-    from dyvision.analysis._benchmark_cases import OPERATOR_NETWORKS, operator_runs, trace_shapes
     from dyvision.analysis.benchmark import compare
+    from dyvision.analysis.benchmark_cases import OPERATOR_NETWORKS, operator_runs, trace_shapes
     from dyvision.backbones import create_model
-    from dyvision.backbones._registration import find_builder
+    from dyvision.backbones.registry import find_builder
     from dyvision.ops import FORMULATIONS
 
     networks = list(dict.fromkeys(options.networks or OPERATOR_NETWORKS))
@@ -205,8 +205,8 @@ def _networks(options: argparse.Namespace, setting: Setting, timer: Timer) -> Pr
     """Yield what comes next without rows, and again with its rows."""
     import torch
 
-    from dyvision.analysis._benchmark_cases import inference_run, make_groups, training_run
     from dyvision.analysis.benchmark import compare, measure_peak_memory
+    from dyvision.analysis.benchmark_cases import inference_run, make_groups, training_run
     from dyvision.backbones import fuse
 
     training = options.what == "training"

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyvision.analysis._benchmark_cases import (
+from dyvision.analysis.benchmark import Comparison, compare, make_timer, measure_peak_memory, time_calls
+from dyvision.analysis.benchmark_cases import (
     ConvShape,
     Setting,
     make_groups,
@@ -17,7 +18,6 @@ from dyvision.analysis._benchmark_cases import (
     trace_shapes,
     training_run,
 )
-from dyvision.analysis.benchmark import Comparison, compare, make_timer, measure_peak_memory, time_calls
 from dyvision.backbones import create_model
 from dyvision.ops import FORMULATIONS
 from dyvision.ops.geometry import Geometry

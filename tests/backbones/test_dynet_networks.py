@@ -10,13 +10,13 @@ from torch import nn
 
 from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, create_model, dynamize, list_backbones
-from dyvision.backbones.dynet_common import DyNetBlock
-from dyvision.backbones.dynet_costs import cost_parts
-from dyvision.backbones.dynet_mobilenetv2 import DyNetInvertedResidual
-from dyvision.backbones.dynet_mobilenetv3 import DyNetMobileNetV3
-from dyvision.backbones.dynet_resnet import DyNetResNet
-from dyvision.backbones.dynet_shufflenetv2 import DyNetShuffleNetV2
+from dyvision.backbones.published.dynet_common import DyNetBlock
+from dyvision.backbones.published.dynet_mobilenetv2 import DyNetInvertedResidual
+from dyvision.backbones.published.dynet_mobilenetv3 import DyNetMobileNetV3
+from dyvision.backbones.published.dynet_resnet import DyNetResNet
+from dyvision.backbones.published.dynet_shufflenetv2 import DyNetShuffleNetV2
 from dyvision.layers import CoefficientBranch, DCDConv2d, DynamicConv2d, DyNetConv2d
+from tests.backbones.dynet_costs import cost_parts
 
 FAMILIES = ("mobilenetv2", "mobilenetv3_small", "mobilenetv3_large", "shufflenetv2", "shufflenetv2_150")
 FAMILIES += ("resnet18", "resnet50")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dyvision.backbones import create_backbone, create_model, list_backbones, register_backbone
-from dyvision.backbones._registration import _BUILDERS
+from dyvision.backbones.registry import _BUILDERS
 
 SMALL = [
     "mobilenetv2_035",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dyvision.checkpoints import get_method
-from dyvision.checkpoints._methods import fit
+from dyvision.checkpoints.interface import fit
 
 _spec = importlib.util.spec_from_file_location("official_networks_of_layers", Path(__file__).with_name("official.py"))
 _official = importlib.util.module_from_spec(_spec)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dyvision import create_model
-from dyvision.backbones._classifier import replace_classifier
+from dyvision.backbones.classifier import replace_classifier
 from dyvision.layers.classifier import condconv_classifier, dcd_classifier
 
 

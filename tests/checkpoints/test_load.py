@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from dyvision import create_model
-from dyvision.backbones.kernelwarehouse import create_kernelwarehouse
+from dyvision.backbones.published.kernelwarehouse import create_kernelwarehouse
 from dyvision.checkpoints import SOURCES, load_official
 
 PIXELS = 64

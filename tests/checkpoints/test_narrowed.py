@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyvision.backbones.kernelwarehouse import VARIANTS, add_warehouses
+from dyvision.backbones.published.kernelwarehouse import VARIANTS, add_warehouses
 from dyvision.checkpoints import build_network, create_official, load_official
-from dyvision.checkpoints._static import static_network
+from dyvision.checkpoints.static_networks import static_network
 
 _spec = importlib.util.spec_from_file_location("official_networks", Path(__file__).with_name("official.py"))
 _official = importlib.util.module_from_spec(_spec)
@@ -135,7 +135,7 @@ def test_kernelwarehouse_at_another_width(variant, arguments) -> None:
 
 def official_names(model: torch.nn.Module, variant: str) -> dict[str, torch.Tensor]:
     """The state of our network under the official names, by the loader's own table of modules."""
-    from dyvision.checkpoints._names import module_names, warehouse_layers
+    from dyvision.checkpoints.network_names import module_names, warehouse_layers
 
     modules = {ours: theirs for theirs, ours in module_names(model, "kernelwarehouse").items()}
     if "1d2x_mobilenetv2" in variant:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dyvision.checkpoints import get_method
-from dyvision.checkpoints._shapes import dyconv_ratio, odconv_reduction
+from dyvision.checkpoints.shapes import dyconv_ratio, odconv_reduction
 
 _spec = importlib.util.spec_from_file_location("official_layers", Path(__file__).with_name("official_layers.py"))
 _layers = importlib.util.module_from_spec(_spec)

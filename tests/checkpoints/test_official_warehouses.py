@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.checkpoints._methods import fit
-from dyvision.checkpoints.condinst import apply_auxiliary
-from dyvision.checkpoints.condinst import build_layer as build_head
-from dyvision.checkpoints.kernelwarehouse import build_layer, layer_state
+from dyvision.checkpoints.interface import fit
+from dyvision.checkpoints.methods.condinst import apply_auxiliary
+from dyvision.checkpoints.methods.condinst import build_layer as build_head
+from dyvision.checkpoints.methods.kernelwarehouse import build_layer, layer_state
 
 NETWORK = "Warehouse_Manager + KWConv2d"
 

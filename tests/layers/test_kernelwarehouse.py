@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyvision.backbones.kernelwarehouse import VARIANTS, create_kernelwarehouse
-from dyvision.checkpoints.kernelwarehouse import build_layer, layer_state
+from dyvision.backbones.published.kernelwarehouse import VARIANTS, create_kernelwarehouse
+from dyvision.checkpoints.methods.kernelwarehouse import build_layer, layer_state
 from dyvision.layers.kernelwarehouse import EPSILON, KernelWarehouseConv2d, share_warehouses
 from dyvision.layers.warehouse import own_cells, warehouse_of
 

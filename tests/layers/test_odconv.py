@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dyvision.checkpoints.odconv import build_layer, layer_state
+from dyvision.checkpoints.methods.odconv import build_layer, layer_state
 from dyvision.layers.odconv import ODConv2d
 
 # in, out, kernel, stride, groups, kernels: attentions beside the channel one

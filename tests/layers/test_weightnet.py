@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import dyvision
-from dyvision.backbones.weightnet_shufflenetv2 import REPEATS, STAGES, WeightNetShuffleNetV2, WeightNetShuffleUnit
-from dyvision.checkpoints.weightnet import build_layer, layer_state
+from dyvision.backbones.published.weightnet_shufflenetv2 import (
+    REPEATS,
+    STAGES,
+    WeightNetShuffleNetV2,
+    WeightNetShuffleUnit,
+)
+from dyvision.checkpoints.methods.weightnet import build_layer, layer_state
 from dyvision.layers.weightnet import WeightNetConv2d
 
 # in, out, kernel, groups, M, G given, G used

@@ -1,0 +1,1 @@
+"""Static networks that timm does not have."""
