@@ -103,9 +103,9 @@ def annotation_files(draw: st.DrawFn) -> dict[str, Any]:
         kind = draw(st.sampled_from(["field"] * 8 + ["all", "remove", "double", "record", "part"]))
         index = draw(st.integers(0, len(records) - 1))
         if kind == "part":
-            content[part] = draw(_ANYTHING)
+            content[part] = copy.deepcopy(draw(_ANYTHING))
         elif kind == "record":
-            records[index] = draw(_ANYTHING)
+            records[index] = copy.deepcopy(draw(_ANYTHING))
         elif kind == "double":
             records.append(copy.deepcopy(records[index]))
         else:

@@ -13,7 +13,12 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
 )
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.accelerators import (
+    AcceleratorRegistry,
+    CUDAAccelerator,
+    MPSAccelerator,
+    XLAAccelerator,
+)
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import StrategyRegistry
 
@@ -145,6 +150,16 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     if isinstance(strategy, str) and strategy not in names:
         hint = closest(strategy, names) or "; usual ones are auto, ddp, fsdp"
         _check("strategy", strategy, False, f"the name of a strategy of Lightning{hint}")
+    if devices is not None:
+        _check_devices(devices, accelerator)
+
+
+def _check_devices(devices: Any, accelerator: Any) -> None:
+    if _is_cpu(accelerator):
+        expected = "how many processes on the CPU (at least 1), or auto"
+        number = re.fullmatch(r"\s*0*[1-9]\d*\s*", devices) if isinstance(devices, str) else None
+        _check("devices", devices, devices == "auto" or number is not None or _is_count(devices), expected)
+        return
     expected = "how many processes or GPUs (at least 1; -1 or auto for all), or a list of GPU numbers such as [0,2]"
     if isinstance(devices, str) and devices != "auto":
         parts = devices.strip("[] ,").split(",")
@@ -155,4 +170,15 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     elif isinstance(devices, list):
         _check("devices", devices, bool(devices) and all(type(n) is int and n >= 0 for n in devices), expected)
     elif isinstance(devices, int):
-        _check("devices", devices, devices == -1 or devices >= 1, expected)
+        _check("devices", devices, devices == -1 or _is_count(devices), expected)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_cpu(accelerator: Any) -> bool:
+    """Whether Lightning will choose the CPU."""
+    if accelerator not in (None, "auto"):
+        return isinstance(accelerator, str) and accelerator.lower() == "cpu"
+    return not any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
