@@ -17,6 +17,7 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.backbones import list_policies
 from dyvision.cli._request import TASKS
+from dyvision.data.samples import SAMPLE_CLASSES, SAMPLE_LABELS
 from dyvision.layers import list_layers
 from dyvision.tasks.callbacks import LastCheckpoint
 from dyvision.tasks.heads import list_heads
@@ -40,7 +41,6 @@ _TRANSFORMS = [
     [{"class_path": "albumentations.VerticalFlip", "init_args": {"p": 0.5}}], ["ToGray", "GaussNoise"],
     [{"name": "HorizontalFlip", "q": 1}], ["Horizontalflip"], [{"name": "RandomCrop"}], ["Resize"], [3],
 ]  # fmt: skip
-_CLASS_NAMES = ["road", "sidewalk", "building", "car", "person", "sky"]
 #: what the signature does not say
 _KNOWN: dict[str, list[Any]] = {
     "layer": list_layers(),
@@ -65,11 +65,11 @@ _KNOWN: dict[str, list[Any]] = {
     "inference": [{"mode": "whole"}, {"mode": "slide", "crop_size": [32, 32], "stride": [16, 16]}, {"mode": "slide"},
                   {"mode": "tile"}, {"scales": [1.0, 0.5], "flip": True}, {}],
     "coco_eval": ["pycocotools", "faster-coco-eval", "cocoeval"],
-    "class_names": [_CLASS_NAMES[:3], ["a", "a", "b"], ["a", "b"], ["[/b]", "\u4eba", "=1"]],
-    "class_ids": [[1, 2, 3], [0, 1, 2], [7, 7, 8], [-1, 0, 1], [1]],
-    "class_colors": [[[0, 0, 0], [9, 9, 9], [255, 0, 0]], [[0, 0, 256]] * 3, [[0]], []],
-    "class_weights": [[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [1.0], [1.0, float("nan"), 1.0], [0.5] * 10],
-    "classes": [_CLASS_NAMES, _CLASS_NAMES[:1], ["road", "road"], ["nothing"], []],
+    "class_names": [list(SAMPLE_CLASSES), ["a", "a", "b", "c", "d"], ["a", "b"], ["[/b]", "\u4eba", "=1", " ", ""]],
+    "class_ids": [[1, 2, 3, 4, 5], [0, 1, 2, 3, 4], [7, 7, 8, 9, 10], [-1, 0, 1, 2, 3], [1]],
+    "class_colors": [[[0, 0, number] for number in range(5)], [[0, 0, 256]] * 5, [[0]], []],
+    "class_weights": [[1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 5, [1.0], [1.0, float("nan"), 1.0, 1.0, 1.0], [0.5] * 10],
+    "classes": [list(SAMPLE_LABELS), list(SAMPLE_LABELS[:2]), ["road", "road"], ["nothing"], []],
     "label_table": [{7: "road", 8: "sidewalk"}, {0: "a"}, {-1: "a", 255: "b"}, {}],
     "label_colors": ["voc", "cityscapes", {"a": [0, 0, 0], "b": [7, 7, 7]}, {"a": [0]}],
     "ignore_ids": [[], [0], [0, 1, 2], [255], [-1]],
@@ -100,6 +100,11 @@ _KNOWN: dict[str, list[Any]] = {
 }  # fmt: skip
 #: what would leave the folder, or end where no example is
 _LEFT_OUT = {"default_root_dir", "dirpath", "model_registry", "num_nodes", "barebones", "root", "predict_root"}
+
+
+def number_of_classes(task: str) -> int:
+    """How many classes the sample data of a task have, as the quickstart configs read them."""
+    return len(SAMPLE_LABELS if task == "segmentation" else SAMPLE_CLASSES)
 
 
 def options(task: str) -> dict[str, dict[str, inspect.Parameter]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from lightning.fabric.plugins.environments import (
@@ -73,7 +74,8 @@ def check_trainer(options: Mapping[str, Any], command: str) -> None:
         if isinstance(values.get(name), str) and values[name] not in choices:
             hint = closest(values[name], choices)
             _check(name, values[name], False, f"one of {', '.join(choices)}{hint}")
-    _check_time(values.get("max_time"))
+    for name in ("max_time", "val_check_interval"):
+        _check_time(name, values.get(name))
     _check_hardware(values)
 
 
@@ -129,9 +131,16 @@ def _check_part(name: str, value: Any, zero: bool) -> None:
     _check(name, value, correct and (zero or value > 0), f"a share between {least}, or an integer number of batches")
 
 
-def _check_time(value: Any) -> None:
-    if isinstance(value, str) and not _DURATION.fullmatch(value):
-        _check("max_time", value, False, "days:hours:minutes:seconds with two digits each, such as 00:12:00:00")
+def _check_time(name: str, value: Any) -> None:
+    expected = "days:hours:minutes:seconds with two digits each, such as 00:12:00:00"
+    if isinstance(value, str):
+        _check(name, value, _DURATION.fullmatch(value) is not None, expected)
+    elif isinstance(value, Mapping):
+        try:
+            correct = timedelta(**value) > timedelta(0)
+        except (TypeError, OverflowError):
+            correct = False
+        _check(name, value, correct, f"{expected}, or a mapping such as {{hours: 12, minutes: 30}}")
 
 
 def _check_hardware(values: Mapping[str, Any]) -> None:
