@@ -31,7 +31,7 @@ def main() -> int:
     faulthandler.enable()
     failed = 0
     for kind in chosen.kinds or KINDS:
-        started = time.perf_counter()
+        started = time.process_time()  # other programs do not count
         try:
             counts = fuzz(KINDS[kind], chosen.examples, chosen.seed)
             result = f"ok ({', '.join(f'{count} {outcome}' for outcome, count in counts.items())})"
@@ -40,7 +40,10 @@ def main() -> int:
             failed = 1
             traceback.print_exc()
             result = f"FAIL  {type(error).__name__}: {error}"
-        print(f"{kind:<12} {chosen.examples} examples, {time.perf_counter() - started:.0f} s: {result}", flush=True)
+        print(
+            f"{kind:<12} {chosen.examples} examples, {time.process_time() - started:.0f} s of processor time: {result}",
+            flush=True,
+        )
     return failed
 
 
