@@ -71,9 +71,13 @@ def limited_time(seconds: float) -> Iterator[None]:
     Raises:
         AssertionError: If it takes longer.
     """
+    late = AssertionError(f"took more than {seconds} s")
+    fired = False
 
     def fail(*_: object) -> None:
-        raise AssertionError(f"took more than {seconds} s")
+        nonlocal fired
+        fired = True
+        raise late
 
     handler = signal.signal(signal.SIGALRM, fail)
     # whoever runs this may have set an alarm, too (pytest-timeout)
@@ -88,6 +92,8 @@ def limited_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001))
+    if fired:  # and taken for an error of a file
+        raise late
 
 
 @contextlib.contextmanager
