@@ -30,7 +30,9 @@ _RANGES: dict[str, dict[str, Any]] = {
     "rho": {"minimum": 0, "maximum": 1},
     "eps": {"minimum": 0, "maximum": 1},
 }
-_FLAGS = ("amsgrad", "nesterov", "maximize", "decoupled_weight_decay", "centered")
+_FLAGS = ("amsgrad", "nesterov", "maximize", "decoupled_weight_decay", "centered", "capturable", "differentiable")
+#: torch chooses where they are null
+_OPTIONAL_FLAGS = ("foreach", "fused")
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -136,7 +138,7 @@ def _check_ranges(arguments: Mapping[str, Any], what: str) -> None:
             check_number(f"{what}: {name}", value, **_RANGES[name])
         elif name == "betas":
             check_numbers(f"{what}: {name}", value, length=2, **_BELOW_ONE)
-        elif name in _FLAGS:
+        elif name in _FLAGS or (name in _OPTIONAL_FLAGS and value is not None):
             check_flag(f"{what}: {name}", value)
 
 

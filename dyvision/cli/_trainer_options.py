@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from lightning.fabric.plugins.environments import (
@@ -13,7 +14,12 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
 )
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.accelerators import (
+    AcceleratorRegistry,
+    CUDAAccelerator,
+    MPSAccelerator,
+    XLAAccelerator,
+)
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import StrategyRegistry
 
@@ -68,7 +74,8 @@ def check_trainer(options: Mapping[str, Any], command: str) -> None:
         if isinstance(values.get(name), str) and values[name] not in choices:
             hint = closest(values[name], choices)
             _check(name, values[name], False, f"one of {', '.join(choices)}{hint}")
-    _check_time(values.get("max_time"))
+    for name in ("max_time", "val_check_interval"):
+        _check_time(name, values.get(name))
     _check_hardware(values)
 
 
@@ -124,9 +131,16 @@ def _check_part(name: str, value: Any, zero: bool) -> None:
     _check(name, value, correct and (zero or value > 0), f"a share between {least}, or an integer number of batches")
 
 
-def _check_time(value: Any) -> None:
-    if isinstance(value, str) and not _DURATION.fullmatch(value):
-        _check("max_time", value, False, "days:hours:minutes:seconds with two digits each, such as 00:12:00:00")
+def _check_time(name: str, value: Any) -> None:
+    expected = "days:hours:minutes:seconds with two digits each, such as 00:12:00:00"
+    if isinstance(value, str):
+        _check(name, value, _DURATION.fullmatch(value) is not None, expected)
+    elif isinstance(value, Mapping):
+        try:
+            correct = timedelta(**value) > timedelta(0)
+        except (TypeError, OverflowError):
+            correct = False
+        _check(name, value, correct, f"{expected}, or a mapping such as {{hours: 12, minutes: 30}}")
 
 
 def _check_hardware(values: Mapping[str, Any]) -> None:
@@ -145,6 +159,16 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     if isinstance(strategy, str) and strategy not in names:
         hint = closest(strategy, names) or "; usual ones are auto, ddp, fsdp"
         _check("strategy", strategy, False, f"the name of a strategy of Lightning{hint}")
+    if devices is not None:
+        _check_devices(devices, accelerator)
+
+
+def _check_devices(devices: Any, accelerator: Any) -> None:
+    if _is_cpu(accelerator):
+        expected = "how many processes on the CPU (at least 1), or auto"
+        number = re.fullmatch(r"\s*0*[1-9]\d*\s*", devices) if isinstance(devices, str) else None
+        _check("devices", devices, devices == "auto" or number is not None or _is_count(devices), expected)
+        return
     expected = "how many processes or GPUs (at least 1; -1 or auto for all), or a list of GPU numbers such as [0,2]"
     if isinstance(devices, str) and devices != "auto":
         parts = devices.strip("[] ,").split(",")
@@ -155,4 +179,15 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     elif isinstance(devices, list):
         _check("devices", devices, bool(devices) and all(type(n) is int and n >= 0 for n in devices), expected)
     elif isinstance(devices, int):
-        _check("devices", devices, devices == -1 or devices >= 1, expected)
+        _check("devices", devices, devices == -1 or _is_count(devices), expected)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_cpu(accelerator: Any) -> bool:
+    """Whether Lightning will choose the CPU."""
+    if accelerator not in (None, "auto"):
+        return isinstance(accelerator, str) and accelerator.lower() == "cpu"
+    return not any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))

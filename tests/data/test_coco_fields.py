@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from dyvision.data.findings import Findings
 from dyvision.tasks.metrics.coco import CocoEvaluator
 
 Write = Callable[..., Path]
-FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz_annotations.py"
 
 
 def objects(root: Path, masks: bool = False) -> tuple[int, float]:
@@ -213,16 +211,6 @@ def test_the_file_may_begin_with_anything_and_have_more(write_coco: Write, coco_
     for image in shuffled["images"]:
         image.update(neg_category_ids=[1], not_exhaustive_category_ids=[])
     assert objects(write_coco("\ufeff\n " + json.dumps(shuffled, indent=1) + "\n ")) == (3, 1.0)
-
-
-def test_odd_files_in_any_combination(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("fuzz_annotations", FUZZ)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    counts = module.fuzz_annotations(100, seconds=120)
-    assert counts["accepted"] > 5 and counts["refused"] > 5
-    assert module.check(module.valid_file(), tmp_path, masks=True) == "accepted"
 
 
 def test_val_fraction_divides_the_training_file(write_coco: Write, coco_json: dict[str, Any], save: Any) -> None:

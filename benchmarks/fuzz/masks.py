@@ -1,6 +1,6 @@
 """Odd label maps, generated: each is read, or refused in one line that names the file.
 
-    python benchmarks/fuzz.py masks [--examples 2000]
+    python -m benchmarks.fuzz masks [--examples 2000]
 
 A traceback of another kind, a crash or a hang is a fault, and so is a class index that is none, or a pixel whose class
 is not the one that the table says. hypothesis varies values, type, mode, format, size and damage, and the table.
@@ -8,22 +8,18 @@ is not the one that the table says. hypothesis varies values, type, mode, format
 
 from __future__ import annotations
 
-import faulthandler
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.fuzz.runner import Kind
 from dyvision.data import CityscapesDataModule, DataError
 
 SIZE = (6, 9)
-#: seconds that one file may take
-DEADLINE = 20
 _ODD = st.sampled_from([2, 40, 254, 256, 300, 65535, 65536, -1, -2, 2**31 - 1, -(2**31)])
 _IDS = st.one_of(
     st.lists(st.sampled_from([0, 1, 7, 255]), min_size=1, max_size=4),
@@ -138,26 +134,4 @@ def check(what: dict[str, Any], root: Path) -> str:
     return "accepted"
 
 
-def fuzz_masks(examples: int = 2000, seconds: int = DEADLINE) -> dict[str, int]:
-    """Checks that many files.
-
-    Returns:
-        How many were accepted and refused.
-    """
-    counts = {"accepted": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as folder:
-
-        @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(label_files())
-        def one(what: dict[str, Any]) -> None:
-            faulthandler.dump_traceback_later(seconds, exit=True)
-            try:
-                counts[check(what, Path(folder))] += 1
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-
-        one()
-    return counts
+MASKS = Kind(label_files(), check, seconds=20)

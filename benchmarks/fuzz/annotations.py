@@ -1,6 +1,6 @@
 """Odd annotation files, generated: each is read, trained on and evaluated, or refused in one line that names the file.
 
-    python benchmarks/fuzz.py annotations [--examples 2000]
+    python -m benchmarks.fuzz annotations [--examples 2000]
 
 A traceback, a crash or a hang is a fault. hypothesis changes up to three fields of a valid file to values that
 exporters (and nobody) would write, and makes a failing file as small as it can.
@@ -9,25 +9,21 @@ exporters (and nobody) would write, and makes a failing file as small as it can.
 from __future__ import annotations
 
 import copy
-import faulthandler
 import json
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.fuzz.runner import Kind
 from dyvision.data import COCODataModule, DataError
 from dyvision.tasks.metrics.coco import CocoEvaluator
 
 SIZE = (24, 32)
-#: seconds that one file may take
-DEADLINE = 20
 POLYGON = [2, 3, 12, 3, 12, 15, 2, 15]
 
 
@@ -107,9 +103,9 @@ def annotation_files(draw: st.DrawFn) -> dict[str, Any]:
         kind = draw(st.sampled_from(["field"] * 8 + ["all", "remove", "double", "record", "part"]))
         index = draw(st.integers(0, len(records) - 1))
         if kind == "part":
-            content[part] = draw(_ANYTHING)
+            content[part] = copy.deepcopy(draw(_ANYTHING))
         elif kind == "record":
-            records[index] = draw(_ANYTHING)
+            records[index] = copy.deepcopy(draw(_ANYTHING))
         elif kind == "double":
             records.append(copy.deepcopy(records[index]))
         else:
@@ -123,8 +119,8 @@ def annotation_files(draw: st.DrawFn) -> dict[str, Any]:
     return content
 
 
-def check(content: dict[str, Any], root: Path, masks: bool) -> str:
-    """Reads, trains on and evaluates one annotation file.
+def check(example: tuple[dict[str, Any], bool], root: Path) -> str:
+    """Reads, trains on and evaluates one annotation file, with or without masks.
 
     Returns:
         ``"accepted"`` or ``"refused"``.
@@ -132,6 +128,7 @@ def check(content: dict[str, Any], root: Path, masks: bool) -> str:
     Raises:
         AssertionError: If what is trained on is not what is evaluated, or the refusal is no line about this file.
     """
+    content, masks = example
     for name in ("1.png", "2.png", "3.png"):
         if not (root / "train2017" / name).is_file():
             (root / "train2017").mkdir(parents=True, exist_ok=True)
@@ -173,26 +170,4 @@ def _use(data: COCODataModule) -> None:
     assert all(-1 <= float(value) <= 1 for value in metric.compute().values())
 
 
-def fuzz_annotations(examples: int = 2000, seconds: int = DEADLINE) -> dict[str, int]:
-    """Checks that many files.
-
-    Returns:
-        How many were accepted and refused.
-    """
-    counts = {"accepted": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as folder:
-
-        @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(annotation_files(), st.booleans())
-        def one(content: dict[str, Any], masks: bool) -> None:
-            faulthandler.dump_traceback_later(seconds, exit=True)
-            try:
-                counts[check(content, Path(folder), masks)] += 1
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-
-        one()
-    return counts
+ANNOTATIONS = Kind(st.tuples(annotation_files(), st.booleans()), check, seconds=20)

@@ -1,0 +1,1 @@
+"""Programs that measure or show something; run them from the root of the clone."""
