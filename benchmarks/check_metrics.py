@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
-from dyvision.cli._trainer import run_trainer
+from dyvision.cli.trainer import run_trainer
 from dyvision.tasks.metrics.coco import COCO_NUMBERS
 
 

@@ -36,7 +36,7 @@ from _stopped_runs import (
 from rich.console import Console
 from rich.table import Table
 
-import dyvision.cli._trainer  # noqa: F401  # imported once, for all processes
+import dyvision.cli.trainer  # noqa: F401  # imported once, for all processes
 from dyvision.data import write_sample_data
 
 WORKERS, EMA, ACCUMULATE = "--data.num_workers=2", "--model.ema_decay=0.9", "--trainer.accumulate_grad_batches=2"

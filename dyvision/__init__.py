@@ -6,8 +6,9 @@ The names below are imported on first use, so that ``import dyvision`` and the c
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from dyvision.version import VERSION
 
 if TYPE_CHECKING:
     from dyvision.analysis import profile
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from dyvision.convert import dynamize, fuse, list_policies
     from dyvision.layers import get_layer, list_layers, register_layer
 
-try:
-    __version__ = version("dyvision")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = VERSION
 
 _SUBPACKAGES = (
     "analysis",

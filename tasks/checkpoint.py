@@ -13,7 +13,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch.optim import Optimizer
 
-import dyvision
 from dyvision.building import LimitedMemory
 from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
@@ -22,6 +21,7 @@ from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.resume_state import check_restored, check_resumable, check_shapes
 from dyvision.tasks.transfer import compare_weights
 from dyvision.trust import hyperparameters_of, name_unknown
+from dyvision.version import VERSION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,7 +60,7 @@ class CheckpointMixin(L.LightningModule):
         from dyvision.tasks.callbacks import EMA
 
         checkpoint["task"] = self.task
-        checkpoint["dyvision_version"] = dyvision.__version__
+        checkpoint["dyvision_version"] = VERSION
         checkpoint["random_state"] = random_state.capture()
         own = {name: self.hparams[name] for name in ("pretrained", "backbone_weights")}
         checkpoint["initialized_from"] = own if self._initialized_from is None else self._initialized_from
@@ -108,7 +108,7 @@ class CheckpointMixin(L.LightningModule):
             content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
         else:
             content = read_checkpoint(checkpoint_path, location)
-        warn_of_newer(content, where, dyvision.__version__)
+        warn_of_newer(content, where, VERSION)
         stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         allowed = (trust,) if isinstance(trust, str) else trust
         names, anything = accepted_arguments(cls)

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz.option_values import ODD_VALUES, near, number_of_classes, options
 from benchmarks.fuzz.runner import Kind
-from dyvision.cli._configs import find_config
-from dyvision.cli._errors import report
-from dyvision.cli._trainer import TaskCLI, read_request, run_trainer
+from dyvision.cli.configs import find_config
+from dyvision.cli.errors import report
+from dyvision.cli.trainer import TaskCLI, read_request, run_trainer
 from dyvision.data import write_sample_data
 
 TASKS = ("classification", "segmentation", "detection")

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.backbones import list_policies
-from dyvision.cli._request import TASKS
+from dyvision.cli.request import TASKS
 from dyvision.data.samples import SAMPLE_CLASSES, SAMPLE_LABELS
 from dyvision.layers import list_layers
 from dyvision.tasks.callbacks import LastCheckpoint

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from dyvision.cli._commands import TRAINER_COMMANDS, run_command
-from dyvision.cli._errors import report
 from dyvision.cli._messages import shorten_warnings
 from dyvision.cli._terminal import prepare_streams
+from dyvision.cli.errors import report
 
 __all__ = ("main",)
 
@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in TRAINER_COMMANDS:
-            from dyvision.cli._trainer import run_trainer
+            from dyvision.cli.trainer import run_trainer
 
             run = run_trainer(arguments[0], arguments[1:])
             if arguments[0] == "predict":
-                from dyvision.cli._predict import report_predictions
+                from dyvision.cli.predict import report_predictions
 
                 return report_predictions(run.trainer)
         else:

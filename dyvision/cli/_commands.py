@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from dyvision.cli._benchmark import add_benchmark
-from dyvision.cli._data import add_data
-from dyvision.cli._profile import add_profile
-from dyvision.cli._report import add_report
-from dyvision.cli._reproduce import add_reproduce
-from dyvision.cli._words import OneLineParser, check_command
+from dyvision.cli.benchmark import add_benchmark
+from dyvision.cli.data import add_data
+from dyvision.cli.profile import add_profile
+from dyvision.cli.report import add_report
+from dyvision.cli.reproduce import add_reproduce
+from dyvision.cli.words import OneLineParser, check_command
 from dyvision.saving import replacing
+from dyvision.version import VERSION
 
 _DESCRIPTION = "Dynamic convolutions on any backbone, in classification, segmentation and detection."
 #: the commands that run the trainer, which has a parser of its own
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = OneLineParser(
         prog="dyvision", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"dyvision {_version()}")
+    parser.add_argument("--version", action="version", version=f"dyvision {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in TRAINER_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -67,12 +68,6 @@ def run_command(arguments: Sequence[str]) -> None:
     options.run(options)
 
 
-def _version() -> str:
-    import dyvision
-
-    return dyvision.__version__
-
-
 def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "quickstart",
@@ -87,7 +82,7 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _quickstart(options: argparse.Namespace) -> None:
-    from dyvision.cli._quickstart import run_quickstart
+    from dyvision.cli.quickstart import run_quickstart
 
     run_quickstart(layer=options.layer, backbone=options.backbone, output=options.output, seed=options.seed)
 
@@ -101,7 +96,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _list(options: argparse.Namespace) -> None:
-    from dyvision.cli._listing import print_list
+    from dyvision.cli.listing import print_list
 
     print_list(options.what, options.pattern)
 
@@ -119,13 +114,13 @@ def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _config_cat(options: argparse.Namespace) -> None:
-    from dyvision.cli._configs import find_config
+    from dyvision.cli.configs import find_config
 
     print(find_config(options.name).read_text(encoding="utf-8"), end="")
 
 
 def _config_cp(options: argparse.Namespace) -> None:
-    from dyvision.cli._configs import find_config
+    from dyvision.cli.configs import find_config
 
     source, destination = find_config(options.name), options.destination
     if destination.is_dir():

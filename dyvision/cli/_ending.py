@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 
-from dyvision.cli._request import Request
 from dyvision.cli._run_folder import RunFolder
+from dyvision.cli.request import Request
 from dyvision.tasks.callbacks import LastCheckpoint
 
 

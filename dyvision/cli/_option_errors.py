@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dyvision.arguments import shown
-from dyvision.cli._configs import closest
-from dyvision.cli._request import Request, option
+from dyvision.cli.configs import closest
+from dyvision.cli.request import Request, option
 
 _NAMES = {
     bool: "true or false",

@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from dyvision.cli._request import Request
 from dyvision.cli._run_folder import RunFolder, folder_of
+from dyvision.cli.request import Request
 
 #: options outside model and data that decide how training goes on; a checkpoint keeps them as plain values
 KEPT_OPTIONS = tuple(

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision.cli._ending import RunMessages
-from dyvision.cli._request import Request
 from dyvision.cli._resume import RunOptions, take_folder
+from dyvision.cli.request import Request
 from dyvision.data import FinishEpoch
 from dyvision.saving import write_text
 from dyvision.tasks.callbacks import FinalValidation, LastCheckpoint, StopOnSignal

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import StrategyRegistry
 
 from dyvision.arguments import check_number, shown
-from dyvision.cli._configs import closest
+from dyvision.cli.configs import closest
 
 _COUNT: dict[str, Any] = {"minimum": 1, "integer": True, "allow_none": True}
 _NUMBERS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
-from dyvision.layers._frequency import (
+from dyvision.layers._plain import plain_conv2d
+from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.frequency import (
     ACTIVATIONS,
     BandGates,
     frequency_groups,
@@ -32,9 +35,6 @@ from dyvision.layers._frequency import (
     spectrum_of,
     spectrum_scale,
 )
-from dyvision.layers._plain import plain_conv2d
-from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_positive, check_temperature
 from dyvision.ops import dynamic_conv2d
 
 
@@ -57,7 +57,7 @@ class FDConv2d(DynamicConv2d):
         kernel_sizes: Sides of the kernels that become dynamic.
         band_kernel_sizes: Sides of the kernels before which bands of the input are scaled.
         bands_if_strided: Scale bands before every kernel that has a stride as well.
-        bands: Arguments of :class:`dyvision.layers._frequency.BandGates`, ``divisors``, ``low``, ``activation``,
+        bands: Arguments of :class:`dyvision.layers.frequency.BandGates`, ``divisors``, ``low``, ``activation``,
             ``groups``, ``kernel_size`` and ``mask_size``.
         gate_scale: Factor of the sigmoid of channel, filter, spatial and local gates.
         activation: ``"sigmoid"`` or ``"tanh"`` (``1 + tanh``), of all gates but the local ones; ``"softmax"`` over the

@@ -15,7 +15,7 @@ from dyvision.analysis import count_macs, count_parameters, profile
 from dyvision.analysis.cost import Call, Cost, cheapest_cost, convolution
 from dyvision.analysis.profile import stage_of
 from dyvision.backbones import create_backbone, create_model
-from dyvision.cli._profile import add_profile
+from dyvision.cli.profile import add_profile
 from dyvision.layers import CondConv2d, DCDConv2d, DyConv2d, DynamicConv2d, get_layer
 from dyvision.layers.dgc import DGConv2d
 from dyvision.layers.odconv import ODConv2d

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from dyvision.checkpoints.interface import fit
 from dyvision.checkpoints.methods.fdconv import apply_auxiliary, build_layer, layer_state
-from dyvision.layers._frequency import frequency_order
+from dyvision.layers.frequency import frequency_order
 
 BANDS = {"k_list": [2, 4, 8], "lowfreq_att": False, "act": "sigmoid", "spatial_group": 1, "spatial_kernel": 3}
 

@@ -33,7 +33,7 @@ def test_fit_validate_predict(task, sample_data, tmp_path, capsys) -> None:
 
 
 def test_typed_options_beat_the_checkpoint(sample_data, tmp_path, capsys) -> None:
-    from dyvision.cli._trainer import TaskCLI, read_request
+    from dyvision.cli.trainer import TaskCLI, read_request
 
     root = [f"--data.root={sample_data / 'imagenet'}", f"--trainer.default_root_dir={tmp_path}", "--sample_data=null"]
     fit = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dyvision.cli._configs import closest, find_config, load_layers, packaged_configs, unknown_keys
-from dyvision.cli._trainer import TaskCLI, read_request
+from dyvision.cli.configs import closest, find_config, load_layers, packaged_configs, unknown_keys
+from dyvision.cli.trainer import TaskCLI, read_request
 
 RECIPES = [name for name in packaged_configs() if not name.startswith("layers/")]
 LAYERS = [name for name in packaged_configs() if name.startswith("layers/")]

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from dyvision.cli import (
-    _trainer,  # noqa: F401  Lightning binds its log to the standard error of its import: not that of a test
     main,
+    trainer,  # noqa: F401  Lightning binds its log to the standard error of its import: not that of a test
 )
 
 FIT = [

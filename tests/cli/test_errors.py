@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dyvision.cli._errors import one_line, report
+from dyvision.cli.errors import one_line, report
 
 
 class MisconfigurationException(Exception):
@@ -81,10 +81,10 @@ def test_a_long_message_keeps_its_start_and_its_end() -> None:
 def test_a_further_process_leaves_the_line_to_the_first(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     parents = iter([10, 10, 1])
-    monkeypatch.setattr("dyvision.cli._errors.os.getppid", lambda: next(parents))
+    monkeypatch.setattr("dyvision.cli.errors.os.getppid", lambda: next(parents))
     assert report(ValueError("seen by all")) == 2
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("dyvision.cli._errors._PATIENCE", 0.1)
-    monkeypatch.setattr("dyvision.cli._errors.os.getppid", lambda: 10)
+    monkeypatch.setattr("dyvision.cli.errors._PATIENCE", 0.1)
+    monkeypatch.setattr("dyvision.cli.errors.os.getppid", lambda: 10)
     assert report(ValueError("only seen here")) == 2
     assert "only seen here" in capsys.readouterr().err

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from dyvision.cli import (
-    _trainer,  # noqa: F401  Lightning binds its log to the standard error of its import: not that of a test
     main,
+    trainer,  # noqa: F401  Lightning binds its log to the standard error of its import: not that of a test
 )
 
 #: the longest line that one still reads

@@ -133,8 +133,8 @@ def test_option_without_its_section(option, refused_in_fit) -> None:
 
 
 def test_every_option_is_found_by_its_last_name(corpus, tmp_path) -> None:
-    from dyvision.cli._trainer import TaskCLI, read_request
-    from dyvision.cli._words import suggest
+    from dyvision.cli.trainer import TaskCLI, read_request
+    from dyvision.cli.words import suggest
 
     request = read_request(["--task=segmentation", "--data.root=x", f"--trainer.default_root_dir={tmp_path}"])
     known = list(vars(TaskCLI("fit", request).parser.get_defaults().as_flat()))

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyvision.layers._frequency import frequency_order
 from dyvision.layers.fdconv import FDConv2d
+from dyvision.layers.frequency import frequency_order
 
 INPUTS, OUTPUTS = 20, 36
 

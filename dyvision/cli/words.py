@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dyvision.cli._configs import similar
+from dyvision.cli.configs import similar
 from dyvision.text import similar_names, suggestion
 
 #: what other tools call an option -> what it is called here

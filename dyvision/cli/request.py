@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dyvision
 from dyvision import checkpoint_file
-from dyvision.cli._configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli._run_folder import find_checkpoint
 from dyvision.cli._trust import check_typed, trusted_names, typed_options
-from dyvision.cli._words import check_words, suggest
+from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli.words import check_words, suggest
 from dyvision.reading import parse_yaml
 from dyvision.trust import hyperparameters_of, name_unknown
+from dyvision.version import VERSION
 
 #: task name -> (LightningModule, LightningDataModule)
 TASKS = {
@@ -209,7 +209,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     """
     trusted = trusted_names(request.typed, (content for _, content in request.layers))
     where = f"--ckpt_path {request.checkpoint.get('path')}"
-    checkpoint_file.warn_of_newer(request.checkpoint, where, dyvision.__version__)
+    checkpoint_file.warn_of_newer(request.checkpoint, where, VERSION)
     sections: dict[str, dict[str, Any]] = {}
     for section in ("data", "model"):
         prefix = f"{section}."

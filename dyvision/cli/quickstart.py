@@ -14,7 +14,7 @@ from dyvision.backbones import create_backbone, list_backbones
 from dyvision.cli._ending import last_checkpoint
 from dyvision.cli._messages import silence_advice
 from dyvision.cli._pictures import draw_predictions
-from dyvision.cli._trainer import TaskCLI, ensure_sample_data, read_request
+from dyvision.cli.trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
 from dyvision.tables import NAME, FittingTable
 from dyvision.text import plain

@@ -26,12 +26,12 @@ from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
-from dyvision.cli._predict import add_prediction_options, prediction_writer
-from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring, kept_options
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
+from dyvision.cli.predict import add_prediction_options, prediction_writer
+from dyvision.cli.request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
 
 _SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")

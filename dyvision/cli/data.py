@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyvision.cli._words import OneLineParser
+from dyvision.cli.words import OneLineParser
 from dyvision.text import printable
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _module(options: argparse.Namespace) -> VisionDataModule:
 
 
 def _config_section(configs: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    from dyvision.cli._configs import load_layers
+    from dyvision.cli.configs import load_layers
 
     section: dict[str, Any] = {}
     task = None
@@ -171,7 +171,7 @@ def _config_section(configs: Sequence[str]) -> tuple[dict[str, Any], str | None]
 def _parse(kind: Any, section: dict[str, Any], options: Sequence[str]) -> VisionDataModule:
     import jsonargparse
 
-    from dyvision.cli._configs import closest
+    from dyvision.cli.configs import closest
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")

@@ -29,7 +29,7 @@ def print_list(what: str, pattern: str = "*") -> None:
 
 def _names(what: str) -> list[str]:
     if what == "configs":
-        from dyvision.cli._configs import packaged_configs
+        from dyvision.cli.configs import packaged_configs
 
         return packaged_configs()
     if what == "layers":

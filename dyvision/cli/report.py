@@ -54,7 +54,7 @@ def _routing(options: argparse.Namespace) -> None:
     from dyvision.analysis.routing import analyze_routing
     from dyvision.cli._messages import silence_advice
     from dyvision.cli._report_pictures import draw_coefficients, draw_correlation
-    from dyvision.cli._trainer import TaskCLI, read_request
+    from dyvision.cli.trainer import TaskCLI, read_request
     from dyvision.tables import make_console
 
     for name in ("images", "correlation_images"):
