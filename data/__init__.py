@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dyvision.data.imagefolder import ImageFolderDataModule, ImageFolderDataset
     from dyvision.data.plot import contact_sheet, detect_format, show
     from dyvision.data.resume import FinishEpoch
-    from dyvision.data.samples import SAMPLE_CLASSES, SAMPLE_LABELS, write_sample_data
+    from dyvision.data.sample.write import SAMPLE_CLASSES, SAMPLE_LABELS, write_sample_data
 
 _ORIGIN = {
     "CITYSCAPES_LABELS": "cityscapes_labels",

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dyvision.moved import current_path
+
 ComponentSpec = str | Mapping[str, Any]
 
 
@@ -86,7 +88,7 @@ def import_object(class_path: str, argument: str, kind: type, builders: bool = F
     Raises:
         ValueError: If the module or the name in it does not exist, or it is not of that kind.
     """
-    module_name, _, name = class_path.rpartition(".")
+    module_name, _, name = current_path(class_path).rpartition(".")
     try:
         module = importlib.import_module(module_name) if module_name else None
     # a module that is imported for the first time may fail in any way

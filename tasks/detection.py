@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
-from dyvision.tasks.heads.detection_config import (
+from dyvision.tasks.heads.detection.config import (
     IMAGENET_GREY_MEAN,
     IMAGENET_GREY_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DetectorConfig,
 )
-from dyvision.tasks.heads.detection_outputs import to_original
-from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
+from dyvision.tasks.heads.detection.outputs import to_original
+from dyvision.tasks.heads.detection.transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, drop_not_finite
 from dyvision.tasks.metrics.coco_backend import load_backend
 
@@ -42,7 +42,7 @@ class DetectionTask(BaseTask):
 
     Args:
         head: ``"retinanet"``, ``"fcos"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"condinst"``, ``"ssdlite"``, or a dict
-            with ``name`` and arguments of the head (``dyvision.tasks.heads.detection_*``):
+            with ``name`` and arguments of the head (``dyvision.tasks.heads.detection``):
             ``{"name": "fcos", "num_convs": 2}``.
         min_size: The shorter side of an image is resized to this many pixels (COCO: 800); a list draws one in training;
             None keeps the size the data module gives. SSDLite stretches to ``min_size`` x ``min_size``.

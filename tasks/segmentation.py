@@ -20,8 +20,8 @@ from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
-from dyvision.tasks.inference import Inference, resize_logits, segment
-from dyvision.tasks.losses import OHEMLoss, SegmentationLoss, check_class_weights
+from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment
+from dyvision.tasks.heads.segmentation.losses import OHEMLoss, SegmentationLoss, check_class_weights
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.metrics.segmentation import SegmentationMetrics, check_labels
 
@@ -66,11 +66,12 @@ class SegmentationTask(BaseTask):
         output_stride: Reduction of the backbone's last level, 8, 16 or 32; None: 32 for heads that fuse all levels, 16
             for the others.
         ignore_index: Label of pixels that do not count.
-        loss: ``"cross_entropy"``, ``"ohem"``, or a dict with arguments (``dyvision.tasks.losses``) or a ``class_path``
-            of a module called with logits ``[B, C, H, W]`` and the mask.
+        loss: ``"cross_entropy"``, ``"ohem"``, or a dict with arguments (``dyvision.tasks.heads.segmentation.losses``)
+            or a ``class_path`` of a module called with logits ``[B, C, H, W]`` and the mask.
         class_weights: Weight of each class in the loss.
         inference: How images are evaluated: ``mode`` (``"whole"`` or ``"slide"``), ``crop_size`` and ``stride`` of the
-            windows (height and width), ``flip`` (average with the mirror image); see ``dyvision.tasks.inference``.
+            windows (height and width), ``flip`` (average with the mirror image); see
+            ``dyvision.tasks.heads.segmentation.inference``.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.

@@ -1,7 +1,7 @@
 """CondInst: instance segmentation without boxes' features, by a small network per instance.
 
 Tian et al., "Conditional Convolutions for Instance Segmentation", ECCV 2020, https://arxiv.org/abs/2003.05664. Boxes
-are FCOS' as in ``detection_dense``. A controller on the box branch predicts the 169 parameters of the instance's mask
+are FCOS' as in ``fcos``. A controller on the box branch predicts the 169 parameters of the instance's mask
 network at every location; that network turns mask features and relative coordinates into a mask of the whole image.
 Which locations learn masks follows the official code (``TOPK_PROPOSALS_PER_IM``); its auxiliary semantic loss, off by
 default, is left out.
@@ -19,10 +19,10 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyvision.layers.condinst import DynamicMaskHead, MaskController, dice_loss
-from dyvision.tasks.heads.detection_condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_dense import _as_weights, _FCOSHead, _in_float32, assemble_fcos, level_units
-from dyvision.tasks.heads.detection_features import PyramidFeatures
+from dyvision.tasks.heads.detection.condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.dense import _as_weights, _FCOSHead, _in_float32, assemble_fcos, level_units
+from dyvision.tasks.heads.detection.features import PyramidFeatures
 
 
 def build_condinst(

@@ -19,10 +19,10 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import Conv2dNormActivation
 
-from dyvision.tasks.heads.detection_anchors import level_sizes
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_features import PyramidFeatures
-from dyvision.tasks.heads.detection_transform import DetectionTransform
+from dyvision.tasks.heads.detection.anchors import level_sizes
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.features import PyramidFeatures
+from dyvision.tasks.heads.detection.transform import DetectionTransform
 
 _OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 _RATIOS = (0.5, 1.0, 2.0)

@@ -22,10 +22,10 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from dyvision.tasks.heads.detection_anchors import level_sizes
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_features import PyramidFeatures
-from dyvision.tasks.heads.detection_transform import DetectionTransform
+from dyvision.tasks.heads.detection.anchors import level_sizes
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.features import PyramidFeatures
+from dyvision.tasks.heads.detection.transform import DetectionTransform
 
 _RATIOS = (0.5, 1.0, 2.0)
 
