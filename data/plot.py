@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes import CityscapesDataModule
 from dyvision.data.coco import COCODataModule
 from dyvision.data.datasets import VisionDataset
-from dyvision.data.drawing import TILE, draw_sample
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
@@ -29,17 +26,6 @@ MODULES: dict[str, type[VisionDataModule]] = {
 FORMATS = tuple(MODULES)
 
 _ROBOFLOW = "_annotations.coco.json"
-
-
-def plot_sample(sample: dict[str, Any], dataset: VisionDataset, tile: tuple[int, int] = TILE) -> Image.Image:
-    """Draws a sample with its labels.
-
-    Args:
-        sample: As the dataset returns it.
-        dataset: For the classes and the normalisation.
-        tile: Width and height that the picture fills in one direction.
-    """
-    return draw_sample(sample, dataset.class_names, dataset.class_colors, dataset.to_tensor, tile)
 
 
 def contact_sheet(

@@ -1,15 +1,19 @@
-"""Constructors that hand arguments on to their base classes: said once, and seen everywhere.
+"""Arguments that are said once, in one place, and seen wherever they are taken.
 
-A task or a data module declares the arguments of its own and takes those of its base as ``*args`` and ``**kwargs``. The
-command line follows these by itself; for ``help()``, notebooks and ``inspect.signature`` it is done here.
+A task or a data module declares the arguments of its own and takes those of its base as ``*args`` and ``**kwargs``; a
+function takes the fields of a dataclass as ``**kwargs``. The command line follows constructors by itself; for
+``help()``, notebooks and ``inspect.signature`` it is done here.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from inspect import Parameter, Signature
-from typing import Any
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 #: an argument in the "Args:" section of a docstring, with the lines that go on below it
@@ -62,6 +66,22 @@ class SharesArguments:
             return constructor_signature(owner)
 
     __signature__ = _Signature()
+
+
+def takes(options: type) -> Callable[[Function], Function]:
+    """Show what a class is called with in place of a function's ``**kwargs``, which are handed on to that class.
+
+    Args:
+        options: Such as a dataclass; its docstring describes the arguments.
+    """
+
+    def decorate(function: Function) -> Function:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        more = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(options).parameters.values()]
+        vars(function)["__signature__"] = Signature([*own, *more])
+        return function
+
+    return decorate
 
 
 def documented_arguments(cls: type) -> dict[str, str]:
