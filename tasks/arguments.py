@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -116,6 +117,26 @@ def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
     if not isinstance(annealing, (bool, Mapping)):
         raise ValueError(f"anneal_temperature={shown(annealing)}: expected true, false, or a mapping of arguments")
     _check_classes(hparams)
+
+
+def plain_value(value: Any, name: str) -> Any:
+    """A hyperparameter as plain types, which a checkpoint loads without running code.
+
+    Raises:
+        ValueError: If it is something else; the message begins with its name.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: plain_value(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(item, name) for item in value]
+    raise ValueError(
+        f"{name}={value!r}: expected numbers, strings, lists or dictionaries (a checkpoint keeps them); anything else "
+        "can be given as {'class_path': ..., 'init_args': {...}} or in a subclass"
+    )
 
 
 def _check_classes(hparams: Mapping[str, Any]) -> None:

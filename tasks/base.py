@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -15,7 +14,7 @@ from torchmetrics import Metric
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.layers import get_layer
-from dyvision.tasks.arguments import TaskArguments, check_shared_arguments
+from dyvision.tasks.arguments import TaskArguments, check_shared_arguments, plain_value
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
@@ -58,7 +57,7 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         given.pop("_instantiator", None)
         given = given["init_args"] if given.keys() == {"class_path", "init_args"} else given
         self.hparams.clear()
-        self.hparams.update({name: _plain(value, name) for name, value in given.items()})
+        self.hparams.update({name: plain_value(value, name) for name, value in given.items()})
         self.network: nn.Module | None = None
         check_shared_arguments(self.hparams)
         get_layer(self.hparams.layer)
@@ -256,19 +255,3 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
             self.log(f"{stage}/{name}", value, prog_bar=f"{stage}/{name}" == self.monitor)
         metric.reset()
         loss.reset()
-
-
-def _plain(value: Any, name: str) -> Any:
-    """Return a hyperparameter as plain types, which a checkpoint loads without running code."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, name) for item in value]
-    raise ValueError(
-        f"{name}={value!r}: expected numbers, strings, lists or dictionaries (a checkpoint keeps them); anything else "
-        "can be given as {'class_path': ..., 'init_args': {...}} or in a subclass"
-    )
