@@ -29,7 +29,7 @@ def constructor_signature(cls: type) -> Signature:
     found: dict[str, Parameter] = {}
     handed_on: list[Parameter] = []
     by_position = True
-    for kind in cls.__mro__:
+    for kind in cls.__mro__[:-1]:  # object takes nothing, whatever it says
         if "__init__" not in vars(kind):
             continue
         own = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
