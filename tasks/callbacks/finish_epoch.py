@@ -80,7 +80,7 @@ class FinishEpoch(L.Callback):
     @staticmethod
     def _hand_over_position(trainer: L.Trainer, loops: dict[str, Any]) -> None:
         # checkpoints older than data modules that store the position themselves have it here only
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         states = loops.get("state_dict", {}).get("combined_loader") or []
         if hasattr(data, "take_stored_position") and len(states) == 1:
             data.load_state_dict({"train_loader": states[0]})
