@@ -36,7 +36,9 @@ def constructor_signature(cls: type) -> Signature:
         for parameter in own:
             if parameter.kind in _STARRED or parameter.name in found:
                 continue
-            if not by_position and parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
+            if not by_position:
+                if parameter.kind is Parameter.POSITIONAL_ONLY:
+                    continue
                 parameter = parameter.replace(kind=Parameter.KEYWORD_ONLY)
             found[parameter.name] = parameter
         handed_on = [parameter for parameter in own if parameter.kind in _STARRED]

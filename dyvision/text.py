@@ -56,12 +56,6 @@ def plain(text: object, style: str = "") -> Text:
     return Text(printable(text), style=style)
 
 
-def first_line(error: BaseException, limit: int = 160) -> str:
-    """The first line of an error's message for another message, shortened to ``limit`` characters; else its type."""
-    text = str(error).strip()
-    return text.splitlines()[0][:limit] if text else type(error).__name__
-
-
 def csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe.
 
@@ -72,6 +66,12 @@ def csv_cell(value: Any) -> Any:
         ("'=1+1", 'cat', -0.5)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error's message for another message, shortened to ``limit`` characters; else its type."""
+    text = str(error).strip()
+    return text.splitlines()[0][:limit] if text else type(error).__name__
 
 
 def _shown(character: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dyvision.moved import current_path
+from dyvision.signatures import constructor_signature
 
 ComponentSpec = str | Mapping[str, Any]
 
@@ -121,15 +122,10 @@ def accepted_arguments(function: Callable[..., Any]) -> tuple[set[str], bool]:
     Returns:
         The names, and whether it accepts any other name too.
     """
-    names: set[str] = set()
-    bases: list[Any] = list(function.__mro__[:-1]) if inspect.isclass(function) else []
-    classes: list[Any] = [base.__init__ for base in bases] or [function]
-    for candidate in classes:
-        parameters = list(inspect.signature(candidate).parameters.values())
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}, False
-    return names - {"self"}, True
+    taken = constructor_signature(function) if inspect.isclass(function) else inspect.signature(function)
+    parameters = taken.parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
