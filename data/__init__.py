@@ -5,8 +5,9 @@ The names below are imported on first use: looking up one class does not load al
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dyvision.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dyvision.data.base import VisionDataModule
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from dyvision.data.errors import DataError
     from dyvision.data.imagefolder import ImageFolderDataModule, ImageFolderDataset
     from dyvision.data.plot import contact_sheet, detect_format, show
-    from dyvision.data.resume import FinishEpoch
-    from dyvision.data.samples import SAMPLE_CLASSES, SAMPLE_LABELS, write_sample_data
+    from dyvision.data.sample.write import SAMPLE_CLASSES, SAMPLE_LABELS, write_sample_data
 
 _ORIGIN = {
     "CITYSCAPES_LABELS": "cityscapes_labels",
@@ -29,19 +29,20 @@ _ORIGIN = {
     "CityscapesLabel": "cityscapes_labels",
     "CocoDataset": "coco",
     "DataError": "errors",
-    "FinishEpoch": "resume",
+    # the name of earlier versions; it is a callback, and has nothing of this package
+    "FinishEpoch": "dyvision.tasks.callbacks.finish_epoch",
     "ImageFolderDataModule": "imagefolder",
     "ImageFolderDataset": "imagefolder",
     "LabelTable": "cityscapes_labels",
     "PredictDataset": "datasets",
-    "SAMPLE_CLASSES": "samples",
-    "SAMPLE_LABELS": "samples",
+    "SAMPLE_CLASSES": "sample.write",
+    "SAMPLE_LABELS": "sample.write",
     "VisionDataModule": "base",
     "VisionDataset": "datasets",
     "contact_sheet": "plot",
     "detect_format": "plot",
     "show": "plot",
-    "write_sample_data": "samples",
+    "write_sample_data": "sample.write",
 }
 
 __all__ = (
@@ -54,7 +55,6 @@ __all__ = (
     "CityscapesLabel",
     "CocoDataset",
     "DataError",
-    "FinishEpoch",
     "ImageFolderDataModule",
     "ImageFolderDataset",
     "LabelTable",
@@ -67,12 +67,4 @@ __all__ = (
     "write_sample_data",
 )
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ORIGIN:
-        return getattr(import_module(f"{__name__}.{_ORIGIN[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_ORIGIN})
+__getattr__, __dir__ = lazy_names(__name__, _ORIGIN)

@@ -6,18 +6,18 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from dyvision.arguments import check_number
+from dyvision.data.arguments import DataArguments
 from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe
-from dyvision.data.files import ImageReader, find_images
+from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
@@ -28,32 +28,16 @@ from dyvision.data.splits import choose_validation, shared_images
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(CheckpointMixin, ResumableData, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
     latest; without labels at hand (``predict`` on a bare folder of images) they stay None and empty.
 
-    Args:
-        root: Folder of the data set.
-        batch_size: Samples per process in a training batch.
-        eval_batch_size: The same in evaluation and prediction; ``batch_size`` if None.
-        num_workers: Processes that load data; 0 loads in the main process.
-        train_split: Name of the training split.
-        val_split: Name of the validation split.
-        test_split: Name of the split that ``test`` evaluates; ``val_split`` if None.
-        predict_root: Folder of images (at any depth) or one image for ``predict``; the validation images if None.
-        seed: Seed of order and augmentation.
-        drop_last: Leave out a last, smaller training batch.
-        pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
-        persistent_workers: Keep workers between epochs.
-        val_fraction: Validate on this share of the training split, chosen by ``val_seed``, instead of on ``val_split``;
-            the rest is trained on.
-        val_seed: Seed of that choice.
-        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
-        reader: How pictures are read.
-        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
-            another in its place, and each epoch warns of their number and names. Evaluation always ends.
+    A subclass declares the arguments of its own and those whose default it changes, and hands all others on::
+
+        def __init__(self, *args: Any, image_size: int = 64, batch_size: int = 16, **kwargs: Any) -> None:
+            super().__init__(*args, batch_size=batch_size, **kwargs)
 
     Attributes:
         findings: What the readers repaired or doubt; ``setup`` tells it. One that collects is given by a check of the
@@ -65,52 +49,8 @@ class VisionDataModule(CheckpointMixin, ResumableData, ABC):
 
     task: TaskName
 
-    def __init__(
-        self,
-        root: str | Path,
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        train_split: str,
-        val_split: str,
-        test_split: str | None,
-        predict_root: str | Path | None,
-        seed: int,
-        drop_last: bool,
-        pin_memory: bool | None,
-        persistent_workers: bool,
-        val_fraction: float | None = None,
-        val_seed: int = 0,
-        in_chans: int | None = None,
-        reader: ImageReader | None = None,
-        on_bad_sample: OnBadSample = "error",
-    ) -> None:
-        super().__init__()
-        images: dict[str, Any] = {"minimum": 1, "maximum": 1_000_000, "integer": True}
-        check_number("batch_size", batch_size, **images)
-        check_number("eval_batch_size", eval_batch_size, **images, allow_none=True)
-        check_number("num_workers", num_workers, minimum=0, maximum=1024, integer=True)
-        check_number("seed", seed, minimum=0, maximum=2**32 - 1, integer=True)
-        if on_bad_sample not in get_args(OnBadSample):
-            raise ValueError(f"on_bad_sample={on_bad_sample!r}: expected 'error' or 'skip'.")
-        check_number("val_fraction", val_fraction, above=0, below=1, allow_none=True)
-        check_number("val_seed", val_seed, minimum=0, maximum=2**32 - 1, integer=True)
-        if in_chans not in (None, 1, 3):
-            raise ValueError(f"in_chans={in_chans}: expected 1 (grey) or 3.")
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.predict_root = None if predict_root is None else Path(predict_root).expanduser()
-        self.seed = seed
-        self.drop_last = drop_last
-        self.pin_memory = pin_memory
-        self.persistent_workers = persistent_workers
-        self.on_bad_sample: OnBadSample = on_bad_sample
-        self.val_fraction, self.val_seed = val_fraction, val_seed
-        self.in_chans = in_chans
-        self.reader = ImageReader() if reader is None else reader
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.findings = Findings()
         self.num_classes: int | None = None
         self.class_names: list[str] = []

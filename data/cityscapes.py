@@ -11,9 +11,8 @@ from dyvision.arguments import check_numbers
 from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes_dataset import CityscapesDataset
 from dyvision.data.cityscapes_labels import LabelTable, train_id_table
-from dyvision.data.datasets import OnBadSample, PredictDataset, VisionDataset
+from dyvision.data.datasets import PredictDataset, VisionDataset
 from dyvision.data.errors import did_you_mean
-from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.label_checks import look_at_labels
 from dyvision.data.layouts import LAYOUTS, Layout, PairFinder, layout_table
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
@@ -25,24 +24,16 @@ class CityscapesDataModule(VisionDataModule):
 
     Label ids become the 19 train ids by Cityscapes' official table; ``classes`` keeps only some of its names, and
     ``label_table`` brings another data set's ids. With a ``label_suffix`` that ends in ``TrainIds`` the ids are read as
-    train ids. Batches: see ``docs/architecture.md``; evaluation images of different
-    sizes are padded.
+    train ids. In a test split without label maps all pixels are ignored. Batches: see ``docs/architecture.md``;
+    evaluation images of different sizes are padded.
 
     Args:
-        root: Folder that holds ``image_dir`` and ``label_dir``.
         layout: Sets the folders, suffixes and lists below where these are None: ``"cityscapes"``, ``"mapillary"``
             (Vistas v1.2), ``"voc"``, ``"folders"`` (``images`` and ``masks``, with or without a folder per split below
             or above) or ``"roboflow"``.
-        batch_size: Images per process in a training batch.
-        eval_batch_size: The same in evaluation and prediction; ``batch_size`` if None.
-        num_workers: Processes that load data; 0 loads in the main process.
         crop_size: Height and width of the default training pipeline's crops.
         image_size: Height and width every image is resized to before anything else; None keeps the stored size.
         scale_range: The default training pipeline scales by a factor from this range before it crops.
-        train_split: Folder of the training split.
-        val_split: Folder of the validation split.
-        test_split: Folder that ``test`` evaluates; ``val_split`` if None. Where it has no label maps, all its pixels
-            are ignored.
         image_dir: Folder of the images below ``root``; a folder of the split in it, or where ``{split}`` stands.
         label_dir: The same for the label maps.
         image_suffix: End of the images' names before the extension, which may be any unless it is given here.
@@ -59,19 +50,6 @@ class CityscapesDataModule(VisionDataModule):
             as images are only resized; with crops, pads or flips, those of what the network sees.
         mean: Channel means subtracted, in 0..1.
         std: Channel deviations divided by, in 0..1.
-        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
-        predict_root: Folder of images or one image for ``predict``; the validation images if None.
-        seed: Seed of order and augmentation.
-        drop_last: Leave out a last, smaller training batch.
-        pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
-        persistent_workers: Keep workers between epochs.
-        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
-            another in its place, and each epoch warns of their number and names. Evaluation always ends.
-        val_fraction: Validate on this share of the training split instead of on ``val_split``.
-        val_seed: Seed of that choice.
-        exif_orientation: ``"ignore"`` reads pictures as they are stored, ``"apply"`` upright.
-        max_image_pixels: Pictures of more pixels are refused.
-        bit_depth: Bits in use of pictures with more than 8; None finds out for each.
 
     Raises:
         ValueError: If an argument is out of range, a class name unknown or a pipeline wrong.
@@ -81,16 +59,10 @@ class CityscapesDataModule(VisionDataModule):
 
     def __init__(
         self,
-        root: str | Path,
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
+        *args: Any,
         crop_size: tuple[int, int] = (512, 1024),
         image_size: tuple[int, int] | None = None,
         scale_range: tuple[float, float] = (0.5, 2.0),
-        train_split: str = "train",
-        val_split: str = "val",
-        test_split: str | None = None,
         layout: str = "cityscapes",
         image_dir: str | None = None,
         label_dir: str | None = None,
@@ -105,27 +77,10 @@ class CityscapesDataModule(VisionDataModule):
         eval_transform: list[TransformSpec] | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
-        in_chans: int | None = None,
-        predict_root: str | Path | None = None,
-        seed: int = 0,
-        drop_last: bool = True,
-        pin_memory: bool | None = None,
-        persistent_workers: bool = True,
-        on_bad_sample: OnBadSample = "error",
-        val_fraction: float | None = None,
-        val_seed: int = 0,
-        exif_orientation: Orientation = "ignore",
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-        bit_depth: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
-        super().__init__(
-            root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers, val_fraction, val_seed, in_chans,
-            ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
-        )  # fmt: skip
-        self.save_hyperparameters(logger=False)
+        super().__init__(*args, **kwargs)
         sides: dict[str, Any] = {"length": 2, "minimum": 1, "maximum": LARGEST_SIDE, "integer": True}
         check_numbers("crop_size", crop_size, **sides)
         check_numbers("image_size", image_size, **sides, allow_none=True)

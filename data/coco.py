@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from dyvision.arguments import check_number
 from dyvision.data.base import PredictDataset, VisionDataModule
 from dyvision.data.coco_dataset import CocoDataset
 from dyvision.data.coco_json import CocoFile, read_categories, read_coco
-from dyvision.data.datasets import OnBadSample, ToTensor, VisionDataset
+from dyvision.data.datasets import ToTensor, VisionDataset
 from dyvision.data.errors import DataError, some
-from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation
 from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
@@ -53,17 +52,12 @@ class COCODataModule(VisionDataModule):
     ``docs/architecture.md``. Images are not normalised: torchvision's detectors do that.
 
     Args:
-        root: Folder of the data set.
-        batch_size: Images per process in a training batch.
-        eval_batch_size: The same in evaluation and prediction; ``batch_size`` if None.
-        num_workers: Processes that load data; 0 loads in the main process.
         image_size: The longer side of every image is resized to this; None keeps the stored size (the detector resizes,
             too).
         masks: Read instance masks.
         skip_empty: Leave out training images without objects; evaluation keeps them.
         train_split: Name that stands for ``{split}`` in training; None for the layout's.
         val_split: The same in validation.
-        test_split: The same for ``test``; ``val_split`` if None.
         layout: Where things lie: ``"coco"`` (``<split>/`` and ``annotations/instances_<split>.json``), ``"roboflow"``
             (``<split>/_annotations.coco.json`` between the images) or ``"lvis"`` (``annotations/lvis_v1_<split>.json``,
             images named by ``coco_url``).
@@ -73,21 +67,6 @@ class COCODataModule(VisionDataModule):
         train_transform: Training pipeline, a list of albumentations transforms (see ``dyvision.data.transforms``); if
             None, a horizontal flip.
         eval_transform: Evaluation pipeline, which may resize and change colours; if None, the image as it is.
-        predict_root: Folder of images or one image for ``predict``; the validation images if None.
-        seed: Seed of order and augmentation.
-        drop_last: Leave out a last, smaller training batch.
-        pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
-        persistent_workers: Keep workers between epochs.
-        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
-            another in its place, and each epoch warns of their number and names. Evaluation always ends.
-        val_fraction: Validate on this share of the training split, instead of on ``val_split``; of the images with each
-            rare category a share, too.
-        val_seed: Seed of that choice.
-        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
-        exif_orientation: ``"ignore"`` reads pictures as they are stored, as torchvision does; ``"apply"`` reads them
-            upright, as most labelling tools show them.
-        max_image_pixels: A picture that claims more is refused.
-        bit_depth: Bits in use of greys with more than 8 bits; None finds out for each picture.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
@@ -97,46 +76,32 @@ class COCODataModule(VisionDataModule):
 
     def __init__(
         self,
-        root: str | Path,
+        *args: Any,
         batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
         image_size: int | None = None,
         masks: bool = False,
         skip_empty: bool = True,
         train_split: str | None = None,
         val_split: str | None = None,
-        test_split: str | None = None,
         layout: Literal["coco", "roboflow", "lvis"] = "coco",
         images: str | None = None,
         annotations: str | None = None,
         drop_root_category: bool = False,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
-        predict_root: str | Path | None = None,
-        seed: int = 0,
-        drop_last: bool = True,
-        pin_memory: bool | None = None,
-        persistent_workers: bool = True,
-        on_bad_sample: OnBadSample = "error",
-        val_fraction: float | None = None,
-        val_seed: int = 0,
-        in_chans: int | None = None,
-        exif_orientation: Orientation = "ignore",
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-        bit_depth: int | None = None,
+        **kwargs: Any,
     ) -> None:
         if layout not in COCO_LAYOUTS:
             raise ValueError(f"layout={layout!r}: expected one of {some(map(repr, COCO_LAYOUTS))}.")
         self.layout = COCO_LAYOUTS[layout]
-        root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(
-            root, batch_size, eval_batch_size, num_workers, train_split or self.layout.train,
-            val_split or self.layout.val, test_split, predict_root, seed, drop_last, pin_memory, persistent_workers,
-            val_fraction, val_seed, in_chans, ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
-        )  # fmt: skip
-        self.save_hyperparameters(logger=False)
+            *args,
+            batch_size=batch_size,
+            train_split=train_split or self.layout.train,
+            val_split=val_split or self.layout.val,
+            **kwargs,
+        )
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True, allow_none=True)
         resize: list[TransformSpec] = [] if image_size is None else [{"LongestMaxSize": {"max_size": image_size}}]
         train_transform = ["HorizontalFlip"] if train_transform is None else train_transform

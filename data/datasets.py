@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dyvision.data.drawing import draw_sample
 from dyvision.data.errors import DataError
 from dyvision.data.files import ImageReader
 from dyvision.data.pipeline import Pipeline, TaskName
@@ -112,15 +114,9 @@ class VisionDataset(Dataset[dict[str, Any]], ABC):
             f"because: {skipped[-1]}"
         )
 
-    def plot(self, sample: dict[str, Any]) -> Any:
-        """Draws a sample of this dataset with its labels.
-
-        Returns:
-            A ``PIL.Image.Image``.
-        """
-        from dyvision.data.plot import plot_sample
-
-        return plot_sample(sample, self)
+    def plot(self, sample: dict[str, Any]) -> Image.Image:
+        """Draws a sample of this dataset with its labels."""
+        return draw_sample(sample, self.class_names, self.class_colors, self.to_tensor)
 
 
 class PredictDataset(VisionDataset):

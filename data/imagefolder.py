@@ -11,9 +11,9 @@ from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
 from dyvision.data.base import VisionDataModule
 from dyvision.data.class_names import normal, read_class_names
-from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
+from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
-from dyvision.data.files import MAX_IMAGE_PIXELS, ImageReader, Orientation, list_folders, list_images
+from dyvision.data.files import list_folders, list_images
 from dyvision.data.findings import Findings
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.splits import read_split_file, split_line
@@ -71,16 +71,9 @@ class ImageFolderDataModule(VisionDataModule):
     training split). Batches: see ``docs/architecture.md``.
 
     Args:
-        root: Folder that holds the splits.
-        batch_size: Images per process in a training batch.
-        eval_batch_size: The same in evaluation and prediction; ``batch_size`` if None.
-        num_workers: Processes that load data; 0 loads in the main process.
         image_size: Height and width the default pipelines produce.
         crop_ratio: The default evaluation pipeline crops the centre from an image whose shorter side is
             ``image_size / crop_ratio``.
-        train_split: Folder of the training split.
-        val_split: Folder of the validation split.
-        test_split: Folder that ``test`` evaluates; ``val_split`` if None.
         words: File with names of the classes, relative to ``root`` or absolute: ``folder name`` per line, or one name
             per line in the folders' order. If None, ``words.txt`` in ``root`` where it exists.
         split_file: Text file with the samples of a split, ``{split}`` in its name, relative to ``root`` or absolute: a
@@ -91,19 +84,6 @@ class ImageFolderDataModule(VisionDataModule):
         eval_transform: Evaluation pipeline; if None, resize the shorter side and crop the centre.
         mean: Channel means subtracted, in 0..1.
         std: Channel deviations divided by, in 0..1.
-        in_chans: Channels of the images, 1 (grey) or 3; None takes them from the model, else 3.
-        predict_root: Folder of images or one image for ``predict``; the validation images if None.
-        seed: Seed of order and augmentation.
-        drop_last: Leave out a last, smaller training batch.
-        pin_memory: Page-locked memory for faster copies to a GPU; if None, when there is a GPU.
-        persistent_workers: Keep workers between epochs.
-        on_bad_sample: What training does with a sample that cannot be read: ``"error"`` ends it; ``"skip"`` draws
-            another in its place, and each epoch warns of their number and names. Evaluation always ends.
-        val_fraction: Validate on this share of the training split, equal in all classes, instead of on ``val_split``.
-        val_seed: Seed of that choice.
-        exif_orientation: ``"ignore"`` reads pictures as they are stored, ``"apply"`` upright.
-        max_image_pixels: Pictures of more pixels are refused.
-        bit_depth: Bits in use of pictures with more than 8; None finds out for each.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
@@ -113,42 +93,20 @@ class ImageFolderDataModule(VisionDataModule):
 
     def __init__(
         self,
-        root: str | Path,
+        *args: Any,
         batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
         image_size: int = 224,
         crop_ratio: float = 0.875,
-        train_split: str = "train",
-        val_split: str = "val",
-        test_split: str | None = None,
         words: str | None = None,
         split_file: str | None = None,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
-        in_chans: int | None = None,
-        predict_root: str | Path | None = None,
-        seed: int = 0,
-        drop_last: bool = True,
-        pin_memory: bool | None = None,
-        persistent_workers: bool = True,
-        on_bad_sample: OnBadSample = "error",
-        val_fraction: float | None = None,
-        val_seed: int = 0,
-        exif_orientation: Orientation = "ignore",
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-        bit_depth: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        root, predict_root = str(root), None if predict_root is None else str(predict_root)
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
-        super().__init__(
-            root, batch_size, eval_batch_size, num_workers, train_split, val_split, test_split, predict_root, seed,
-            drop_last, pin_memory, persistent_workers, val_fraction, val_seed, in_chans,
-            ImageReader(exif_orientation, max_image_pixels, bit_depth), on_bad_sample,
-        )  # fmt: skip
-        self.save_hyperparameters(logger=False)
+        super().__init__(*args, batch_size=batch_size, **kwargs)
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)
         check_number("crop_ratio", crop_ratio, above=0, maximum=1)
         Normalize(mean, std, self.channels)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dyvision.data.base import VisionDataModule, VisionDataset
+from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes import CityscapesDataModule
 from dyvision.data.coco import COCODataModule
+from dyvision.data.datasets import VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
 from dyvision.data.layouts import detect_layout
 from dyvision.data.samplers import SampleKey, sample_seed
-from dyvision.visualize import as_image, denormalize, draw_boxes, draw_label, draw_legend, fit, grid, overlay_mask, save
+from dyvision.visualize import draw_legend, grid, save
 
 #: Data module of each format.
 MODULES: dict[str, type[VisionDataModule]] = {
@@ -26,44 +25,7 @@ MODULES: dict[str, type[VisionDataModule]] = {
 #: Formats that ``show`` knows.
 FORMATS = tuple(MODULES)
 
-_TILE = (320, 240)
 _ROBOFLOW = "_annotations.coco.json"
-
-
-def plot_sample(sample: dict[str, Any], dataset: VisionDataset, tile: tuple[int, int] = _TILE) -> Image.Image:
-    """Draws a sample with its labels.
-
-    Args:
-        sample: As the dataset returns it.
-        dataset: For the classes and the normalisation.
-        tile: Width and height that the picture fills in one direction.
-    """
-    normalize = dataset.to_tensor
-    mean, std = getattr(normalize, "mean", (0.0, 0.0, 0.0)), getattr(normalize, "std", (1.0, 1.0, 1.0))
-    image = denormalize(sample["image"], mean, std)
-    pixels = as_image(image if image.shape[2] == 3 else image.repeat(3, axis=2))
-    names, colors = dataset.class_names, dataset.class_colors
-    if "mask" in sample:
-        # an evaluation sample has the stored label map, whatever became of the image
-        height, width = sample["mask"].shape
-        return fit(overlay_mask(pixels.resize((width, height)), sample["mask"], colors), *tile)
-    shown = fit(pixels, *tile)
-    if "label" in sample:
-        return draw_label(shown, names[sample["label"]], colors[sample["label"]])
-    if "target" in sample:
-        target = sample["target"]
-        classes = [label - 1 for label in target["labels"].tolist()]
-        masks = None
-        if "masks" in target:
-            masks = [fit(as_image(_as_pixels(mask)), *tile).convert("L") for mask in target["masks"]]
-            masks = [mask.point(lambda value: value > 127) for mask in masks]
-        boxes = target["boxes"].numpy() * (shown.width / pixels.width)
-        return draw_boxes(shown, boxes, [names[k] for k in classes], [colors[k] for k in classes], masks=masks)
-    return shown
-
-
-def _as_pixels(mask: Any) -> Image.Image:
-    return Image.fromarray(mask.numpy() * 255).convert("RGB")
 
 
 def contact_sheet(

@@ -5,9 +5,9 @@ The names below are imported on first use, so that ``import dyvision`` and the c
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dyvision.lazy import lazy_names
 from dyvision.version import VERSION
 
 if TYPE_CHECKING:
@@ -70,14 +70,4 @@ __all__ = (
     "register_layer",
 )
 
-
-def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
-        return import_module(f"{__name__}.{name}")
-    if name in _ORIGIN:
-        return getattr(import_module(f"{__name__}.{_ORIGIN[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBPACKAGES, *_ORIGIN})
+__getattr__, __dir__ = lazy_names(__name__, _ORIGIN, _SUBPACKAGES)

@@ -120,13 +120,13 @@ def _range(kind: str, minimum: float | None, maximum: float | None, above: float
     lower, upper = minimum if minimum is not None else above, maximum if maximum is not None else below
     if lower is not None and upper is not None:
         opening, closing = "[" if minimum is not None else "(", "]" if maximum is not None else ")"
-        return f"{kind} in {opening}{_plain(lower)}, {_plain(upper)}{closing}"
+        return f"{kind} in {opening}{_written(lower)}, {_written(upper)}{closing}"
     if lower is not None:
-        return f"{kind} {'of at least' if minimum is not None else 'above'} {_plain(lower)}"
+        return f"{kind} {'of at least' if minimum is not None else 'above'} {_written(lower)}"
     if upper is not None:
-        return f"{kind} {'of at most' if maximum is not None else 'below'} {_plain(upper)}"
+        return f"{kind} {'of at most' if maximum is not None else 'below'} {_written(upper)}"
     return f"{kind}{', finite' if 'integer' not in kind else ''}"
 
 
-def _plain(limit: float) -> str:
+def _written(limit: float) -> str:
     return f"{limit:,}".replace(",", "_") if isinstance(limit, int) and abs(limit) >= 10_000 else f"{limit:g}"

@@ -21,6 +21,8 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
+from dyvision.text import first_line
+
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
 #: what the structure may call besides tensors: containers and dtypes are torch's own list. A bytearray of any length
@@ -53,7 +55,7 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         raise ValueError(f"{path}: needs more memory than there is") from error
     # a structure that was made to break the reader breaks it in any way
     except Exception as error:
-        raise ValueError(f"{path}: not a file of torch.save, or damaged ({_first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"{path}: not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}") from error
     for name, tensor in tensors_in(content):
         if tensor.layout == torch.strided and tensor.device.type != "meta":
             declared, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
@@ -96,7 +98,7 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
                 structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
             structure = archive.read(structures[0])
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: the file is damaged ({_first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"{path}: the file is damaged ({first_line(error)}); {_AGAIN}") from error
     _check_structure(path, structure)
 
 
@@ -104,7 +106,7 @@ def _check_structure(path: Path, structure: bytes) -> None:
     try:
         called = {argument for code, argument, _ in pickletools.genops(structure) if code.name == "GLOBAL"}
     except Exception as error:  # whatever a made-up structure does to the parser
-        raise ValueError(f"{path}: its structure cannot be read ({_first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"{path}: its structure cannot be read ({first_line(error)}); {_AGAIN}") from error
     bombs = sorted(_BOMBS & called)
     if bombs:
         raise ValueError(f"{path}: holds a {bombs[0].split()[1]}, which no checkpoint of dyvision does")
@@ -270,7 +272,7 @@ def _refused(path: Path, error: Exception) -> str:
     except Exception:  # the list only helps the message
         named = []
     if not named:
-        return f"not a file of torch.save, or damaged ({_first_line(error)}); {_AGAIN}"
+        return f"not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}"
     return (
         f"holds objects besides tensors and plain values ({_some(sorted(named))}); loading them could run code, so it "
         "is refused. Save the state dict alone, or as .safetensors"
@@ -280,8 +282,3 @@ def _refused(path: Path, error: Exception) -> str:
 def _some(names: Any) -> str:
     listed = [str(name) for name in names]
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") or "nothing"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

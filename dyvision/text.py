@@ -98,6 +98,12 @@ def csv_cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error's message for another message, shortened to ``limit`` characters; else its type."""
+    text = str(error).strip()
+    return text.splitlines()[0][:limit] if text else type(error).__name__
+
+
 def _shown(character: str) -> str:
     if unicodedata.category(character) not in _INVISIBLE or character in _NEEDED:
         return character

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from dyvision.moved import current_path
 from dyvision.reading import check_plain
 
 #: hyperparameter -> the package whose classes need no trust: the one that its names are looked up in, too
@@ -23,8 +24,8 @@ _PACKAGES = {
     "train_transform": "albumentations",
     "eval_transform": "albumentations",
 }
-#: modules of dyvision whose classes and functions are heads and losses
-_OWN = ("dyvision.tasks.heads.", "dyvision.tasks.losses.")
+#: the package of dyvision whose classes and functions are heads and losses
+_OWN = "dyvision.tasks.heads."
 #: networks that timm reads from a folder or from the network
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 #: written by Lightning's command line; a checkpoint's class is chosen by who loads it
@@ -106,10 +107,11 @@ def is_known(name: str, code: str) -> bool:
     found = getattr(sys.modules.get(package), last, None)
     if isinstance(found, type) and code in (f"{package}.{last}", f"{found.__module__}.{found.__qualname__}"):
         return True
-    if not code.startswith(_OWN):
+    module = current_path(code).rpartition(".")[0]
+    if not f"{module}.".startswith(_OWN):
         return False
-    module = code.rpartition(".")[0]
-    return getattr(getattr(sys.modules.get(module), last, None), "__module__", None) == module
+    # defined there, and not imported there from elsewhere
+    return str(getattr(getattr(sys.modules.get(module), last, None), "__module__", "")).startswith(_OWN)
 
 
 def name_unknown(stored: Mapping[str, Any], known: Collection[str], where: str, prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,9 @@ The names below are imported on first use, so that asking for one task does not 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dyvision.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dyvision.tasks.base import BaseTask
@@ -23,12 +24,4 @@ _ORIGIN = {
 
 __all__ = ("BaseTask", "ClassificationTask", "DetectionTask", "SegmentationTask")
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ORIGIN:
-        return getattr(import_module(f"{__name__}.{_ORIGIN[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_ORIGIN})
+__getattr__, __dir__ = lazy_names(__name__, _ORIGIN)

@@ -1,11 +1,91 @@
-"""Ranges of the hyperparameters that every task has."""
+"""The hyperparameters that every task has: their defaults, what they mean, and their ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
+import lightning as L
+
 from dyvision.arguments import check_flag, check_number, check_numbers, shown
+from dyvision.signatures import SharesArguments, constructor_signature
+
+
+class TaskArguments(SharesArguments, L.LightningModule):
+    """Saves its arguments, and those of the subclass that is being built, as hyperparameters.
+
+    A subclass declares its own arguments, and those of these whose default it changes, and hands all others on.
+
+    Args:
+        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
+        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
+        num_classes: Number of classes (detection: without background); None takes it from the data.
+        layer_kwargs: Arguments of the layer.
+        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
+        pretrained: True for published ImageNet weights, or a file of such weights.
+        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over; by a
+            classifier all weights but those of its last layer.
+        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone` (classification:
+            :func:`dyvision.create_model`), such as ``preserve_outputs`` or ``model_kwargs``.
+        in_chans: Channels of the images.
+        drop_path_rate: Stochastic depth, in [0, 1).
+        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
+            statistics stay as they are.
+        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
+            and few images per process); coefficient branches still update theirs.
+        class_names: Names of the classes; from the data if None.
+        class_colors: ``[r, g, b]`` of each class; from the data if None.
+        class_ids: The data set's own number of each class (COCO's category ids), which saved results have; from the
+            data if None.
+        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
+        lr: Learning rate at its highest.
+        weight_decay: Of everything but norms, biases and coefficient branches.
+        backbone_lr_scale: Factor on ``lr`` for the backbone, of a classifier everything but its last layer.
+        head_lr_scale: Factor on ``lr`` for the rest.
+        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments;
+            its ``total_steps`` fixes the length for a run that stops earlier and goes on later.
+        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
+        ema_decay: Evaluate an exponential moving average of the weights, with this decay (0.999 is usual).
+        anneal_temperature: Lower the temperature of softmax layers during training (the DyConv paper's schedule); a
+            dict has arguments of :class:`dyvision.tasks.callbacks.TemperatureAnnealing`, False leaves it to you.
+        channels_last: Keep maps in ``torch.channels_last`` order: the same results, often faster.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "mobilenetv2_100",
+        layer: str = "static",
+        *,
+        num_classes: int | None = None,
+        layer_kwargs: dict[str, Any] | None = None,
+        policy: str | list[str] | None = None,
+        pretrained: bool | str = False,
+        backbone_weights: str | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        freeze_backbone: bool = False,
+        freeze_norm: bool = False,
+        class_names: list[str] | None = None,
+        class_colors: list[list[int]] | None = None,
+        class_ids: list[int] | None = None,
+        optimizer: str | dict[str, Any] = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        backbone_lr_scale: float = 1.0,
+        head_lr_scale: float = 1.0,
+        lr_schedule: str | dict[str, Any] = "cosine",
+        warmup_steps: int | float = 0.05,
+        ema_decay: float | None = None,
+        anneal_temperature: bool | dict[str, Any] = True,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        taken = constructor_signature(type(self)).parameters
+        # Lightning looks through the constructors that are running: this one's arguments, then the subclass', which win
+        self.save_hyperparameters(ignore=[name for name in signature(TaskArguments).parameters if name not in taken])
 
 
 def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
@@ -37,6 +117,26 @@ def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
     if not isinstance(annealing, (bool, Mapping)):
         raise ValueError(f"anneal_temperature={shown(annealing)}: expected true, false, or a mapping of arguments")
     _check_classes(hparams)
+
+
+def plain_value(value: Any, name: str) -> Any:
+    """A hyperparameter as plain types, which a checkpoint loads without running code.
+
+    Raises:
+        ValueError: If it is something else; the message begins with its name.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: plain_value(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(item, name) for item in value]
+    raise ValueError(
+        f"{name}={value!r}: expected numbers, strings, lists or dictionaries (a checkpoint keeps them); anything else "
+        "can be given as {'class_path': ..., 'init_args': {...}} or in a subclass"
+    )
 
 
 def _check_classes(hparams: Mapping[str, Any]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from torchmetrics import Metric
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.layers import get_layer
-from dyvision.tasks.arguments import check_shared_arguments
+from dyvision.tasks.arguments import TaskArguments, check_shared_arguments, plain_value
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
@@ -27,38 +25,19 @@ from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_grou
 from dyvision.tasks.transfer import tell_weights
 
 
-class BaseTask(CheckpointMixin, L.LightningModule, ABC):
+class BaseTask(CheckpointMixin, TaskArguments, ABC):
     """Base of the tasks.
 
-    A subclass has the arguments below in its own ``__init__`` (so that the command line shows them), and there calls
-    ``super().__init__()``, ``self.save_hyperparameters()`` and ``self.initialize()``. It implements ``build_network``,
-    ``build_metric``, ``backbone_parameters``, ``_step`` and ``predict_step``. Everything is read from ``self.hparams``.
+    A subclass declares the arguments of its own and those whose default it changes, and hands all others on::
 
-    Args of every task:
-        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
-        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
-        layer_kwargs: Arguments of the layer.
-        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
-        pretrained: True for published ImageNet weights, or a file of such weights.
-        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
-        in_chans: Channels of the images.
-        drop_path_rate: Stochastic depth, in [0, 1).
-        freeze_backbone: Train only the head and the backbone's coefficient branches.
-        freeze_norm: Keep the running statistics of the backbone's BatchNorm; implied by ``freeze_backbone``.
-        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone` (or ``create_model``), such as
-            ``preserve_outputs`` or ``model_kwargs``.
-        num_classes: Number of classes; None takes it from the data.
-        class_names: Names of the classes; from the data if None. The same for ``class_colors`` (``[r, g, b]`` each)
-            and ``class_ids`` (the data set's own numbers). All are saved in the checkpoint.
-        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
-        lr: Learning rate at its highest.
-        weight_decay: Of everything but norms, biases and coefficient branches.
-        backbone_lr_scale: Factor on ``lr`` for the backbone; ``head_lr_scale`` for the rest.
-        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments.
-        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
-        ema_decay: Evaluate an exponential moving average of the weights, with this decay (0.999 is usual).
-        anneal_temperature: Lower the temperature of softmax layers during training (the DyConv paper's schedule); a
-            dict has arguments of :class:`dyvision.tasks.callbacks.TemperatureAnnealing`, False leaves it to you.
+        def __init__(self, *args: Any, width: int = 64, lr: float = 0.01, **kwargs: Any) -> None:
+            super().__init__(*args, lr=lr, **kwargs)
+            self.initialize()
+
+    Its hyperparameters then are those of :class:`~dyvision.tasks.arguments.TaskArguments` and ``width``, on the command
+    line, too. It implements ``build_network``, ``build_metric``, ``backbone_parameters``, ``_step`` and
+    ``predict_step``. Everything is read from ``self.hparams``. A subclass may also name all arguments that it takes
+    itself and hand none on.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.
@@ -79,7 +58,7 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
         given.pop("_instantiator", None)
         given = given["init_args"] if given.keys() == {"class_path", "init_args"} else given
         self.hparams.clear()
-        self.hparams.update({name: _plain(value, name) for name, value in given.items()})
+        self.hparams.update({name: plain_value(value, name) for name, value in given.items()})
         self.network: nn.Module | None = None
         check_shared_arguments(self.hparams)
         get_layer(self.hparams.layer)
@@ -273,19 +252,3 @@ class BaseTask(CheckpointMixin, L.LightningModule, ABC):
             self.log(f"{stage}/{name}", value, prog_bar=f"{stage}/{name}" == self.monitor)
         metric.reset()
         loss.reset()
-
-
-def _plain(value: Any, name: str) -> Any:
-    """Return a hyperparameter as plain types, which a checkpoint loads without running code."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, name) for item in value]
-    raise ValueError(
-        f"{name}={value!r}: expected numbers, strings, lists or dictionaries (a checkpoint keeps them); anything else "
-        "can be given as {'class_path': ..., 'init_args': {...}} or in a subclass"
-    )

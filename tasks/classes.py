@@ -48,7 +48,7 @@ def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict
         values = own[name] or data[name] or None
         if values is not None and len(values) != count:
             raise ValueError(f"{name} has {len(values)} entries for num_classes={count}")
-        merged[name] = None if values is None else [_plain(value) for value in values]
+        merged[name] = None if values is None else [_of_python(value) for value in values]
     return merged
 
 
@@ -61,7 +61,7 @@ def _compare_names(names: list[str], from_data: list[str], source: str) -> None:
     warnings.warn(f"class_names differs from the names in {source} ({where}); the task's names are kept", stacklevel=3)
 
 
-def _plain(value: Any) -> Any:
+def _of_python(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     return [int(item) for item in value] if isinstance(value, (list, tuple)) else int(value)

@@ -27,41 +27,12 @@ class ClassificationTask(BaseTask):
     """Trains and evaluates a classifier.
 
     Args:
-        backbone: Name of a network (:func:`dyvision.list_backbones`, or any timm name).
-        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
-        num_classes: Number of classes; None takes it from the data.
         label_smoothing: In [0, 1), in training only.
         class_weights: Weight of each class in the loss, in training and evaluation; the accuracies do not know them.
         mixup_alpha: Strength of mixup (arXiv 1710.09412); 0 is off, 0.2 is usual.
         cutmix_alpha: Strength of CutMix (arXiv 1905.04899); 0 is off, 1.0 is usual. With both, each batch gets one.
         mix_probability: Share of training batches that are mixed.
         drop_rate: Dropout before the classifier, in [0, 1).
-        layer_kwargs: Arguments of the layer.
-        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
-        pretrained: True for published ImageNet weights, or a file of such weights.
-        backbone_weights: Checkpoint of another task, whose weights are taken over except for the classifier.
-        backbone_kwargs: Further arguments of :func:`dyvision.create_model`.
-        in_chans: Channels of the images.
-        drop_path_rate: Stochastic depth, in [0, 1).
-        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
-            statistics stay as they are.
-        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
-            and few images per process); coefficient branches still update theirs.
-        class_names: Names of the classes; from the data if None.
-        class_colors: ``[r, g, b]`` of each class; from the data if None.
-        class_ids: The data set's own number of each class; from the data if None.
-        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
-        lr: Learning rate at its highest.
-        weight_decay: Of everything but norms, biases and coefficient branches.
-        backbone_lr_scale: Factor on ``lr`` for everything but the classifier.
-        head_lr_scale: Factor on ``lr`` for the classifier.
-        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments;
-            its ``total_steps`` fixes the length for a run that stops earlier and goes on later.
-        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
-        ema_decay: Evaluate an exponential moving average of the weights, with this decay.
-        anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
-            arguments.
-        channels_last: Keep maps in ``torch.channels_last`` order: the same results, often faster.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.
@@ -74,40 +45,16 @@ class ClassificationTask(BaseTask):
 
     def __init__(
         self,
-        backbone: str = "mobilenetv2_100",
-        layer: str = "static",
-        num_classes: int | None = None,
+        *args: Any,
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         mix_probability: float = 1.0,
         drop_rate: float = 0.0,
-        layer_kwargs: dict[str, Any] | None = None,
-        policy: str | list[str] | None = None,
-        pretrained: bool | str = False,
-        backbone_weights: str | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        in_chans: int = 3,
-        drop_path_rate: float = 0.0,
-        freeze_backbone: bool = False,
-        freeze_norm: bool = False,
-        class_names: list[str] | None = None,
-        class_colors: list[list[int]] | None = None,
-        class_ids: list[int] | None = None,
-        optimizer: str | dict[str, Any] = "adamw",
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        backbone_lr_scale: float = 1.0,
-        head_lr_scale: float = 1.0,
-        lr_schedule: str | dict[str, Any] = "cosine",
-        warmup_steps: int | float = 0.05,
-        ema_decay: float | None = None,
-        anneal_temperature: bool | dict[str, Any] = True,
-        channels_last: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        super().__init__(*args, **kwargs)
         self.initialize()
 
     def check_arguments(self) -> None:

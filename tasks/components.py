@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dyvision.moved import current_path
+from dyvision.signatures import constructor_signature
 from dyvision.text import similar_names
 
 ComponentSpec = str | Mapping[str, Any]
@@ -86,7 +88,7 @@ def import_object(class_path: str, argument: str, kind: type, builders: bool = F
     Raises:
         ValueError: If the module or the name in it does not exist, or it is not of that kind.
     """
-    module_name, _, name = class_path.rpartition(".")
+    module_name, _, name = current_path(class_path).rpartition(".")
     try:
         module = importlib.import_module(module_name) if module_name else None
     # a module that is imported for the first time may fail in any way
@@ -119,15 +121,10 @@ def accepted_arguments(function: Callable[..., Any]) -> tuple[set[str], bool]:
     Returns:
         The names, and whether it accepts any other name too.
     """
-    names: set[str] = set()
-    bases: list[Any] = list(function.__mro__[:-1]) if inspect.isclass(function) else []
-    classes: list[Any] = [base.__init__ for base in bases] or [function]
-    for candidate in classes:
-        parameters = list(inspect.signature(candidate).parameters.values())
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}, False
-    return names - {"self"}, True
+    taken = constructor_signature(function) if inspect.isclass(function) else inspect.signature(function)
+    parameters = taken.parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:

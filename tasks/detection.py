@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
-from dyvision.tasks.heads.detection_config import (
+from dyvision.tasks.heads.detection.config import (
     IMAGENET_GREY_MEAN,
     IMAGENET_GREY_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DetectorConfig,
 )
-from dyvision.tasks.heads.detection_outputs import to_original
-from dyvision.tasks.heads.detection_transform import drop_degenerate_boxes
+from dyvision.tasks.heads.detection.outputs import to_original
+from dyvision.tasks.heads.detection.transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, drop_not_finite
 from dyvision.tasks.metrics.coco_backend import load_backend
 
@@ -41,12 +41,9 @@ class DetectionTask(BaseTask):
     masks) in the run's folder; pycocotools on these files gives the logged numbers exactly.
 
     Args:
-        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
-        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
         head: ``"retinanet"``, ``"fcos"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"condinst"``, ``"ssdlite"``, or a dict
-            with ``name`` and arguments of the head (``dyvision.tasks.heads.detection_*``):
+            with ``name`` and arguments of the head (``dyvision.tasks.heads.detection``):
             ``{"name": "fcos", "num_convs": 2}``.
-        num_classes: Number of classes without background; None takes it from the data.
         min_size: The shorter side of an image is resized to this many pixels (COCO: 800); a list draws one in training;
             None keeps the size the data module gives. SSDLite stretches to ``min_size`` x ``min_size``.
         max_size: Upper limit of the longer side in pixels.
@@ -57,35 +54,9 @@ class DetectionTask(BaseTask):
         score_threshold: Detections with a lower score are dropped; None for the head's default.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped; None for the head's default.
         detections_per_image: Most detections kept per image; None for the head's default.
-        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
-            and few images per process); coefficient branches still update theirs.
         coco_eval: What computes COCO's numbers: ``"pycocotools"``, or ``"faster-coco-eval"``, which agrees and is
             several times faster (``pip install 'dyvision[fast-eval]'``).
         results_dir: Folder of the results files; None for the run's folder.
-        layer_kwargs: Arguments of the layer.
-        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
-        pretrained: True for published ImageNet weights, or a file of such weights.
-        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
-        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
-        in_chans: Channels of the images.
-        drop_path_rate: Stochastic depth, in [0, 1).
-        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
-            statistics stay as they are.
-        class_names: Names of the classes; from the data if None.
-        class_colors: ``[r, g, b]`` of each class; from the data if None.
-        class_ids: COCO category id of each class; from the data if None.
-        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
-        lr: Learning rate at its highest.
-        weight_decay: Of everything but norms, biases and coefficient branches.
-        backbone_lr_scale: Factor on ``lr`` for the backbone.
-        head_lr_scale: Factor on ``lr`` for the rest.
-        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments;
-            its ``total_steps`` fixes the length for a run that stops earlier and goes on later.
-        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
-        ema_decay: Evaluate an exponential moving average of the weights, with this decay.
-        anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
-            arguments.
-        channels_last: Keep maps in ``torch.channels_last`` order: the same results, often faster.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.
@@ -96,10 +67,8 @@ class DetectionTask(BaseTask):
 
     def __init__(
         self,
-        backbone: str = "mobilenetv2_100",
-        layer: str = "static",
+        *args: Any,
         head: str | dict[str, Any] = "retinanet",
-        num_classes: int | None = None,
         min_size: int | list[int] | None = None,
         max_size: int | None = 1333,
         image_mean: list[float] | None = None,
@@ -109,33 +78,12 @@ class DetectionTask(BaseTask):
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
         detections_per_image: int | None = None,
-        freeze_norm: bool = False,
         coco_eval: str = "pycocotools",
         results_dir: str | None = None,
-        layer_kwargs: dict[str, Any] | None = None,
-        policy: str | list[str] | None = None,
-        pretrained: bool | str = False,
-        backbone_weights: str | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        in_chans: int = 3,
-        drop_path_rate: float = 0.0,
-        freeze_backbone: bool = False,
-        class_names: list[str] | None = None,
-        class_colors: list[list[int]] | None = None,
-        class_ids: list[int] | None = None,
-        optimizer: str | dict[str, Any] = "adamw",
         lr: float = 2e-4,
-        weight_decay: float = 0.05,
-        backbone_lr_scale: float = 1.0,
-        head_lr_scale: float = 1.0,
-        lr_schedule: str | dict[str, Any] = "cosine",
-        warmup_steps: int | float = 0.05,
-        ema_decay: float | None = None,
-        anneal_temperature: bool | dict[str, Any] = True,
-        channels_last: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        super().__init__(*args, lr=lr, **kwargs)
         self._warned_boxes = False
         self.initialize()
 

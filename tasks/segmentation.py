@@ -20,8 +20,8 @@ from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
-from dyvision.tasks.inference import Inference, resize_logits, segment
-from dyvision.tasks.losses import OHEMLoss, SegmentationLoss, check_class_weights
+from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment
+from dyvision.tasks.heads.segmentation.losses import OHEMLoss, SegmentationLoss, check_class_weights
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.metrics.segmentation import SegmentationMetrics, check_labels
 
@@ -59,47 +59,19 @@ class SegmentationTask(BaseTask):
     """Trains and evaluates a segmentation network.
 
     Args:
-        backbone: Name of a backbone (:func:`dyvision.list_backbones`, or any timm name).
-        layer: Its convolutions (:func:`dyvision.list_layers`); ``"static"`` is the ordinary network.
         head: ``"deeplabv3"``, ``"fcn"``, ``"lraspp"``, the type of an mmseg decode head (``"UPerHead"``), or a dict
             with ``name``, ``type`` or ``class_path`` and arguments.
-        num_classes: Number of classes; None takes it from the data.
         aux_head: A second head used in training, on the last level but one; as ``head``, or None.
         aux_weight: Weight of its loss.
         output_stride: Reduction of the backbone's last level, 8, 16 or 32; None: 32 for heads that fuse all levels, 16
             for the others.
         ignore_index: Label of pixels that do not count.
-        loss: ``"cross_entropy"``, ``"ohem"``, or a dict with arguments (``dyvision.tasks.losses``) or a ``class_path``
-            of a module called with logits ``[B, C, H, W]`` and the mask.
+        loss: ``"cross_entropy"``, ``"ohem"``, or a dict with arguments (``dyvision.tasks.heads.segmentation.losses``)
+            or a ``class_path`` of a module called with logits ``[B, C, H, W]`` and the mask.
         class_weights: Weight of each class in the loss.
         inference: How images are evaluated: ``mode`` (``"whole"`` or ``"slide"``), ``crop_size`` and ``stride`` of the
-            windows (height and width), ``flip`` (average with the mirror image); see ``dyvision.tasks.inference``.
-        layer_kwargs: Arguments of the layer.
-        policy: Which convolutions are dynamic: a policy's name or glob patterns; by default the method's own.
-        pretrained: True for published ImageNet weights, or a file of such weights.
-        backbone_weights: Checkpoint of a classifier or another task, whose backbone weights are taken over.
-        backbone_kwargs: Further arguments of :func:`dyvision.create_backbone`.
-        in_chans: Channels of the images.
-        drop_path_rate: Stochastic depth, in [0, 1).
-        freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
-            statistics stay as they are.
-        freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
-            and few images per process); coefficient branches still update theirs.
-        class_names: Names of the classes; from the data if None.
-        class_colors: ``[r, g, b]`` of each class; from the data if None.
-        class_ids: The data set's own number of each class, used in saved label maps; from the data if None.
-        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
-        lr: Learning rate at its highest.
-        weight_decay: Of everything but norms, biases and coefficient branches.
-        backbone_lr_scale: Factor on ``lr`` for the backbone.
-        head_lr_scale: Factor on ``lr`` for the heads.
-        lr_schedule: ``"cosine"``, ``"poly"``, ``"multistep"``, ``"constant"``, or a dict with arguments;
-            its ``total_steps`` fixes the length for a run that stops earlier and goes on later.
-        warmup_steps: Steps of linear warm-up; a fraction of all steps if a float below 1.
-        ema_decay: Evaluate an exponential moving average of the weights, with this decay.
-        anneal_temperature: Lower the temperature of softmax layers during training; a dict has the callback's
-            arguments.
-        channels_last: Keep maps in ``torch.channels_last`` order: the same results, often faster.
+            windows (height and width), ``flip`` (average with the mirror image); see
+            ``dyvision.tasks.heads.segmentation.inference``.
 
     Raises:
         ValueError: For an unknown name or an argument out of range.
@@ -112,10 +84,8 @@ class SegmentationTask(BaseTask):
 
     def __init__(
         self,
-        backbone: str = "mobilenetv2_100",
-        layer: str = "static",
+        *args: Any,
         head: str | dict[str, Any] = "deeplabv3",
-        num_classes: int | None = None,
         aux_head: str | dict[str, Any] | None = None,
         aux_weight: float = 0.4,
         output_stride: int | None = None,
@@ -123,31 +93,12 @@ class SegmentationTask(BaseTask):
         loss: str | dict[str, Any] = "cross_entropy",
         class_weights: list[float] | None = None,
         inference: dict[str, Any] | None = None,
-        layer_kwargs: dict[str, Any] | None = None,
-        policy: str | list[str] | None = None,
-        pretrained: bool | str = False,
-        backbone_weights: str | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        in_chans: int = 3,
-        drop_path_rate: float = 0.0,
-        freeze_backbone: bool = False,
-        freeze_norm: bool = False,
-        class_names: list[str] | None = None,
-        class_colors: list[list[int]] | None = None,
-        class_ids: list[int] | None = None,
-        optimizer: str | dict[str, Any] = "adamw",
-        lr: float = 1e-3,
         weight_decay: float = 0.01,
-        backbone_lr_scale: float = 1.0,
-        head_lr_scale: float = 1.0,
         lr_schedule: str | dict[str, Any] = "poly",
         warmup_steps: int | float = 0,
-        ema_decay: float | None = None,
-        anneal_temperature: bool | dict[str, Any] = True,
-        channels_last: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        super().__init__(*args, weight_decay=weight_decay, lr_schedule=lr_schedule, warmup_steps=warmup_steps, **kwargs)
         self.initialize()
 
     def check_arguments(self) -> None:

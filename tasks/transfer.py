@@ -33,13 +33,10 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
     state = read_state_dict(source)
     backbone = Backbone(deepcopy(model))
     try:
-        load_backbone_weights(backbone, state)
+        prefix = load_backbone_weights(backbone, state).prefix
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     loaded = backbone.body.state_dict()
-    # the prefix under which the source has the tensors that were just loaded
-    first = next(iter(loaded))
-    prefix = next(key for key in state if key == first or key.endswith(f".{first}"))[: -len(first)]
     classifier = model.get_classifier()  # type: ignore[operator]
     last = {id(parameter) for parameter in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
     ends = {name for name, parameter in model.named_parameters() if id(parameter) in last}

@@ -21,6 +21,7 @@ from dyvision.backbones.weights import load_pretrained_file, plain_weights
 from dyvision.convert.dynamize import dynamize
 from dyvision.convert.policies import Policy
 from dyvision.layers import get_layer
+from dyvision.text import first_line
 
 _OUTPUT_STRIDES = (8, 16, 32)
 
@@ -190,12 +191,12 @@ def _build(
         if not arguments:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise ValueError(f"{name} does not support {given} ({_first_line(error)})") from error
+        raise ValueError(f"{name} does not support {given} ({first_line(error)})") from error
     except (OSError, RuntimeError) as error:
         if pretrained is not True:
             raise
         raise ValueError(
-            f"no pretrained weights for {name} ({_first_line(error)}); use pretrained=False or the path of a file"
+            f"no pretrained weights for {name} ({first_line(error)}); use pretrained=False or the path of a file"
         ) from error
     if pretrained is False:
         return model, None
@@ -253,8 +254,3 @@ def _rate(argument: str, value: float) -> float:
     if not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be in [0, 1), not {value!r}")
     return value
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

@@ -39,11 +39,13 @@ class LoadReport:
         loaded: Number of tensors loaded.
         skipped: Names in the source that were not used (heads, pruned levels, optimiser copies).
         fresh: Names of the classifier's tensors that keep their initialisation, because it has other classes.
+        prefix: What stands before the network's names in the source.
     """
 
     loaded: int
     skipped: tuple[str, ...]
     fresh: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class _Fit:
     reshaped: list[str]
     unexpected: list[str]
     skipped: list[str]
+    prefix: str
 
 
 def load_backbone_weights(backbone: Backbone, source: Source) -> LoadReport:
@@ -77,7 +80,7 @@ def load_backbone_weights(backbone: Backbone, source: Source) -> LoadReport:
     if fit.missing or fit.reshaped or fit.unexpected:
         raise ValueError(_misfit(backbone.body, fit, what))
     backbone.body.load_state_dict(fit.tensors, strict=False)
-    return LoadReport(len(fit.tensors), tuple(fit.skipped))
+    return LoadReport(len(fit.tensors), tuple(fit.skipped), prefix=fit.prefix)
 
 
 def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadReport:
@@ -100,7 +103,7 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
         if not (fit.missing or fit.reshaped or fit.unexpected):
             model.load_state_dict(fit.tensors, strict=False)
             fresh = tuple(key for key in model.state_dict() if key.startswith(head) and key not in fit.tensors)
-            return LoadReport(len(fit.tensors), tuple(fit.skipped), fresh)
+            return LoadReport(len(fit.tensors), tuple(fit.skipped), fresh, fit.prefix)
         first = first or fit
     raise ValueError(_misfit(model, first, str(path)) if first else f"{path} holds no weights")
 
@@ -186,7 +189,7 @@ def _fit(model: nn.Module, source: Mapping[str, torch.Tensor], pruned: frozenset
         for key in source
         if not key.startswith(prefix) or (key[len(prefix) :] not in target and key[len(prefix) :] not in foreign)
     ]
-    return _Fit(tensors, missing, reshaped, unexpected, skipped)
+    return _Fit(tensors, missing, reshaped, unexpected, skipped, prefix)
 
 
 def _without(fit: _Fit, head: tuple[str, ...]) -> _Fit:
@@ -197,7 +200,7 @@ def _without(fit: _Fit, head: tuple[str, ...]) -> _Fit:
 
     resized = {key for key in fit.reshaped if key.startswith(head)}
     tensors = {key: value for key, value in fit.tensors.items() if key not in resized}
-    return _Fit(tensors, kept(fit.missing), kept(fit.reshaped), kept(fit.unexpected), fit.skipped)
+    return _Fit(tensors, kept(fit.missing), kept(fit.reshaped), kept(fit.unexpected), fit.skipped, fit.prefix)
 
 
 def _as_they_are(model: nn.Module, state: _State, head: tuple[str, ...]) -> _State:

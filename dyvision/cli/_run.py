@@ -15,9 +15,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from dyvision.cli._ending import RunMessages
 from dyvision.cli._resume import RunOptions, take_folder
 from dyvision.cli.request import Request
-from dyvision.data import FinishEpoch
 from dyvision.saving import write_text
-from dyvision.tasks.callbacks import FinalValidation, LastCheckpoint, StopOnSignal
+from dyvision.tasks.callbacks import FinalValidation, FinishEpoch, LastCheckpoint, StopOnSignal
 from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 from dyvision.tasks.metrics_log import LogPosition, MetricsLog
 

@@ -45,7 +45,7 @@ def _names(what: str) -> list[str]:
 
         return list_policies()
     from dyvision.tasks.heads import list_heads
-    from dyvision.tasks.heads.mmseg import MMSEG_HEADS
+    from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS
 
     absent = frozenset() if importlib.util.find_spec("mmseg") else frozenset(MMSEG_HEADS)
     note = '  (not installed: pip install "dyvision[mmseg]")'

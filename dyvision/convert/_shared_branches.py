@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from dyvision.text import first_line
+
 BRANCH_NAME = "coefficient_branch"
 
 
@@ -135,7 +137,7 @@ def _trace(block: nn.Module, convs: Sequence[str]) -> fx.Graph:
         return tracer.trace(block)
     # tracing runs foreign code with stand-ins for tensors: it can fail in any way
     except Exception as error:
-        raise UntraceableBlockError(f"torch.fx cannot trace it ({_first_line(error)})") from error
+        raise UntraceableBlockError(f"torch.fx cannot trace it ({first_line(error, 120)})") from error
 
 
 def _probe(block: nn.Module, graph: fx.Graph) -> int:
@@ -155,7 +157,7 @@ def _probe(block: nn.Module, graph: fx.Graph) -> int:
             try:
                 found = fx.Interpreter(block, graph=graph).run(x.clone())
             except Exception as error:
-                raise UntraceableBlockError(f"its trace does not run ({_first_line(error)})") from error
+                raise UntraceableBlockError(f"its trace does not run ({first_line(error, 120)})") from error
             if not isinstance(expected, torch.Tensor) or not isinstance(found, torch.Tensor):
                 raise UntraceableBlockError("it does not return one tensor")
             if expected.shape != found.shape:
@@ -179,11 +181,6 @@ def _candidates(block: nn.Module) -> list[int]:
 
 def _inside(target: str, names: Sequence[str]) -> bool:
     return any(target.startswith(f"{name}.") for name in names)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__
 
 
 @contextmanager

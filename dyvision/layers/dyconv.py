@@ -19,6 +19,7 @@ from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import check_between, check_positive, check_temperature
 from dyvision.layers.mixture import MixtureConv2d
+from dyvision.layers.tempered import Tempered
 
 
 class DyConvAttention(CoefficientBranch):
@@ -56,7 +57,7 @@ class DyConvAttention(CoefficientBranch):
 
 
 @register_layer("dyconv")
-class DyConv2d(MixtureConv2d):
+class DyConv2d(Tempered, MixtureConv2d):
     """Convolution with ``W_b = sum_k pi[b, k] W_k``, ``pi = softmax(logits / T)``, biases mixed alike.
 
     Args:
@@ -75,8 +76,6 @@ class DyConv2d(MixtureConv2d):
     """
 
     sums_to_one = True
-
-    temperature: Tensor
 
     def __init__(
         self, *args: Any, num_kernels: int = 4, ratio: float = 0.25, temperature: float = 1.0, **kwargs: Any
@@ -102,15 +101,6 @@ class DyConv2d(MixtureConv2d):
             nn.init.kaiming_uniform_(kernel)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def set_temperature(self, value: float) -> None:
-        """Set T.
-
-        Raises:
-            ValueError: If it is not positive.
-        """
-        check_temperature(value)
-        self.temperature.fill_(value)
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Return the attention ``[B, K]``; rows sum to one."""

@@ -22,6 +22,7 @@ from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import check_between, check_positive, check_temperature
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
+from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.kernels import mix_kernels
 from dyvision.ops.modes import is_exporting
@@ -114,7 +115,7 @@ class ODConvAttention(CoefficientBranch):
 
 
 @register_layer("odconv")
-class ODConv2d(DynamicConv2d):
+class ODConv2d(Tempered, DynamicConv2d):
     """Convolution with ``y = a_f * ((a_c * x) * sum_n a_w[n] a_s W_n) + bias``.
 
     The official layer has no bias; ours is static and added at the end. The filter attention is left out for depthwise
@@ -135,8 +136,6 @@ class ODConv2d(DynamicConv2d):
         >>> ODConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
         torch.Size([2, 32, 9, 9])
     """
-
-    temperature: Tensor
 
     def __init__(
         self,
@@ -181,15 +180,6 @@ class ODConv2d(DynamicConv2d):
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def set_temperature(self, value: float) -> None:
-        """Set T.
-
-        Raises:
-            ValueError: If it is not positive.
-        """
-        check_temperature(value)
-        self.temperature.fill_(value)
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
         """Return the attentions over input channels, output channels, taps and kernels."""

@@ -3,6 +3,7 @@
 from dyvision.tasks.callbacks.confusion import ConfusionMatrixWriter
 from dyvision.tasks.callbacks.ema import EMA
 from dyvision.tasks.callbacks.final_validation import FinalValidation
+from dyvision.tasks.callbacks.finish_epoch import FinishEpoch
 from dyvision.tasks.callbacks.last_checkpoint import LastCheckpoint
 from dyvision.tasks.callbacks.pictures import PredictionPictures
 from dyvision.tasks.callbacks.predictions import PredictionWriter
@@ -15,6 +16,7 @@ __all__ = (
     "EMA",
     "ConfusionMatrixWriter",
     "FinalValidation",
+    "FinishEpoch",
     "LastCheckpoint",
     "PredictionPictures",
     "PredictionWriter",

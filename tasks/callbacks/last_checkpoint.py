@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from dyvision.tasks.callbacks.moments import between_steps
 from dyvision.tasks.callbacks.stopping import Stopped
 
 
@@ -127,18 +128,3 @@ class LastCheckpoint(Callback):
             raise
         self.saved_step, self._saved_epoch = trainer.global_step, trainer.current_epoch
         self._saved_at = time.monotonic()
-
-
-class _Counts(Protocol):
-    ready: int
-    started: int
-    completed: int
-
-
-def between_steps(trainer: L.Trainer) -> bool:
-    """Whether no training batch is under way and no gradients are accumulated."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    counts = cast(_Counts, progress.current)
-    ended_epoch = progress.is_last_batch and counts.ready == counts.completed  # Lightning steps after the last batch
-    whole = counts.completed % trainer.accumulate_grad_batches == 0 or ended_epoch
-    return counts.started == counts.completed and whole

@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from dyvision.tasks.callbacks.moments import between_steps
+
 
 class Stopped(Exception):
     """A run that was asked to stop has stopped.
@@ -91,8 +93,6 @@ class StopOnSignal(Callback):
         print(f"\n{name}: stopping after this step (once more: at once)", flush=True)
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        from dyvision.tasks.callbacks.last_checkpoint import between_steps
-
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._before or not between_steps(trainer):
             return
         # a signal may have come to one process only; all of them stop at the same step

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dyvision.data import ImageFolderDataModule
-from dyvision.data.resume import FinishEpoch
 from dyvision.data.samplers import EvalSampler, SampleKey, TrainSampler, sample_seed
+from dyvision.tasks.callbacks import FinishEpoch
 
 
 @pytest.fixture

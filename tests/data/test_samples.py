@@ -19,7 +19,7 @@ from dyvision.data import (
     ImageFolderDataModule,
     write_sample_data,
 )
-from dyvision.data.scenes import draw_scene
+from dyvision.data.sample.scenes import draw_scene
 
 COUNTS: dict[str, Any] = {
     "train_scenes": 3, "val_scenes": 2, "train_crops": 7, "val_crops": 6, "size": 48, "crop_size": 24
@@ -93,7 +93,7 @@ def test_boxes_are_those_of_the_label_map(tmp_path: Path) -> None:
     root = write_sample_data(tmp_path, **{**COUNTS, "train_scenes": 12, "size": 64})
     content = json.loads((root / "coco" / "annotations" / "instances_train2017.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
-    from dyvision.data.streets import LABEL_IDS
+    from dyvision.data.sample.streets import LABEL_IDS
 
     maps = sorted((root / "cityscapes" / "gtFine" / "train").rglob("*.png"), key=lambda path: path.name.split("_")[1])
     by_image = {image["id"]: np.array(Image.open(path)) for image, path in zip(content["images"], maps, strict=True)}

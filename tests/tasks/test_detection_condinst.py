@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dyvision.tasks import DetectionTask
 from dyvision.tasks.heads.detection import Detector, create_detector
-from dyvision.tasks.heads.detection_condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
-from dyvision.tasks.heads.detection_config import DetectorConfig
+from dyvision.tasks.heads.detection.condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
+from dyvision.tasks.heads.detection.config import DetectorConfig
 
 SMALL = {"fpn_channels": 16, "num_convs": 1, "mask_channels": 16, "mask_convs": 1, "anchor_scale": 0.5}
 NUM_CLASSES = 2

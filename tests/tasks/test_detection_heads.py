@@ -11,9 +11,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dyvision.tasks.heads.detection import create_detector, list_detection_heads
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_outputs import to_original
-from dyvision.tasks.heads.detection_transform import DetectionTransform, drop_degenerate_boxes
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.outputs import to_original
+from dyvision.tasks.heads.detection.transform import DetectionTransform, drop_degenerate_boxes
 
 SMALL_RCNN = {"fpn_channels": 16, "representation_size": 32, "box_batch_size_per_image": 32, "rpn_proposals_train": 50}
 #: small enough for a test, and every argument is one a user may need

@@ -12,7 +12,7 @@ import torch
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks import DetectionTask
 from dyvision.tasks.heads.detection import create_detector
-from dyvision.tasks.heads.detection_config import DetectorConfig
+from dyvision.tasks.heads.detection.config import DetectorConfig
 
 BACKBONE = "mobilenetv2_035"
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyvision.tasks.inference import Inference, resize_logits, segment, window_starts
+from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment, window_starts
 
 
 def pixelwise(images: torch.Tensor) -> torch.Tensor:

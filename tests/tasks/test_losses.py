@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dyvision.tasks.losses import OHEMLoss, SegmentationLoss
+from dyvision.tasks.heads.segmentation.losses import OHEMLoss, SegmentationLoss
 
 LOGITS = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
 MASK = torch.randint(4, (2, 5, 6), generator=torch.Generator().manual_seed(1))

@@ -11,9 +11,9 @@ from torch import nn
 
 from dyvision.backbones import create_backbone
 from dyvision.tasks.heads import list_heads
-from dyvision.tasks.heads.mmseg import MMSEG_HEADS
 from dyvision.tasks.heads.norm import guard_batch_norms
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride
+from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS
 
 CHANNELS, REDUCTION = [6, 10, 12, 20], [4, 8, 16, 32]
 OWN = ["deeplabv3", "fcn", "lraspp"]

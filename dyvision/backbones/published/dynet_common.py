@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from dyvision.backbones.features import resolve_out_indices
 from dyvision.backbones.registry import register_backbone
 from dyvision.layers import DyNetConv2d
+from dyvision.signatures import SharesArguments
 
 #: g_t of all published networks
 NUM_KERNELS = 6
@@ -118,42 +119,45 @@ class Level:
     reduction: int
 
 
-class DyNetNetwork(nn.Module):
-    """Base of the networks: timm's feature contract and the classifier.
+class DyNetNetwork(SharesArguments, nn.Module):
+    """Base of the networks: what all take, timm's feature contract and the classifier.
 
-    Subclasses add the modules of their levels, then call :meth:`finish`.
+    Subclasses hand these arguments on, add the modules of their levels, then call :meth:`finish`.
+
+    Args:
+        name: Registry name.
+        num_kernels: g_t; None for the fixed twin.
+        num_classes: Outputs of the classifier; 0 gives features.
+        in_chans: Channels of the input.
+        output_stride: Stride of the last feature map, 8, 16 or 32; blocks that would exceed it are dilated instead.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block.
 
     Shape:
         Images ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``.
+
+    Raises:
+        ValueError: If ``drop_path_rate`` is given and there are no residual connections.
     """
 
-    def finish(
+    #: whether the network has residual connections
+    residual: ClassVar[bool] = True
+
+    def __init__(
         self,
         name: str,
-        levels: Sequence[Level],
-        head: nn.Module,
-        neck: nn.Module,
-        num_features: int,
-        num_classes: int,
-        drop_rate: float,
+        num_kernels: int | None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
-        """Add what follows the last level.
-
-        Args:
-            name: Registry name.
-            levels: Feature maps, finest first.
-            head: From the last level to the map that is pooled.
-            neck: From pooled features to those that are classified.
-            num_features: Channels after the neck.
-            num_classes: Outputs of the classifier; 0 gives features.
-            drop_rate: Dropout before the classifier.
-        """
-        self.levels = tuple(levels)
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": level.channels, "reduction": level.reduction, "module": level.modules[-1]} for level in levels
-        ]
-        self.head, self.neck = head, neck
-        self.num_features, self.drop_rate = num_features, drop_rate
+        super().__init__()
+        if drop_path_rate and not self.residual:
+            raise ValueError(f"{name} has no residual connections: drop_path_rate must be 0")
+        self.num_kernels, self.num_classes, self.in_chans = num_kernels, num_classes, in_chans
+        self.output_stride, self.drop_rate, self.drop_path_rate = output_stride, drop_rate, drop_path_rate
         self.grad_checkpointing = False
         self.pretrained_cfg: dict[str, Any] = {
             "architecture": name,
@@ -164,7 +168,23 @@ class DyNetNetwork(nn.Module):
             "first_conv": "stem.0",
             "classifier": "classifier",
         }
-        self.reset_classifier(num_classes)
+
+    def finish(self, levels: Sequence[Level], head: nn.Module, neck: nn.Module, num_features: int) -> None:
+        """Add what follows the last level.
+
+        Args:
+            levels: Feature maps, finest first.
+            head: From the last level to the map that is pooled.
+            neck: From pooled features to those that are classified.
+            num_features: Channels after the neck.
+        """
+        self.levels = tuple(levels)
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": level.channels, "reduction": level.reduction, "module": level.modules[-1]} for level in levels
+        ]
+        self.head, self.neck = head, neck
+        self.num_features = num_features
+        self.reset_classifier(self.num_classes)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer (or the identity)."""
@@ -226,21 +246,17 @@ class DyNetNetwork(nn.Module):
         return list(resolve_out_indices(len(reductions) if indices is None else indices, reductions, "the network"))
 
 
-def register_pair(name: str, construct: Callable[..., DyNetNetwork], residual: bool = True) -> None:
+def register_pair(name: str, construct: Callable[..., DyNetNetwork]) -> None:
     """Register ``dy_<name>`` and its fixed twin ``fix_<name>``.
 
     Args:
         name: ``"mobilenetv2"``.
-        construct: Takes ``name`` (registry name), ``num_kernels`` (None: fixed), ``num_classes``, ``in_chans``,
-            ``output_stride``, ``drop_rate`` and, if ``residual``, ``drop_path_rate``.
-        residual: Whether the network has residual connections.
+        construct: Takes the arguments of :class:`DyNetNetwork` by name.
     """
 
     def build(full: str, num_kernels: int | None, pretrained: bool, kwargs: dict[str, Any]) -> DyNetNetwork:
         if pretrained:
             raise RuntimeError("DyNet's authors published none")
-        if not residual and kwargs.pop("drop_path_rate", 0.0):
-            raise ValueError(f"{full} has no residual connections: drop_path_rate must be 0")
         return construct(name=full, num_kernels=num_kernels, **kwargs)
 
     @register_backbone(f"dy_{name}")

@@ -13,6 +13,7 @@ MobileNetV2.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -84,32 +85,13 @@ class DyNetInvertedResidual(DyNetBlock):
 
 
 class DyNetMobileNetV2(DyNetNetwork):
-    """Dy-mobile 1.0, or Fix-mobile.
+    """Dy-mobile 1.0, or Fix-mobile."""
 
-    Args:
-        name: Registry name.
-        num_kernels: g_t; None for the fixed twin.
-        num_classes: Outputs of the classifier; 0 gives pooled features.
-        in_chans: Channels of the input.
-        output_stride: Stride of the last feature map, 8, 16 or 32; blocks that would exceed it are dilated instead.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        num_kernels: int | None,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.stem = conv_norm_act(in_chans, STEM, 3, stride=2, act=nn.ReLU6)
-        dilator = Dilator(2, output_stride)
-        rates = iter(drop_path_rates(drop_path_rate, sum(count for stage in STAGES for _, count, _ in stage)))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stem = conv_norm_act(self.in_chans, STEM, 3, stride=2, act=nn.ReLU6)
+        dilator = Dilator(2, self.output_stride)
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(count for stage in STAGES for _, count, _ in stage)))
         channels, levels = STEM, []
         for number, stage in enumerate(STAGES, 1):
             blocks = []
@@ -121,7 +103,7 @@ class DyNetMobileNetV2(DyNetNetwork):
                     residual = step == 1 and channels == outputs
                     blocks.append(
                         DyNetInvertedResidual(
-                            channels, outputs, num_kernels, stride, dilation, residual, drop_path=next(rates)
+                            channels, outputs, self.num_kernels, stride, dilation, residual, drop_path=next(rates)
                         )
                     )
                     channels = outputs
@@ -129,7 +111,7 @@ class DyNetMobileNetV2(DyNetNetwork):
             modules = ("stem", "stage1") if number == 1 else (f"stage{number}",)
             levels.append(Level(modules, channels, dilator.reduction))
         head = conv_norm_act(channels, HEAD, 1, act=nn.ReLU6)
-        self.finish(name, levels, head, nn.Identity(), HEAD, num_classes, drop_rate)
+        self.finish(levels, head, nn.Identity(), HEAD)
 
 
 register_pair("mobilenetv2", DyNetMobileNetV2)

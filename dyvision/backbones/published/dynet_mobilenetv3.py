@@ -12,7 +12,7 @@ squeeze-excite 59.0 and 224.7 M, and one with static depthwise kernels 59.7 and 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from timm.layers import DropPath, SqueezeExcite, make_divisible
 from torch import Tensor, nn
@@ -128,43 +128,26 @@ class DyNetMobileNetV3(DyNetNetwork):
     """Dy-MobileNetV3, or its fixed twin.
 
     Args:
-        name: Registry name.
-        num_kernels: g_t; None for the fixed twin.
         stages: Blocks by stage; each stage but the first of Large halves the resolution.
         last: Channels of the last feature map, behind a static 1x1 convolution.
         features: Channels of the linear layer before the classifier.
-        num_classes: Outputs of the classifier; 0 gives features.
-        in_chans: Channels of the input.
-        output_stride: Stride of the last feature map, 8, 16 or 32; blocks that would exceed it are dilated instead.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_kernels: int | None,
-        stages: tuple[tuple[Row, ...], ...],
-        last: int,
-        features: int,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.stem = conv_norm_act(in_chans, STEM, 3, stride=2, act=nn.Hardswish)
+    def __init__(self, stages: tuple[tuple[Row, ...], ...], last: int, features: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stem = conv_norm_act(self.in_chans, STEM, 3, stride=2, act=nn.Hardswish)
         # Large's first stage keeps the resolution: the first level lies behind it, as in timm
         levels = [Level(("stem",), STEM, 2)] if stages[0][0].stride == 2 else []
-        dilator = Dilator(2, output_stride)
-        rates = iter(drop_path_rates(drop_path_rate, sum(map(len, stages))))
+        dilator = Dilator(2, self.output_stride)
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(map(len, stages))))
         channels = STEM
         for number, rows in enumerate(stages, 1):
             blocks = []
             for row in rows:
                 stride, dilation, _ = dilator.step(row.stride)
-                blocks.append(DyNetExpandedInvertedResidual(channels, row, num_kernels, stride, dilation, next(rates)))
+                blocks.append(
+                    DyNetExpandedInvertedResidual(channels, row, self.num_kernels, stride, dilation, next(rates))
+                )
                 channels = row.outputs
             self.add_module(f"stage{number}", nn.Sequential(*blocks))
             first = () if levels else ("stem",)
@@ -172,7 +155,7 @@ class DyNetMobileNetV3(DyNetNetwork):
         self.conv_last = conv_norm_act(channels, last, 1, act=nn.Hardswish)
         levels[-1] = Level((*levels[-1].modules, "conv_last"), last, dilator.reduction)
         neck = nn.Sequential(nn.Linear(last, features), nn.Hardswish())
-        self.finish(name, levels, nn.Identity(), neck, features, num_classes, drop_rate)
+        self.finish(levels, nn.Identity(), neck, features)
 
 
 register_pair("mobilenetv3_small", partial(DyNetMobileNetV3, stages=_SMALL, last=576, features=1024))

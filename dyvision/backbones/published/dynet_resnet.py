@@ -15,6 +15,7 @@ like its 1730 for ResNet-18, 1814.1 million):
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -131,35 +132,17 @@ class DyNetResNet(DyNetNetwork):
     """Dy-ResNet, or its fixed twin.
 
     Args:
-        name: Registry name.
-        num_kernels: g_t; None for the fixed twin.
         depths: Blocks per stage.
         bottleneck: Whether the blocks are bottlenecks.
-        num_classes: Outputs of the classifier; 0 gives pooled features.
-        in_chans: Channels of the input.
-        output_stride: Stride of the last feature map, 8, 16 or 32; blocks that would exceed it are dilated instead.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_kernels: int | None,
-        depths: tuple[int, int, int, int],
-        bottleneck: bool,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.stem = conv_norm_act(in_chans, STEM, 7, stride=2)
+    def __init__(self, depths: tuple[int, int, int, int], bottleneck: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stem = conv_norm_act(self.in_chans, STEM, 7, stride=2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         levels = [Level(("stem",), STEM, 2)]
-        dilator = Dilator(4, output_stride)
-        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        dilator = Dilator(4, self.output_stride)
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(depths)))
         channels = STEM
         for number, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True), 1):
             blocks = []
@@ -171,7 +154,7 @@ class DyNetResNet(DyNetNetwork):
                     DyNetResidualBlock(
                         channels,
                         width,
-                        num_kernels,
+                        self.num_kernels,
                         bottleneck,
                         stride,
                         (before, after),
@@ -183,7 +166,7 @@ class DyNetResNet(DyNetNetwork):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             modules = ("maxpool", "layer1") if number == 1 else (f"layer{number}",)
             levels.append(Level(modules, channels, dilator.reduction))
-        self.finish(name, levels, nn.Identity(), nn.Identity(), channels, num_classes, drop_rate)
+        self.finish(levels, nn.Identity(), nn.Identity(), channels)
 
 
 register_pair("resnet18", partial(DyNetResNet, depths=(2, 2, 2, 2), bottleneck=False))

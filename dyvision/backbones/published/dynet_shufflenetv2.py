@@ -17,6 +17,7 @@ units of 2**20, see ``tests/backbones/dynet_costs.py``):
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -100,43 +101,30 @@ class DyNetShuffleNetV2(DyNetNetwork):
     """Dy-shuffle, or Fix-shuffle.
 
     Args:
-        name: Registry name.
-        num_kernels: g_t; None for the fixed twin.
         width: ``"100"`` or ``"150"``.
-        num_classes: Outputs of the classifier; 0 gives pooled features.
-        in_chans: Channels of the input.
-        output_stride: Stride of the last feature map, 8, 16 or 32; units that would exceed it are dilated instead.
-        drop_rate: Dropout before the classifier.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_kernels: int | None,
-        width: str = "100",
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        output_stride: int = 32,
-        drop_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.stem = conv_norm_act(in_chans, STEM, 3, stride=2)
+    residual: ClassVar[bool] = False
+
+    def __init__(self, width: str = "100", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stem = conv_norm_act(self.in_chans, STEM, 3, stride=2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         levels = [Level(("stem",), STEM, 2), Level(("maxpool",), STEM, 4)]
-        dilator = Dilator(4, output_stride)
+        dilator = Dilator(4, self.output_stride)
         channels = STEM
         for number, (nominal, repeats) in enumerate(zip(WIDTHS[width], REPEATS, strict=True), 2):
             outputs = nominal // (PARTS * GROUP_WIDTH) * (PARTS * GROUP_WIDTH)
             blocks = []
             for index in range(repeats):
                 stride, dilation, _ = dilator.step(2 if index == 0 else 1)
-                blocks.append(DyNetShuffleBlock(channels, outputs, num_kernels, index > 0, stride, dilation))
+                blocks.append(DyNetShuffleBlock(channels, outputs, self.num_kernels, index > 0, stride, dilation))
                 channels = outputs
             self.add_module(f"stage{number}", nn.Sequential(*blocks))
             levels.append(Level((f"stage{number}",), channels, dilator.reduction))
         head = conv_norm_act(channels, HEAD, 1)
-        self.finish(name, levels, head, nn.Identity(), HEAD, num_classes, drop_rate)
+        self.finish(levels, head, nn.Identity(), HEAD)
 
 
-register_pair("shufflenetv2", partial(DyNetShuffleNetV2, width="100"), residual=False)
-register_pair("shufflenetv2_150", partial(DyNetShuffleNetV2, width="150"), residual=False)
+register_pair("shufflenetv2", partial(DyNetShuffleNetV2, width="100"))
+register_pair("shufflenetv2_150", partial(DyNetShuffleNetV2, width="150"))

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dyvision.data.canvas import Brush, Canvas
-from dyvision.data.shapes import SHAPES, clutter
-from dyvision.data.streets import GRAINS, LABEL_IDS, add_texture, draw_street, noise_field, rectangle
+from dyvision.data.sample.canvas import Brush, Canvas
+from dyvision.data.sample.shapes import SHAPES, clutter
+from dyvision.data.sample.streets import GRAINS, LABEL_IDS, add_texture, draw_street, noise_field, rectangle
 
 Rng = np.random.Generator
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from dyvision.data.scenes import OBJECT_CLASSES, STUFF_CLASSES, Scene, SceneObject, draw_scene
+from dyvision.data.sample.scenes import OBJECT_CLASSES, STUFF_CLASSES, Scene, SceneObject, draw_scene
 from dyvision.saving import replacing, write_text
 
 #: Classes of the classification and detection samples.

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dyvision.data.canvas import CIRCLE, Canvas, Color, random_color, shade
 from dyvision.data.cityscapes_labels import CITYSCAPES_LABELS
+from dyvision.data.sample.canvas import CIRCLE, Canvas, Color, random_color, shade
 
 Rng = np.random.Generator
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from dyvision.tasks.heads.detection_config import DetectorConfig
+from dyvision.tasks.heads.detection.config import DetectorConfig
 
 
 class DetectionTransform(GeneralizedRCNNTransform):

@@ -15,9 +15,9 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_features import SSD_NORM, SSDFeatures
-from dyvision.tasks.heads.detection_transform import DetectionTransform
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.features import SSD_NORM, SSDFeatures
+from dyvision.tasks.heads.detection.transform import DetectionTransform
 
 
 def build_ssdlite(

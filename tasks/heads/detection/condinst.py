@@ -1,7 +1,7 @@
 """CondInst: instance segmentation without boxes' features, by a small network per instance.
 
 Tian et al., "Conditional Convolutions for Instance Segmentation", ECCV 2020, https://arxiv.org/abs/2003.05664. Boxes
-are FCOS' as in ``detection_dense``. A controller on the box branch predicts the 169 parameters of the instance's mask
+are FCOS' as in ``fcos``. A controller on the box branch predicts the 169 parameters of the instance's mask
 network at every location; that network turns mask features and relative coordinates into a mask of the whole image.
 Which locations learn masks follows the official code (``TOPK_PROPOSALS_PER_IM``); its auxiliary semantic loss, off by
 default, is left out.
@@ -10,7 +10,6 @@ default, is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,62 +18,51 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyvision.layers.condinst import DynamicMaskHead, MaskController, dice_loss
-from dyvision.tasks.heads.detection_condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_dense import _as_weights, _FCOSHead, _in_float32, assemble_fcos, level_units
-from dyvision.tasks.heads.detection_features import PyramidFeatures
+from dyvision.signatures import takes
+from dyvision.tasks.heads.detection.condinst_masks import MaskBranch, enlarge_masks, sample_targets, select_locations
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.dense import as_weights, in_float32
+from dyvision.tasks.heads.detection.fcos import FCOSOptions, SizedFCOSHead, assemble_fcos, level_units
 
 
+@takes(FCOSOptions)
 def build_condinst(
     backbone: nn.Module,
     num_classes: int,
     config: DetectorConfig,
     *,
-    fpn_channels: int = 256,
-    min_reduction: int = 8,
-    extra_levels: bool = True,
-    num_convs: int = 4,
-    anchor_scale: float = 1.0,
-    anchor_sizes: Sequence[float] | None = None,
-    prior_probability: float = 0.01,
-    center_sampling_radius: float = 1.5,
-    topk_candidates: int = 1000,
     mask_channels: int = 128,
     mask_convs: int = 4,
     mask_features: int = 8,
     mask_layers: int = 3,
     mask_width: int = 8,
     masks_per_image: int = 64,
+    **shared: Any,
 ) -> CondInst:
     """Build CondInst.
+
+    The finest pyramid level is also the stride of the mask features; the mask coordinates' units are those of FCOS.
 
     Args:
         backbone: Network with a list of maps and ``feature_info``.
         num_classes: Number of classes, without background.
         config: Settings all detectors share.
-        fpn_channels: Channels of the pyramid and of the box head.
-        min_reduction: Finest pyramid level, and the stride of the mask features; the paper's is 8.
-        extra_levels: Add two coarser levels (P6, P7); not needed for images below about 300 pixels.
-        num_convs: 3x3 convolutions (with GroupNorm) of each branch of the box head.
-        anchor_scale: Factor on the unit of each level, as for FCOS; the mask coordinates' units follow.
-        anchor_sizes: The unit of each level in pixels instead.
-        prior_probability: Score of every class before training.
-        center_sampling_radius: Points within this many units of an object's centre are positive.
-        topk_candidates: Detections per level that enter NMS.
         mask_channels: Channels of the mask branch.
         mask_convs: 3x3 convolutions of the mask branch after its levels are summed.
         mask_features: Channels of the mask features.
         mask_layers: 1x1 convolutions of an instance's network.
         mask_width: Channels between them.
         masks_per_image: Locations per image whose masks are trained, shared equally among its objects.
+        **shared: Arguments of :class:`FCOSOptions`.
 
     Raises:
         ValueError: If an argument is out of range or the backbone has no map that is coarse enough.
     """
     if masks_per_image < 1:
         raise ValueError(f"masks_per_image={masks_per_image}: expected at least 1.")
-    features = PyramidFeatures(backbone, fpn_channels, min_reduction, "p5" if extra_levels else None)
-    units = level_units("CondInst", features, anchor_scale, anchor_sizes)
+    options = FCOSOptions(**shared)
+    features = options.build_features(backbone, "p5")
+    units = level_units("CondInst", features, options)
     stride = features.reductions[0]
     mask_head = DynamicMaskHead(
         mask_features,
@@ -85,34 +73,26 @@ def build_condinst(
         # a level is responsible for objects of up to 8 units: 64 pixels for P3, as in the official code
         sizes_of_interest=[round(8 * unit) for (unit,) in units],
     )
-    branch = MaskBranch(fpn_channels, min(3, len(features.names)), mask_channels, mask_convs, mask_features)
-    head = _CondInstHead(fpn_channels, num_classes, num_convs, prior_probability, mask_head, branch)
+    branch = MaskBranch(options.fpn_channels, min(3, len(features.names)), mask_channels, mask_convs, mask_features)
+    head = _CondInstHead(num_classes, options, mask_head, branch)
     head.reductions, head.masks_per_image = features.reductions, masks_per_image
-    return assemble_fcos(CondInst, features, head, units, config, center_sampling_radius, topk_candidates)
+    return assemble_fcos(CondInst, features, head, units, config, options)
 
 
-class _CondInstHead(_FCOSHead):
+class _CondInstHead(SizedFCOSHead):
     """FCOS' head with the controller on its box branch, the mask branch and the mask loss."""
 
     reductions: list[int]
     masks_per_image: int
 
-    def __init__(
-        self,
-        channels: int,
-        num_classes: int,
-        num_convs: int,
-        prior: float,
-        mask_head: DynamicMaskHead,
-        branch: MaskBranch,
-    ) -> None:
-        super().__init__(channels, num_classes, num_convs, prior)
+    def __init__(self, num_classes: int, options: FCOSOptions, mask_head: DynamicMaskHead, branch: MaskBranch) -> None:
+        super().__init__(num_classes, options)
         self.mask_head, self.mask_branch = mask_head, branch
-        self.controller = MaskController(channels, mask_head)
+        self.controller = MaskController(options.fpn_channels, mask_head)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         """Compute FCOS' outputs and ``parameters`` ``[B, L, P]``, one row per location, and ``mask_features``."""
-        x = _as_weights(x, self)
+        x = as_weights(x, self)
         boxes = self.regression_head
         towers = [boxes.conv(level) for level in x]
         outputs = {
@@ -124,7 +104,7 @@ class _CondInstHead(_FCOSHead):
         }
         counts = torch.tensor([level.shape[-2] * level.shape[-1] for level in x], device=x[0].device)
         levels = torch.arange(len(x), device=x[0].device).repeat_interleave(counts)
-        return {**_in_float32(outputs), "levels": levels}
+        return {**in_float32(outputs), "levels": levels}
 
     def predict_masks(self, outputs: dict[str, Tensor], anchors: Tensor, image: Tensor, rows: Tensor) -> Tensor:
         """Compute masks of the whole image.

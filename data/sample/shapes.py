@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dyvision.data.canvas import Brush, Color, random_color, shade
+from dyvision.data.sample.canvas import Brush, Color, random_color, shade
 
 _TIRE = (28, 28, 32)
 _SKIN = ((244, 208, 177), (224, 172, 128), (172, 118, 80), (108, 72, 50))

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from dyvision.tasks.components import Component, ComponentSpec, choose, closest, import_object, parse_component
 from dyvision.tasks.heads.arguments import check_head_arguments
-from dyvision.tasks.heads.detection_condinst import build_condinst
-from dyvision.tasks.heads.detection_config import DetectorConfig
-from dyvision.tasks.heads.detection_dense import build_fcos, build_retinanet
-from dyvision.tasks.heads.detection_rcnn import build_faster_rcnn, build_mask_rcnn
-from dyvision.tasks.heads.detection_ssd import build_ssdlite
+from dyvision.tasks.heads.detection.condinst import build_condinst
+from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.faster_rcnn import build_faster_rcnn
+from dyvision.tasks.heads.detection.fcos import build_fcos
+from dyvision.tasks.heads.detection.mask_rcnn import build_mask_rcnn
+from dyvision.tasks.heads.detection.retinanet import build_retinanet
+from dyvision.tasks.heads.detection.ssdlite import build_ssdlite
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "condinst": build_condinst,

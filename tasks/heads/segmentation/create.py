@@ -21,8 +21,8 @@ from dyvision.tasks.components import (
     parse_component,
 )
 from dyvision.tasks.heads.arguments import check_head_arguments
-from dyvision.tasks.heads.mmseg import MMSEG_HEADS, build_mmseg_head, is_multi_level
 from dyvision.tasks.heads.norm import guard_batch_norms
+from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS, build_mmseg_head, is_multi_level
 
 
 @dataclass(frozen=True)

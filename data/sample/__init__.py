@@ -1,0 +1,1 @@
+"""The sample data: scenes of simple shapes, drawn and written in the three formats."""

@@ -1,0 +1,111 @@
+"""Arguments that are said once, in one place, and seen wherever they are taken.
+
+A task or a data module declares the arguments of its own and takes those of its base as ``*args`` and ``**kwargs``; a
+function takes the fields of a dataclass as ``**kwargs``. The command line follows constructors by itself; for
+``help()``, notebooks and ``inspect.signature`` it is done here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+#: an argument in the "Args:" section of a docstring, with the lines that go on below it
+_ARGUMENT = re.compile(r"^    (?P<name>\w+)(?: \([^)]*\))?:.*(?:\n(?: {5,}.*)?)*", re.MULTILINE)
+
+
+def constructor_signature(cls: type) -> Signature:
+    """What a class is called with: the arguments of its constructor, and of those to which it hands ``**kwargs`` on.
+
+    Args:
+        cls: Any class. One whose constructor has no ``**kwargs`` takes what that constructor takes.
+    """
+    found: dict[str, Parameter] = {}
+    handed_on: list[Parameter] = []
+    by_position = True
+    for kind in cls.__mro__[:-1]:  # object takes nothing, whatever it says
+        if "__init__" not in vars(kind):
+            continue
+        own = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+        for parameter in own:
+            if parameter.kind in _STARRED or parameter.name in found:
+                continue
+            if not by_position:
+                if parameter.kind is Parameter.POSITIONAL_ONLY:
+                    continue
+                parameter = parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            found[parameter.name] = parameter
+        handed_on = [parameter for parameter in own if parameter.kind in _STARRED]
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in own):
+            break
+        # behind positional arguments of its own, *args are not the base's first ones
+        by_position = by_position and len(handed_on) == 2 and own[0].kind is Parameter.VAR_POSITIONAL
+    return Signature(sorted([*found.values(), *handed_on], key=lambda parameter: parameter.kind))
+
+
+class SharesArguments:
+    """Base of classes whose subclasses hand arguments on to them.
+
+    ``inspect.signature`` of a subclass, and its docstring, then have all arguments.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = _with_documents_of_bases(cls)
+
+    class _Signature:
+        """Of a class. An instance has none: it may be callable itself, with other arguments."""
+
+        def __get__(self, instance: object | None, owner: type) -> Signature:
+            if instance is not None:
+                raise AttributeError("__signature__")
+            return constructor_signature(owner)
+
+    __signature__ = _Signature()
+
+
+def takes(options: type) -> Callable[[Function], Function]:
+    """Show what a class is called with in place of a function's ``**kwargs``, which are handed on to that class.
+
+    Args:
+        options: Such as a dataclass; its docstring describes the arguments.
+    """
+
+    def decorate(function: Function) -> Function:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        more = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in inspect.signature(options).parameters.values()]
+        vars(function)["__signature__"] = Signature([*own, *more])
+        return function
+
+    return decorate
+
+
+def documented_arguments(cls: type) -> dict[str, str]:
+    """The arguments in a class' docstring as written there: ``"    name: text"``, the lines that follow included."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    section = re.search(r"^Args:\n(?P<body>(?:(?: .*)?\n)*(?: .*)?)", text, re.MULTILINE)
+    items = _ARGUMENT.finditer(section["body"]) if section else ()
+    return {item["name"]: item.group().rstrip() for item in items}
+
+
+def _with_documents_of_bases(cls: type) -> str | None:
+    if cls.__doc__ is None:  # not documented, or python -OO
+        return None
+    own = documented_arguments(cls)
+    bases: dict[str, str] = {}
+    for kind in reversed(cls.__mro__[1:]):
+        bases |= documented_arguments(kind)
+    missing = [bases[name] for name in constructor_signature(cls).parameters if name not in own and name in bases]
+    if not missing:
+        return cls.__doc__
+    text, listed = inspect.cleandoc(cls.__doc__), "\n".join(missing)
+    if not own:
+        return f"{text}\n\nArgs:\n{listed}"
+    last = list(own.values())[-1]
+    return text.replace(last, f"{last}\n{listed}", 1)
