@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers._constants import WithConstants
 from dyvision.layers.arguments import check_positive
 from dyvision.ops.modes import is_exporting
 
@@ -114,7 +115,7 @@ def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return weight.view(-1, out_channels, height, in_channels, width).transpose(2, 3)
 
 
-class BandGates(CoefficientBranch):
+class BandGates(WithConstants, CoefficientBranch):
     """Gates of the high bands of frequencies at every position: ``2 sigmoid(conv(x))`` per band and group of channels.
 
     Band i has the frequencies from ``0.5 / divisors[i]`` (times the sampling rate, the larger of both directions) to
@@ -135,6 +136,7 @@ class BandGates(CoefficientBranch):
         ValueError: If an argument has another value.
     """
 
+    constants = ("masks",)
     masks: Tensor
 
     def __init__(
@@ -166,19 +168,17 @@ class BandGates(CoefficientBranch):
         self.weight = nn.Parameter(torch.empty(count * groups, in_channels // groups, kernel_size, kernel_size, **dd))
         self.bias = nn.Parameter(torch.empty(count * groups, **dd))
         self.divisors = tuple(divisors)
-        masks = torch.empty(len(divisors), mask_size[0], mask_size[1] // 2 + 1, dtype=torch.bool, device=device)
-        self.register_buffer("masks", masks, persistent=False)
         self.mask_size = (mask_size[0], mask_size[1])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """N(0, 1e-6), bias 0: the gates start at one. The masks are constants."""
         # in float32 and with the 1e-8 of the official code: there 0.5/4 and 0.5/8 still belong to the lower band
-        device = self.masks.device
-        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device=device).abs()
-        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device=device)
+        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device="cpu").abs()
+        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device="cpu")
         radius = torch.maximum(rows[:, None], columns)
-        self.masks.copy_(torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors]))
+        masks = torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors])
+        self.set_constant("masks", masks, self.weight.device)
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.zeros_(self.bias)
 
@@ -201,7 +201,7 @@ class BandGates(CoefficientBranch):
         size = (x.shape[-2], x.shape[-1])
         rest = x.to(gates.dtype)
         spectrum = transform(rest, norm="ortho")
-        masks = F.interpolate(self.masks[None].to(gates.dtype), (size[0], size[1] // 2 + 1))[0]
+        masks = F.interpolate(self.masks[None].to(gates), (size[0], size[1] // 2 + 1))[0]
         output = torch.zeros_like(rest)
         bands = gates.unbind(1)
         for mask, gate in zip(masks, bands, strict=False):
