@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,28 +75,27 @@ def spectrum_scale(out_channels: int, in_channels: int) -> int:
     return max(min(out_channels, in_channels) // 2, 1)
 
 
-def transform(x: Tensor, norm: str = "backward") -> Tensor:
+def transform(x: Tensor) -> Tensor:
     """``torch.fft.rfft2`` of ``[.., H, W]``, in operations that other runtimes have when it is exported."""
     if not is_exporting():
-        return torch.fft.rfft2(x, norm=norm)
+        return torch.fft.rfft2(x)
     # the exporter to ONNX writes wrong shapes behind one-sided transforms
-    parts = torch.view_as_real(torch.fft.fft2(x, norm=norm))
+    parts = torch.view_as_real(torch.fft.fft2(x))
     return torch.view_as_complex(parts[..., : x.shape[-1] // 2 + 1, :].contiguous())
 
 
-def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> Tensor:
+def inverse(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     """``torch.fft.irfft2`` of ``[.., H, W // 2 + 1]``, in operations that other runtimes have when it is exported.
 
     Args:
         spectrum: Complex.
         size: ``(H, W)``.
-        norm: ``"backward"`` or ``"ortho"``.
 
     Returns:
         ``[.., H, W]``, real.
     """
     if not is_exporting():
-        return torch.fft.irfft2(spectrum, s=size, norm=norm)
+        return torch.fft.irfft2(spectrum, s=size)
     # ONNX Runtime fails at one-sided inverse transforms. The real part of a full one: the columns that are left out are
     # conjugates of others, which therefore count twice
     width = size[1]
@@ -105,7 +104,21 @@ def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> 
     parts = torch.view_as_real(spectrum)
     parts = parts * torch.where(single, 1.0, 2.0).to(parts.dtype)[:, None]
     full = F.pad(parts, (0, 0, 0, width - width // 2 - 1))
-    return torch.fft.ifft2(torch.view_as_complex(full), norm=norm).real
+    return torch.fft.ifft2(torch.view_as_complex(full)).real
+
+
+def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
+    """What is left of ``x [B, C, H, W]`` under each mask of frequencies, of ``masks [n, H, W // 2 + 1]``."""
+    if not is_exporting():
+        spectrum = torch.fft.rfft2(x, norm="ortho")
+        for mask in masks:
+            yield torch.fft.irfft2(spectrum * mask, s=x.shape[2:], norm="ortho")
+        return
+    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many
+    columns = torch.arange(x.shape[3], device=x.device)
+    spectrum = torch.fft.fft2(x, norm="ortho")
+    for mask in masks.index_select(2, torch.minimum(columns, x.shape[3] - columns)):
+        yield torch.fft.ifft2(spectrum * mask, norm="ortho").real
 
 
 def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
@@ -198,14 +211,11 @@ class BandGates(WithConstants, CoefficientBranch):
     def modulate(self, x: Tensor) -> Tensor:
         """Split ``x [B, C, H, W]`` into bands, scale them by their gates, and sum."""
         gates = self(x)
-        size = (x.shape[-2], x.shape[-1])
         rest = x.to(gates.dtype)
-        spectrum = transform(rest, norm="ortho")
-        masks = F.interpolate(self.masks[None].to(gates), (size[0], size[1] // 2 + 1))[0]
+        masks = F.interpolate(self.masks[None].to(gates), (x.shape[2], x.shape[3] // 2 + 1))[0]
         output = torch.zeros_like(rest)
         bands = gates.unbind(1)
-        for mask, gate in zip(masks, bands, strict=False):
-            low = inverse(spectrum * mask, size, norm="ortho")
+        for low, gate in zip(low_passes(rest, masks), bands, strict=False):
             output = output + self._scale(rest - low, gate)
             rest = low
         return (output + (self._scale(rest, bands[-1]) if self.low else rest)).to(x.dtype)
