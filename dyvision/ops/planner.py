@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dyvision.ops.cost_model import cost_model, estimate
-from dyvision.ops.formulations import FORMULATIONS, TABLE, Formulation
+from dyvision.ops.formulations import TABLE, Formulation
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.modes import is_traced
 from dyvision.ops.problem import Plan, Problem
@@ -34,16 +34,16 @@ def formulation(name: str) -> Iterator[None]:
     """Force one formulation inside the ``with`` block wherever it applies.
 
     Args:
-        name: One of :data:`FORMULATIONS`. Where it does not apply (``matmul`` for a 3x3 kernel, ``mix_outputs`` without
-            a mixture) the choice is the ordinary one.
+        name: One of :data:`dyvision.ops.FORMULATIONS`. Where it does not apply (``matmul`` for a 3x3 kernel,
+            ``mix_outputs`` without a mixture) the choice is the ordinary one.
 
     Raises:
         ValueError: If there is no such formulation.
     """
-    if name not in FORMULATIONS:
-        near = difflib.get_close_matches(name, FORMULATIONS, n=1)
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown formulation {name!r}{hint}; choose from {', '.join(FORMULATIONS)}")
+        raise ValueError(f"unknown formulation {name!r}{hint}; choose from {', '.join(TABLE)}")
     _forced.append(name)
     try:
         yield
