@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from dyvision.convert._sites import CONVERTIBLE, ConvSite
+from dyvision.convert._sites import CONVERTIBLE, ConvSite, has_own_methods
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 
-#: private: torch lists a module's hooks nowhere else
+#: private: torch lists the hooks of modules and tensors nowhere else
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -21,6 +21,9 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+#: what every convolution has
+_ORDINARY = frozenset(name for kind in CONVERTIBLE for name in vars(kind(1, 1, 1)))
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
@@ -39,7 +42,12 @@ def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs
         sites: The convolutions that will be.
         preserve_outputs: Whether the layers start from their weights, and are frozen like them.
     """
-    losses = [f"the hooks of {_some(names)}" for names in [_hooked(sites)] if names]
+    parts = {
+        "the hooks of": [site.name for site in sites if has_hooks(site.conv)],
+        "the hooks on weight or bias of": [site.name for site in sites if _has_tensor_hooks(site.conv)],
+        "the further parameters, buffers and modules of": [site.name for site in sites if _has_more(site.conv)],
+    }
+    losses = [f"{what} {_some(names)}" for what, names in parts.items() if names]
     tied = _tied(model, sites)
     if tied:
         losses.append(f"the weights that {_some(tied)} share with other modules, which are copied")
@@ -51,9 +59,29 @@ def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs
         warnings.warn(f"dynamize drops {'; '.join(losses)}", stacklevel=3)
 
 
-def warn_of_skipped(model: nn.Module, sites: Sequence[ConvSite]) -> None:
-    """Warn once of the convolutions that stay static because of their class or of how their weight is computed."""
-    skipped = skipped_convs(model)
+def keep_attributes(conv: nn.Conv2d, layer: DynamicConv2d) -> None:
+    """Give a layer, and its kernels and bias, what was stored on the convolution, its weight and its bias.
+
+    Networks keep marks there that their ``forward`` or an optimiser reads (``conv.index``, ``weight.lr_scale``).
+    """
+    for name, value in vars(conv).items():
+        # a name that means something else to the layer stays the layer's
+        if name not in _ORDINARY and (hasattr(nn.Conv2d, name) or not hasattr(layer, name)):
+            setattr(layer, name, value)
+    for theirs, ours in zip((conv.weight, conv.bias), layer.kernels_and_biases(), strict=True):
+        for parameter in ours if theirs is not None else []:
+            for name, value in vars(theirs).items():
+                setattr(parameter, name, value)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module itself has hooks of any kind."""
+    return any(getattr(module, hooks, None) for hooks in _HOOKS)
+
+
+def warn_of_skipped(model: nn.Module, sites: Sequence[ConvSite], read: Mapping[str, str]) -> None:
+    """Warn once of the convolutions that stay static: their class, how their weight is computed, or who reads it."""
+    skipped = {**skipped_convs(model), **say_who_reads(read)}
     if skipped and sites:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
         more = ", ..." if len(skipped) > 3 else ""
@@ -85,9 +113,16 @@ def skipped_convs(model: nn.Module) -> dict[str, str]:
             found[name] = "lazy; run the model once first"
         elif type(module) is nn.Conv2d and not is_plain(module):
             found[name] = "its weight is computed by a hook: weight_norm, spectral_norm or prune; remove that first"
+        elif has_own_methods(module):
+            found[name] = "a method is replaced on the instance; accelerate.hooks.remove_hook_from_module takes it back"
         elif type(module) not in CONVERTIBLE:
             found[name] = f"{type(module).__name__}, a class of its own"
     return found
+
+
+def say_who_reads(read: Mapping[str, str]) -> dict[str, str]:
+    """A reason for each convolution of :func:`dyvision.convert._reads.readers_of`."""
+    return {name: f"{reader}.forward reads its weight or bias itself" for name, reader in read.items()}
 
 
 def dynamic_layers(model: nn.Module) -> list[str]:
@@ -102,8 +137,12 @@ def say_what_is_dynamic(model: nn.Module) -> str:
     return f"; {len(names)} are dynamic already: {_some(names)}" if names else ""
 
 
-def _hooked(sites: Sequence[ConvSite]) -> list[str]:
-    return [site.name for site in sites if any(getattr(site.conv, hooks, None) for hooks in _HOOKS)]
+def _has_tensor_hooks(conv: nn.Conv2d) -> bool:
+    return any(getattr(p, hooks, None) for p in conv.parameters(recurse=False) for hooks in _TENSOR_HOOKS)
+
+
+def _has_more(conv: nn.Conv2d) -> bool:
+    return len(conv._parameters) > 2 or bool(conv._buffers) or bool(conv._modules)
 
 
 def _tied(model: nn.Module, sites: Sequence[ConvSite]) -> list[str]:

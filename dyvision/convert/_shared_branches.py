@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from dyvision.convert._handover import has_hooks
+from dyvision.convert._sites import has_own_methods
 from dyvision.text import first_line
 
 BRANCH_NAME = "coefficient_branch"
@@ -67,6 +69,11 @@ def trace_block(block: nn.Module, convs: Sequence[str]) -> BlockTrace:
         UntraceableBlockError: If the block's ``forward`` depends on data or on the training mode, does not call each of
             the convolutions, or takes more than one tensor.
     """
+    containers = {name[:end] for name in convs for end, mark in enumerate(name) if mark == "."}
+    for name in ("", *sorted(containers)):  # what is not called as a module any more
+        rewritten = block.get_submodule(name)
+        if has_hooks(rewritten) or has_own_methods(rewritten):
+            raise UntraceableBlockError(f"{name or 'it'} has hooks or a replaced method, which would be lost")
     graphs = []
     for training in (True, False):
         with _mode(block, training):
@@ -128,6 +135,9 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
     for name, buffer in block.named_buffers(recurse=False):
         if not hasattr(shared, name):
             shared.register_buffer(name, buffer, persistent=name in persistent)
+    for name, value in vars(block).items():
+        if not hasattr(shared, name):
+            setattr(shared, name, value)
     return shared
 
 

@@ -133,7 +133,14 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
 
 def _is_convertible(module: nn.Module) -> bool:
     # torch.nn.utils.weight_norm, spectral_norm and prune leave the class, and compute the weight in a hook
-    return type(module) in CONVERTIBLE and isinstance(module._parameters.get("weight"), nn.Parameter)
+    if type(module) not in CONVERTIBLE or not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return False
+    return not has_own_methods(module)
+
+
+def has_own_methods(module: nn.Module) -> bool:
+    """Whether a method is replaced on the instance, as ``forward`` is by accelerate's hooks."""
+    return any(callable(value) and callable(getattr(type(module), name, None)) for name, value in vars(module).items())
 
 
 def _role_in_block(name: str, block: str, module: nn.Module) -> Role:

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyvision.convert._handover import skipped_convs, warn_of_dynamic, warn_of_losses, warn_of_skipped
+from dyvision.convert._handover import (
+    keep_attributes,
+    say_who_reads,
+    skipped_convs,
+    warn_of_dynamic,
+    warn_of_losses,
+    warn_of_skipped,
+)
+from dyvision.convert._reads import readers_of
 from dyvision.convert._shared_branches import BlockTrace, UntraceableBlockError, share_branch, trace_block
 from dyvision.convert._sites import ConvSite, find_convs
 from dyvision.convert.policies import Policy, default_policy, list_policies, select_convs
@@ -51,8 +59,10 @@ def dynamize(
 
     Warns:
         UserWarning: If a block that should share one branch cannot be rewritten; its layers keep a branch each. If a
-            convolution has hooks or shares its weight with another module, which the layer in its place does not. If
-            convolutions stay static because they are more than an ``nn.Conv2d`` (parametrized, lazy, another forward).
+            convolution has hooks (its own, or its weight's) or shares its weight with another module, which the layer
+            in its place does not. If convolutions stay static because they are more than an ``nn.Conv2d``
+            (parametrized, lazy, another forward, also one that was replaced on the instance), or because a ``forward``
+            reads their weight or bias itself, as far as ``torch.fx`` can tell.
 
     Example:
         >>> import timm, dyvision
@@ -69,8 +79,13 @@ def dynamize(
     if isinstance(model, nn.Conv2d):
         return _replace_bare(model, layer_class, preserve_outputs, layer_kwargs)
     sites = select_convs(model, default_policy(layer) if policy is None else policy)
+    read = readers_of(model, sites)
+    sites = [site for site in sites if site.name not in read]
+    if not sites:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in say_who_reads(read).items())
+        raise ValueError(f"{type(model).__name__} has no convolution that can become dynamic; {reasons}")
     warn_of_losses(model, sites, preserve_outputs)
-    warn_of_skipped(model, sites)
+    warn_of_skipped(model, sites, read)
     if policy is None or policy in list_policies():
         warn_of_dynamic(model, sites)
     if layer_class.shares_kernels:
@@ -134,6 +149,7 @@ def _replace_sharing_kernels(
             with torch.no_grad():
                 layers[site.name].load_static(site.conv.weight, site.conv.bias)
             layers[site.name].freeze_like(site.conv)
+        keep_attributes(site.conv, layers[site.name])
         _replace(model, site, layers[site.name])
     trained = {
         id(kernel)
@@ -208,6 +224,7 @@ def _convert(
     layer_class: type[DynamicConv2d], conv: nn.Conv2d, preserve_outputs: bool, layer_kwargs: dict[str, Any]
 ) -> DynamicConv2d:
     layer = layer_class.from_conv(conv, preserve_outputs=preserve_outputs, **layer_kwargs)
+    keep_attributes(conv, layer)
     return layer.train(conv.training)
 
 

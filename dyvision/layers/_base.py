@@ -245,8 +245,12 @@ class DynamicConv2d(nn.Module):
         return pads(x.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DynamicConv2d:
-        # Module.to(memory_format=torch.channels_last) refuses tensors of five dimensions: stacked kernels go as four
         def apply(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
+                # a schedule: float32 whatever the parameters' type
+                moved = fn(tensor)
+                return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+            # Module.to(memory_format=torch.channels_last) refuses five dimensions: stacked kernels go as four
             if tensor.ndim != 5:
                 return fn(tensor)
             converted: Tensor = fn(tensor.flatten(0, 1))

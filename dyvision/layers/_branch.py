@@ -75,13 +75,17 @@ def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """``F.adaptive_avg_pool2d`` of ``x [B, C, H, W]`` that stays right at other sizes when it is exported."""
     if not is_exporting():
         return F.adaptive_avg_pool2d(x, size)
-    for axis, count in zip((2, 3), size, strict=True):
-        length = x.shape[axis]
-        # window i of an axis goes from floor(i L / n) to ceil((i + 1) L / n); ONNX divides negative numbers differently
-        windows = [(i * length // count, ((i + 1) * length + count - 1) // count) for i in range(count)]
-        parts = [x[:, :, first:end] if axis == 2 else x[..., first:end] for first, end in windows]
-        x = torch.cat([part.mean(axis, keepdim=True) for part in parts], axis)
-    return x
+    # as products, not as slices: that a window lies in the map for any size is more than an exporter can prove
+    rows, columns = (_windows(x.shape[axis], count, x) for axis, count in zip((2, 3), size, strict=True))
+    return rows @ x @ columns.t()
+
+
+def _windows(length: int, count: int, like: Tensor) -> Tensor:
+    """The means over an axis of this length as a matrix ``[count, length]``."""
+    # window i of an axis goes from floor(i L / n) to ceil((i + 1) L / n); ONNX divides negative numbers differently
+    numbers, places = torch.arange(count, device=like.device)[:, None], torch.arange(length, device=like.device)
+    first, end = numbers * length // count, ((numbers + 1) * length + count - 1) // count
+    return ((places >= first) & (places < end)).to(like.dtype) / (end - first).to(like.dtype)
 
 
 class PreciseLinear(InitialisedLinear):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._base import check_positive
+from dyvision.layers._constants import WithConstants
 from dyvision.ops import dynamic_conv2d
 
 #: size of an instance, in pixels, that a level of the pyramid (P3 to P7) is responsible for
@@ -133,7 +134,7 @@ class MaskController(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
 
-class DynamicMaskHead(nn.Module):
+class DynamicMaskHead(WithConstants):
     """Masks of instances, each computed by a network of its own: 1x1 convolutions with ReLU between them.
 
     It has no parameters. Its input are the mask features of the instance's image and, by default, two coordinates
@@ -160,6 +161,7 @@ class DynamicMaskHead(nn.Module):
         torch.Size([3, 1, 24, 20])
     """
 
+    constants = saved_constants = ("sizes_of_interest",)
     sizes_of_interest: Tensor
 
     def __init__(
@@ -186,12 +188,13 @@ class DynamicMaskHead(nn.Module):
         self.coordinates, self.feature_stride, self.output_stride = coordinates, feature_stride, output_stride
         self.widths = layer_widths(in_channels + 2 * coordinates, channels, num_layers)
         self._sizes = tuple(sizes_of_interest)
-        self.register_buffer("sizes_of_interest", torch.empty(len(self._sizes), dtype=torch.tensor(self._sizes).dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the constants anew, after ``to_empty``."""
-        self.sizes_of_interest.copy_(torch.tensor(self._sizes, device=self.sizes_of_interest.device))
+        """Set the constants anew."""
+        held = dict(self._held(self.constants))
+        device = held["sizes_of_interest"].device if held else torch.get_default_device()
+        self.set_constant("sizes_of_interest", torch.tensor(self._sizes, device="cpu"), device)
 
     @property
     def num_parameters(self) -> int:
@@ -220,7 +223,7 @@ class DynamicMaskHead(nn.Module):
             return empty + 0 * (features.sum() + parameters.sum())
         x = features[image]
         if self.coordinates:
-            sizes = self.sizes_of_interest[level].to(locations.dtype)
+            sizes = self.sizes_of_interest.to(locations)[level]
             place = relative_coordinates(locations, sizes, height, width, self.feature_stride)
             x = torch.cat((place.to(x.dtype), x), 1)
         for number, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):

@@ -133,8 +133,9 @@ class DGConv2d(DynamicConv2d):
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.branch = SaliencyGates(self.in_channels, heads, squeeze_rate, **dd)
-        # a buffer: saved, and a compiled model is not compiled anew when it changes
-        self.register_buffer("inactive_channels", torch.zeros((), dtype=torch.long, device=dd["device"]))
+        # a buffer: saved, and a compiled model is not compiled anew when it changes; not an integer, so that it can be
+        # averaged like the weights
+        self.register_buffer("inactive_channels", torch.zeros((), device=dd["device"]))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -197,7 +198,7 @@ class DGConv2d(DynamicConv2d):
 
     def _drop(self, gates: Tensor) -> Tensor:
         """Zero the smallest gates of each head and sample, and those that tie with the largest of them."""
-        count = self.inactive_channels
+        count = self.inactive_channels.round().long()
         largest = gates.detach().sort(-1).values.index_select(-1, (count - 1).clamp_min(0).view(1))
         return gates * ((gates > largest) | (count == 0)).to(gates.dtype)
 

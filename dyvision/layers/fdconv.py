@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._constants import WithConstants
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
@@ -39,7 +40,7 @@ from dyvision.ops import dynamic_conv2d
 
 
 @register_layer("fdconv")
-class FDConv2d(DynamicConv2d):
+class FDConv2d(WithConstants, DynamicConv2d):
     """Convolution with ``W_b = local * spatial * channel * filter * irfft2(sum_j a[b, j] S_j)``, S_j disjoint spectra.
 
     For 3x3 kernels three frequency bands of the input are scaled before, each by a map of its own. The layer is an
@@ -79,6 +80,7 @@ class FDConv2d(DynamicConv2d):
         torch.Size([2, 32, 9, 9])
     """
 
+    constants = saved_constants = ("order",)
     temperature: Tensor
     order: Tensor
 
@@ -149,7 +151,6 @@ class FDConv2d(DynamicConv2d):
                 places = (self.kept,) if param_reduction < 1 else self.plane
                 spectra = (param_ratio,) if param_ratio > 1 else ()
                 self.dft_weight = nn.Parameter(torch.empty(*spectra, *places, 2, **dd))
-            self.register_buffer("order", torch.empty(math.prod(self.plane), dtype=torch.int32, device=dd["device"]))
             hidden = max(int(self.in_channels * reduction), 16)
             count, axes = self.num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
@@ -162,7 +163,8 @@ class FDConv2d(DynamicConv2d):
         self.temperature.fill_(self.initial_temperature)
         if self.is_dynamic:
             out_channels, inputs, height, width = self.kernel_shape
-            self.order.copy_(frequency_order(out_channels * height, inputs * width, self.order.device))
+            order = frequency_order(out_channels * height, inputs * width, "cpu")
+            self.set_constant("order", order.int(), self.temperature.device)
         weight = torch.empty(self.kernel_shape, device=next(self.parameters()).device)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -244,7 +246,7 @@ class FDConv2d(DynamicConv2d):
             return
         spectrum = spectrum_of(weight)
         if self.param_reduction < 1:
-            spectrum = spectrum.flatten(0, 1)[self.order[: self.kept].long()]
+            spectrum = spectrum.flatten(0, 1)[self.order[: self.kept].to(spectrum.device, torch.long)]
         self.dft_weight.copy_(spectrum)
 
     def _kernels(self, gates: FDConvCoefficients) -> Tensor:
@@ -265,7 +267,8 @@ class FDConv2d(DynamicConv2d):
 
     def _spectra(self, gates: Tensor) -> Tensor:
         """Weight the frequencies by ``gates [B, r n]`` and sum them: complex ``[B, O k, I k // 2 + 1]``."""
-        batch, spectra, order = gates.shape[0], self.param_ratio, self.order[: self.kept].long()
+        batch, spectra = gates.shape[0], self.param_ratio
+        order = self.order[: self.kept].to(gates.device, torch.long)
         weight = self.dft_weight if self.spectral else spectrum_of(self.weight)
         # FFTs know no half precision
         dtype = torch.promote_types(torch.promote_types(weight.dtype, gates.dtype), torch.float32)

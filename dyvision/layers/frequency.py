@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers._constants import WithConstants
 from dyvision.layers.arguments import check_positive
 from dyvision.ops.modes import is_exporting
 
@@ -74,28 +75,27 @@ def spectrum_scale(out_channels: int, in_channels: int) -> int:
     return max(min(out_channels, in_channels) // 2, 1)
 
 
-def transform(x: Tensor, norm: str = "backward") -> Tensor:
+def transform(x: Tensor) -> Tensor:
     """``torch.fft.rfft2`` of ``[.., H, W]``, in operations that other runtimes have when it is exported."""
     if not is_exporting():
-        return torch.fft.rfft2(x, norm=norm)
+        return torch.fft.rfft2(x)
     # the exporter to ONNX writes wrong shapes behind one-sided transforms
-    parts = torch.view_as_real(torch.fft.fft2(x, norm=norm))
+    parts = torch.view_as_real(torch.fft.fft2(x))
     return torch.view_as_complex(parts[..., : x.shape[-1] // 2 + 1, :].contiguous())
 
 
-def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> Tensor:
+def inverse(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     """``torch.fft.irfft2`` of ``[.., H, W // 2 + 1]``, in operations that other runtimes have when it is exported.
 
     Args:
         spectrum: Complex.
         size: ``(H, W)``.
-        norm: ``"backward"`` or ``"ortho"``.
 
     Returns:
         ``[.., H, W]``, real.
     """
     if not is_exporting():
-        return torch.fft.irfft2(spectrum, s=size, norm=norm)
+        return torch.fft.irfft2(spectrum, s=size)
     # ONNX Runtime fails at one-sided inverse transforms. The real part of a full one: the columns that are left out are
     # conjugates of others, which therefore count twice
     width = size[1]
@@ -104,7 +104,21 @@ def inverse(spectrum: Tensor, size: tuple[int, int], norm: str = "backward") -> 
     parts = torch.view_as_real(spectrum)
     parts = parts * torch.where(single, 1.0, 2.0).to(parts.dtype)[:, None]
     full = F.pad(parts, (0, 0, 0, width - width // 2 - 1))
-    return torch.fft.ifft2(torch.view_as_complex(full), norm=norm).real
+    return torch.fft.ifft2(torch.view_as_complex(full)).real
+
+
+def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
+    """What is left of ``x [B, C, H, W]`` under each mask of frequencies, of ``masks [n, H, W // 2 + 1]``."""
+    if not is_exporting():
+        spectrum = torch.fft.rfft2(x, norm="ortho")
+        for mask in masks:
+            yield torch.fft.irfft2(spectrum * mask, s=x.shape[2:], norm="ortho")
+        return
+    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many
+    columns = torch.arange(x.shape[3], device=x.device)
+    spectrum = torch.fft.fft2(x, norm="ortho")
+    for mask in masks.index_select(2, torch.minimum(columns, x.shape[3] - columns)):
+        yield torch.fft.ifft2(spectrum * mask, norm="ortho").real
 
 
 def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
@@ -114,7 +128,7 @@ def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return weight.view(-1, out_channels, height, in_channels, width).transpose(2, 3)
 
 
-class BandGates(CoefficientBranch):
+class BandGates(WithConstants, CoefficientBranch):
     """Gates of the high bands of frequencies at every position: ``2 sigmoid(conv(x))`` per band and group of channels.
 
     Band i has the frequencies from ``0.5 / divisors[i]`` (times the sampling rate, the larger of both directions) to
@@ -135,6 +149,7 @@ class BandGates(CoefficientBranch):
         ValueError: If an argument has another value.
     """
 
+    constants = ("masks",)
     masks: Tensor
 
     def __init__(
@@ -166,19 +181,17 @@ class BandGates(CoefficientBranch):
         self.weight = nn.Parameter(torch.empty(count * groups, in_channels // groups, kernel_size, kernel_size, **dd))
         self.bias = nn.Parameter(torch.empty(count * groups, **dd))
         self.divisors = tuple(divisors)
-        masks = torch.empty(len(divisors), mask_size[0], mask_size[1] // 2 + 1, dtype=torch.bool, device=device)
-        self.register_buffer("masks", masks, persistent=False)
         self.mask_size = (mask_size[0], mask_size[1])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """N(0, 1e-6), bias 0: the gates start at one. The masks are constants."""
         # in float32 and with the 1e-8 of the official code: there 0.5/4 and 0.5/8 still belong to the lower band
-        device = self.masks.device
-        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device=device).abs()
-        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device=device)
+        rows = torch.fft.fftfreq(self.mask_size[0], dtype=torch.float32, device="cpu").abs()
+        columns = torch.fft.rfftfreq(self.mask_size[1], dtype=torch.float32, device="cpu")
         radius = torch.maximum(rows[:, None], columns)
-        self.masks.copy_(torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors]))
+        masks = torch.stack([radius < 0.5 / divisor + 1e-8 for divisor in self.divisors])
+        self.set_constant("masks", masks, self.weight.device)
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.zeros_(self.bias)
 
@@ -198,14 +211,11 @@ class BandGates(CoefficientBranch):
     def modulate(self, x: Tensor) -> Tensor:
         """Split ``x [B, C, H, W]`` into bands, scale them by their gates, and sum."""
         gates = self(x)
-        size = (x.shape[-2], x.shape[-1])
         rest = x.to(gates.dtype)
-        spectrum = transform(rest, norm="ortho")
-        masks = F.interpolate(self.masks[None].to(gates.dtype), (size[0], size[1] // 2 + 1))[0]
+        masks = F.interpolate(self.masks[None].to(gates), (x.shape[2], x.shape[3] // 2 + 1))[0]
         output = torch.zeros_like(rest)
         bands = gates.unbind(1)
-        for mask, gate in zip(masks, bands, strict=False):
-            low = inverse(spectrum * mask, size, norm="ortho")
+        for low, gate in zip(low_passes(rest, masks), bands, strict=False):
             output = output + self._scale(rest - low, gate)
             rest = low
         return (output + (self._scale(rest, bands[-1]) if self.low else rest)).to(x.dtype)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import check_between, check_share
@@ -25,7 +26,7 @@ from dyvision.ops import dynamic_conv2d
 
 
 @register_layer("kernelwarehouse")
-class KernelWarehouseConv2d(DynamicConv2d):
+class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
     """Convolution whose kernel is put together from the cells of a warehouse; the bias is static.
 
     A layer is built with a warehouse of its own; ``share_warehouses`` gives several layers a common one, and
@@ -54,6 +55,8 @@ class KernelWarehouseConv2d(DynamicConv2d):
     """
 
     shares_kernels = True
+    # E, as the cell of each mixture; not saved, for it follows from the arguments and the order of the layers
+    constants = ("cell_index",)
 
     branch: CellAttention
     warehouse: Warehouse
@@ -117,8 +120,6 @@ class KernelWarehouseConv2d(DynamicConv2d):
         count, cells = self.num_mixtures, warehouse.num_cells
         _, end = own_cells(count, cells, self.cell_num_ratio, start or 0)
         device, dtype = warehouse.cells.device, warehouse.cells.dtype
-        # E, as the cell of each mixture; not saved, for it follows from the arguments and the order of the layers
-        self.register_buffer("cell_index", torch.empty(count, dtype=torch.long, device=device), persistent=False)
         self.own_range = (start or 0, end)
         warehouse.assign(*self.own_range)
         own, basis = None, 0
@@ -136,7 +137,7 @@ class KernelWarehouseConv2d(DynamicConv2d):
         """The layer's own cells together and the attention kaiming-normal (fan out), the bias 0, t as at first."""
         self.warehouse.reset_cells(*self.own_range)
         indices, _ = own_cells(self.num_mixtures, self.warehouse.num_cells, self.cell_num_ratio, self.own_range[0])
-        self.cell_index.copy_(torch.tensor(indices, device=self.cell_index.device))
+        self.set_constant("cell_index", torch.tensor(indices, device="cpu"), self.warehouse.cells.device)
         self.set_mixing(self.initial_mixing)
         self.branch.reset_parameters()
         if self.bias is not None:
@@ -155,7 +156,7 @@ class KernelWarehouseConv2d(DynamicConv2d):
         """Return ``(1 - t) z + t E``, ``[B, m, N]``."""
         attention = self.branch(x)[..., :-1]
         cells = torch.arange(self.warehouse.num_cells, device=attention.device)
-        fixed = (self.cell_index[:, None] == cells).to(attention.dtype)
+        fixed = (self.cell_index.to(attention.device)[:, None] == cells).to(attention.dtype)
         mixing = self.mixing.to(attention.dtype)
         return (1 - mixing) * attention + mixing * fixed
 
@@ -181,10 +182,11 @@ class KernelWarehouseConv2d(DynamicConv2d):
             )
         share = self.mixing + (1 - self.mixing) / (1 + EPSILON)
         pieces = self._cut(weight) / share.to(weight.dtype)
-        self.warehouse.cells[self.cell_index] = pieces.to(self.warehouse.cells.dtype)
+        index = self.cell_index.to(weight.device)
+        self.warehouse.cells[index] = pieces.to(self.warehouse.cells.dtype)
         nn.init.zeros_(self.branch.fc2.weight)
         nn.init.zeros_(self.branch.logit_bias)
-        self.branch.logit_bias.view(self.num_mixtures, -1).scatter_(1, self.cell_index[:, None], 1.0)
+        self.branch.logit_bias.view(self.num_mixtures, -1).scatter_(1, index[:, None], 1.0)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 

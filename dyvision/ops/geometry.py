@@ -32,7 +32,8 @@ class Geometry(NamedTuple):
     def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
         """Height and width of the output for those of the input and of the kernel."""
         height, width = (
-            (length + 2 * padding - dilation * (side - 1) - 1) // stride + 1
+            # as the length of a slice: what is cut out by one has this size for an exporter, too
+            (length + 2 * padding - dilation * (side - 1) + stride - 1) // stride
             for length, side, stride, padding, dilation in zip(
                 size, kernel, self.stride, self.padding, self.dilation, strict=True
             )

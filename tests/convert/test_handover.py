@@ -100,3 +100,112 @@ def test_predictors_of_detectors_stay_static(build) -> None:
         model = dynamize(build(weights=None, weights_backbone=None, num_classes=3), "se", policy="all")
     dynamic = {name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)}
     assert dynamic and not any(part in name for name in dynamic for part in ("cls_logits", "bbox_", "mask_fcn_logits"))
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda conv: conv.register_forward_hook(lambda *_: None),
+        lambda conv: conv.register_forward_pre_hook(lambda *_: None),
+        lambda conv: conv.register_full_backward_hook(lambda *_: None),
+        lambda conv: conv.register_full_backward_pre_hook(lambda *_: None),
+        lambda conv: conv.register_load_state_dict_post_hook(lambda *_: None),
+        lambda conv: conv.weight.register_hook(lambda grad: 2 * grad),
+        lambda conv: conv.bias.register_hook(lambda grad: 2 * grad),
+        lambda conv: conv.weight.register_post_accumulate_grad_hook(lambda parameter: None),
+        lambda conv: conv.register_buffer("scale", torch.ones(8)),
+        lambda conv: conv.register_parameter("scale", nn.Parameter(torch.ones(8))),
+        lambda conv: conv.add_module("adapter", nn.Identity()),
+    ],
+)
+@pytest.mark.parametrize("layer", ["dyconv", "kernelwarehouse", "condconv"])
+def test_what_is_dropped_is_told(layer, register) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    register(model[1])
+    with pytest.warns(UserWarning, match=r"drops the .* of 1$") as caught:
+        dynamize(model, layer, policy="all")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("layer", DYNAMIC)
+def test_attributes_of_convolutions_and_parameters_are_kept(layer) -> None:
+    model = nn.Sequential(nn.Conv2d(20, 24, 3), nn.Conv2d(24, 20, 3))
+    model[1].index, model[1].type = 7, "ultralytics.Conv"
+    model[1].weight.lr_scale, model[1].bias.no_weight_decay = 0.1, True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = dynamize(model, layer, policy="all")[1]
+    kernels, biases = made.kernels_and_biases()
+    assert (made.index, made.type) == (7, "ultralytics.Conv")
+    assert all(kernel.lr_scale == 0.1 for kernel in kernels) and all(bias.no_weight_decay for bias in biases)
+
+
+@pytest.mark.parametrize("layer", DYNAMIC)
+def test_a_convolution_with_a_replaced_forward_stays_as_it_is(layer) -> None:
+    model, x = nn.Sequential(nn.Conv2d(20, 20, 3), nn.Conv2d(20, 20, 3)), torch.randn(2, 20, 9, 8)
+    plain = model[1].forward
+    model[1].forward = lambda x: plain(x) * 3
+    expected = model(x)
+    with pytest.warns(UserWarning, match=r"leaves 1 convolutions static.*: 1 \(a method is replaced on the instance"):
+        dynamize(model, layer, policy="all")
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="a method is replaced on the instance"):
+        dynamize(model[1], layer)
+
+
+class BasicBlock(nn.Module):
+    """A residual block by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.index = 5
+
+    def forward(self, x):
+        return x + self.conv2(self.conv1(x))
+
+
+@pytest.mark.parametrize("layer", ["condconv", "dynet", "weightnet"])
+def test_blocks_keep_hooks_replaced_methods_and_attributes(layer) -> None:
+    model, x, seen = nn.Sequential(*(BasicBlock() for _ in range(4))), torch.randn(2, 8, 6, 6), []
+    model[0].register_forward_hook(lambda *_: seen.append("block"))
+    model[1].conv1.register_forward_hook(lambda *_: seen.append("container"))
+    plain = model[2].forward
+    model[2].forward = lambda x: plain(x) * 3
+    expected = model(x)
+    with pytest.warns(UserWarning, match="3 blocks.*hooks or a replaced method|has hooks or a replaced method"):
+        dynamize(model, layer, policy="blocks")
+    seen.clear()
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    assert seen == ["block", "container"]
+    assert isinstance(model[3], torch.fx.GraphModule) and model[3].index == 5
+
+
+class ReadsWeight(nn.Module):
+    """Standardises the weight of its convolution itself, and calls another."""
+
+    def __init__(self, part: str = "weight") -> None:
+        super().__init__()
+        self.read, self.called = nn.Sequential(nn.Conv2d(20, 20, 1)), nn.Conv2d(20, 20, 1)
+        self.part, self.calls = part, 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        own = getattr(self.read[0], self.part)
+        return self.called(x) * own.mean()
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("layer", DYNAMIC)
+def test_a_convolution_whose_weight_a_forward_reads_stays_static(layer, part) -> None:
+    model, x = nn.Sequential(nn.Conv2d(20, 20, 1), ReadsWeight(part)), torch.randn(2, 20, 5, 4)
+    expected = model(x)
+    with pytest.warns(UserWarning, match=r"1\.read\.0 \(ReadsWeight\.forward reads its weight or bias itself\)"):
+        dynamize(model, layer, policy="all")
+    assert isinstance(model[1].called, DynamicConv2d) and type(model[1].read[0]) is nn.Conv2d
+    assert model[1].calls == 1 and isinstance(model[1].last, torch.Tensor)
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"no convolution that can become dynamic; 1\.read\.0: ReadsWeight\.forward"):
+        dynamize(model, layer, policy="1.read.0")

@@ -21,6 +21,34 @@ def test_exported_with_free_sizes_it_is_right_at_others(name, kernel, stride) ->
         torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-4)
 
 
+def bounded() -> tuple[dict[int, torch.export.Dim], ...]:
+    """Batch, height and width by name, with bounds, which an export has to keep to."""
+    dim = torch.export.Dim
+    return ({0: dim("batch", min=1, max=64), 2: dim("height", min=4, max=128), 3: dim("width", min=4, max=128)},)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "geometry"),
+    [
+        (20, 24, {"kernel_size": 1}),
+        (64, 48, {"kernel_size": 3, "padding": 1}),
+        (20, 24, {"kernel_size": 3, "padding": 1, "stride": 2}),
+        (20, 24, {"kernel_size": 3, "padding": 2, "dilation": 2, "stride": 3, "groups": 4}),
+        (24, 24, {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 24}),
+        (20, 24, {"kernel_size": (2, 3), "padding": (0, 1), "stride": (1, 2)}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", list_layers())
+def test_exported_with_named_bounded_sizes_it_is_right_at_others(name, inputs, outputs, geometry) -> None:
+    layer = get_layer(name)(inputs, outputs, **geometry).eval()
+    program = torch.export.export(layer, (torch.randn(2, inputs, 16, 16),), dynamic_shapes=bounded())
+    for size in [(3, inputs, 25, 20), (1, inputs, 4, 5), (2, inputs, 31, 12)]:
+        x = torch.randn(size)
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
 @pytest.mark.parametrize("name", list_layers())

@@ -23,7 +23,7 @@ def columns_of(input: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tens
     else:
         # faster than F.unfold, which goes through the batch sample by sample
         padded = pad_zeros(input, geometry)
-        columns = torch.stack([view for _, view in shifts(padded, (height, width), kernel, geometry)], 2)
+        columns = torch.stack([view for _, view in shifts(padded, kernel, geometry)], 2)
     return columns.reshape(batch * geometry.groups, -1, height * width)
 
 
@@ -36,7 +36,7 @@ def fold_columns(columns: Tensor, shape: Sequence[int], kernel: Sequence[int], g
         return maps[:, :, 0]
     vertical, horizontal = geometry.padding
     padded = maps.new_zeros(batch, channels, height + 2 * vertical, width + 2 * horizontal)
-    for index, view in shifts(padded, size, kernel, geometry):
+    for index, view in shifts(padded, kernel, geometry):
         view += maps[:, :, index]
     return padded[:, :, vertical : vertical + height, horizontal : horizontal + width]
 
@@ -47,13 +47,13 @@ def pad_zeros(input: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(input, (horizontal, horizontal, vertical, vertical)) if vertical or horizontal else input
 
 
-def shifts(
-    padded: Tensor, size: Sequence[int], kernel: Sequence[int], geometry: Geometry
-) -> Iterator[tuple[int, Tensor]]:
+def shifts(padded: Tensor, kernel: Sequence[int], geometry: Geometry) -> Iterator[tuple[int, Tensor]]:
     """Per tap of the kernel, what it sees of the padded input: a view ``[B, C_in, H', W']``."""
-    (height, width), (down, right), (dilation, across) = size, geometry.stride, geometry.dilation
+    (down, right), (dilation, across) = geometry.stride, geometry.dilation
+    # ends are counted from the end of the map: that they lie in it is plain for any size, to an exporter as well
+    bottom = padded.shape[2] - dilation * (kernel[0] - 1)
+    end = padded.shape[3] - across * (kernel[1] - 1)
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             top, left = row * dilation, column * across
-            rows = slice(top, top + (height - 1) * down + 1, down)
-            yield row * kernel[1] + column, padded[:, :, rows, left : left + (width - 1) * right + 1 : right]
+            yield row * kernel[1] + column, padded[:, :, top : bottom + top : down, left : end + left : right]

@@ -16,8 +16,7 @@ def shifted(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | No
     per_channel = out_channels // input.shape[1]
     taps = weight.reshape(batch, input.shape[1], per_channel, -1)
     total = None if bias is None else bias.view(batch, input.shape[1], per_channel, 1, 1)
-    size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
-    for index, view in shifts(pad_zeros(input, geometry), size, weight.shape[-2:], geometry):
+    for index, view in shifts(pad_zeros(input, geometry), weight.shape[-2:], geometry):
         term = view[:, :, None] * taps[:, :, :, index, None, None]
         total = term if total is None else total + term
     assert total is not None
