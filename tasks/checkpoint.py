@@ -20,6 +20,7 @@ from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.resume_state import check_restored, check_resumable, check_shapes
+from dyvision.tensor_kinds import check_kinds
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class CheckpointMixin(L.LightningModule):
             """Hyperparameters, as attributes and as a mapping (Lightning's own annotation knows only the latter)."""
 
     _loaded: tuple[str | None, dict[str, Any]] | None = None
+    _loaded_from = "the given state dict"
     _restored: dict[str, int] | None = None
     _stored_states: list[dict[str, Any]] | None = None
     _random_state: dict[str, Any] | None = None
@@ -125,6 +127,7 @@ class CheckpointMixin(L.LightningModule):
                 f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
             ) from error
         model.on_load_checkpoint(content)
+        model._loaded_from = where
         strict = model.strict_loading if strict is None else strict
         model.load_state_dict(content["state_dict"], strict=strict)
         first = next(iter(content["state_dict"].values()), None)
@@ -142,7 +145,8 @@ class CheckpointMixin(L.LightningModule):
         if path is not None and os.path.isfile(path) and is_zipfile(path):
             # a trainer of the user's own reads the file without looking at its check sums
             check_archive(Path(path))
-        check_finite(checkpoint["state_dict"], str(path or "the checkpoint"))
+        self._loaded_from = str(path or "the checkpoint")
+        check_finite(checkpoint["state_dict"], self._loaded_from)
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, str(path))
             self._restored = {name: len(checkpoint[name]) for name in ("optimizer_states", "lr_schedulers")}
@@ -154,8 +158,10 @@ class CheckpointMixin(L.LightningModule):
         """Load weights.
 
         Raises:
-            ValueError: If a checkpoint has another architecture, with what it was made with.
+            ValueError: If a checkpoint has another architecture, with what it was made with, or a tensor holds
+                another kind of numbers.
         """
+        check_kinds(state_dict, self.state_dict(), self._loaded_from)
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:

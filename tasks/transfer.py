@@ -11,6 +11,7 @@ from torch import nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones._weights import read_state_dict
+from dyvision.tensor_kinds import check_kinds
 from dyvision.text import printable
 
 _LOGGER = logging.getLogger("dyvision.tasks")
@@ -31,7 +32,7 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
     """
     state = read_state_dict(source)
     backbone = Backbone(deepcopy(model))
-    load_backbone_weights(backbone, state)
+    load_backbone_weights(backbone, state, where=str(source))
     loaded = backbone.body.state_dict()
     # the prefix under which the source has the tensors that were just loaded
     first = next(iter(loaded))
@@ -43,6 +44,7 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
         found = state.get(prefix + name)
         if name not in loaded and name not in ends and found is not None and found.shape == tensor.shape:
             loaded[name] = found
+    check_kinds(loaded, model.state_dict(), str(source))
     model.load_state_dict(loaded, strict=False)
     unused = [name for name in state if name.removeprefix(prefix) not in loaded]
     tell_weights(source, len(loaded), unused)
