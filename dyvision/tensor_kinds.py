@@ -1,7 +1,7 @@
 """Whether stored tensors hold the kind of number that a network has in their place.
 
-``copy_``, with which PyTorch loads a state dict, turns every kind of number into every other: weights that were saved as
-truth values become 0 and 1 without a word.
+``copy_``, with which PyTorch loads a state dict, turns every kind of number into every other: weights that were saved
+as truth values become 0 and 1 without a word.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_kinds(state: Mapping[str, Tensor], target: Mapping[str, Tensor], where
         raise ValueError(
             f"{where}: {printable(what + name)} holds {_word(tensor)} ({_short(tensor.dtype)}), expected "
             f"{_word(wanted)} ({_short(wanted.dtype)}); the file was changed or written by another program. Use "
-            f"another file, or save the tensor as {_short(wanted.dtype)}"
+            f"an earlier checkpoint or another file, or save the tensor as {_short(wanted.dtype)}"
         )
 
 
