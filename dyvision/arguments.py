@@ -92,7 +92,10 @@ def check_flag(name: str, value: Any) -> None:
 
 def shown(value: Any, limit: int = 60) -> str:
     """A value as it may stand in a message: one line, and not a long one."""
-    text = " ".join(repr(list(value) if isinstance(value, tuple) else value).split())
+    try:
+        text = " ".join(repr(list(value) if isinstance(value, tuple) else value).split())
+    except ValueError:  # Python does not print an integer of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -21,6 +21,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
+from dyvision.arguments import shown
 from dyvision.text import first_line
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
@@ -28,7 +29,7 @@ _MAX_STRUCTURE = 64 * 2**20
 #: what the structure may call besides tensors: containers and dtypes are torch's own list. A bytearray of any length
 #: is three bytes of it
 _BOMBS = frozenset({"builtins bytearray", "__builtin__ bytearray"})
-_AGAIN = "copy it again, or use the checkpoint before it"
+_AGAIN = "copy it again, or use an earlier checkpoint"
 
 
 def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> Any:
@@ -185,7 +186,18 @@ def _problem(content: Any) -> str | None:
         other = next((name for name in content.get(key) or () if not isinstance(name, str)), None)
         if other is not None:
             return f"'{key}' has the name {other!r}, expected text"
+    made = content.get("pytorch-lightning_version")
+    if made is not None and not _is_version(made):
+        return f"'pytorch-lightning_version' is {shown(made)}, expected one such as '2.6.0'; {_AGAIN}"
     return None
+
+
+def _is_version(value: Any) -> bool:
+    try:
+        Version(value)
+    except (InvalidVersion, TypeError):
+        return False
+    return True
 
 
 def check_finite(state: Mapping[str, Any], where: str) -> None:

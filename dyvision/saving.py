@@ -10,10 +10,14 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dyvision.streams import is_stream, write_into
 
 try:
     import fcntl
@@ -28,11 +32,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[Path]:
     """Write a file under another name beside it and rename it at the end.
 
+    A device or a pipe is written into and stays what it is; the file to write is a temporary one then.
+
     The folder is made if it does not exist. A remainder of a killed process (``.<name>.part<suffix>``) is overwritten.
     Where two processes write the same file at once, the one that ends last has written it.
 
     Args:
-        path: The file to write; a link is followed, and stays one.
+        path: The file to write; a link is followed, and stays one. An existing file keeps its owner and its rights.
         needed: Bytes that will be written, if known; then nothing is started on a disk without that room.
 
     Yields:
@@ -41,6 +47,13 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
     Raises:
         OSError: If it cannot be written, naming the file and, on a full disk, the room that is missing.
     """
+    if is_stream(path):
+        with TemporaryDirectory(prefix="dyvision-") as folder:
+            part = Path(folder) / f"part{Path(path).suffix}"
+            part.touch()
+            yield part
+            write_into(path, part)
+        return
     target = Path(os.path.realpath(path))
     part = target.with_name(_part_name(target.stem, target.suffix))
     try:
@@ -53,6 +66,7 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
+            _keep_access(target, part)
             os.replace(part, target)
         except BaseException:
             with suppress(OSError):
@@ -142,6 +156,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _keep_access(target: Path, part: Path) -> None:
+    """A private file stays private, and root's run does not take a file from its owner."""
+    with suppress(OSError):  # a new file, or a file system without rights
+        before = target.stat()
+        if hasattr(os, "chown") and before.st_uid != part.stat().st_uid:
+            os.chown(part, before.st_uid, before.st_gid)
+        part.chmod(stat.S_IMODE(before.st_mode))
 
 
 def _megabytes(size: int) -> str:

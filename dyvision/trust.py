@@ -16,9 +16,7 @@ from dyvision.reading import check_plain
 
 #: hyperparameter -> the package whose classes need no trust: the one that its names are looked up in, too
 _PACKAGES = {
-    "head": "torch.nn",
-    "aux_head": "torch.nn",
-    "loss": "torch.nn",
+    "loss": "torch.nn.modules.loss",
     "lr_schedule": "torch.optim.lr_scheduler",
     "optimizer": "torch.optim",
     "train_transform": "albumentations",
@@ -105,8 +103,12 @@ def is_known(name: str, code: str) -> bool:
     if package == "albumentations" and code == f"A.{last}":
         code = f"{package}.{last}"
     found = getattr(sys.modules.get(package), last, None)
-    if isinstance(found, type) and code in (f"{package}.{last}", f"{found.__module__}.{found.__qualname__}"):
-        return True
+    if isinstance(found, type) and last[:1] != "_":
+        names = {f"{package}.{last}", f"{found.__module__}.{found.__qualname__}"}
+        if getattr(sys.modules.get("torch.nn"), last, None) is found:
+            names.add(f"torch.nn.{last}")
+        if code in names:
+            return True
     module = current_path(code).rpartition(".")[0]
     if not f"{module}.".startswith(_OWN):
         return False

@@ -160,7 +160,6 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         """The optimiser with its parameter groups, and a schedule that advances every step."""
         groups = parameter_groups(self, list(self.backbone_parameters()), self.hparams)
         optimizer = build_optimizer(self.hparams, groups)
-        self.check_stored_states(optimizer)
         schedule = build_schedule(self.hparams, optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,15 +12,16 @@ from zipfile import is_zipfile
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from torch.optim import Optimizer
 
 from dyvision.building import LimitedMemory
 from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.components import accepted_arguments
-from dyvision.tasks.resume_state import check_restored, check_resumable, check_shapes
+from dyvision.tasks.resume_state import check_resumable
+from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tasks.transfer import compare_weights
+from dyvision.tensor_kinds import check_kinds
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -49,8 +51,8 @@ class CheckpointMixin(L.LightningModule):
             """Hyperparameters, as attributes and as a mapping (Lightning's own annotation knows only the latter)."""
 
     _loaded: tuple[str | None, dict[str, Any]] | None = None
-    _restored: dict[str, int] | None = None
-    _stored_states: list[dict[str, Any]] | None = None
+    _loaded_from = "the given state dict"
+    _stored: dict[str, list[dict[str, Any]]] | None = None
     _random_state: dict[str, Any] | None = None
     #: of the first of the runs that this one goes on with
     _initialized_from: dict[str, Any] | None = None
@@ -126,6 +128,7 @@ class CheckpointMixin(L.LightningModule):
                 f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
             ) from error
         model.on_load_checkpoint(content)
+        model._loaded_from = where
         strict = model.strict_loading if strict is None else strict
         model.load_state_dict(content["state_dict"], strict=strict)
         first = next(iter(content["state_dict"].values()), None)
@@ -143,20 +146,28 @@ class CheckpointMixin(L.LightningModule):
         if path is not None and os.path.isfile(path) and is_zipfile(path):
             # a trainer of the user's own reads the file without looking at its check sums
             check_archive(Path(path))
-        check_finite(checkpoint["state_dict"], str(path or "the checkpoint"))
+        self._loaded_from = str(path or "the checkpoint")
+        check_finite(checkpoint["state_dict"], self._loaded_from)
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, str(path))
-            self._restored = {name: len(checkpoint[name]) for name in ("optimizer_states", "lr_schedulers")}
-            self._stored_states = checkpoint["optimizer_states"]
+            self._stored = {name: checkpoint[name] for name in ("optimizer_states", "lr_schedulers")}
             self._random_state = checkpoint.get("random_state")
+            if self._random_state is None:
+                warnings.warn(
+                    f"{path}: has no random_state, as early versions wrote it: the run goes on with other random "
+                    "numbers than the one that never stopped",
+                    stacklevel=1,
+                )
             self._initialized_from = checkpoint.get("initialized_from")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights.
 
         Raises:
-            ValueError: If a checkpoint has another architecture, with what it was made with.
+            ValueError: If a checkpoint has another architecture, with what it was made with, or a tensor holds
+                another kind of numbers.
         """
+        check_kinds(state_dict, self.state_dict(), self._loaded_from)
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
@@ -164,27 +175,18 @@ class CheckpointMixin(L.LightningModule):
                 raise
             raise ValueError(self._difference(*self._loaded, state_dict)) from error
 
-    def check_stored_states(self, optimizer: Optimizer) -> None:
-        """When resuming: check that the stored state of the optimiser is one of these parameters.
+    def on_fit_start(self) -> None:
+        """When resuming: check that the optimisers and schedules just built are those that are restored next.
 
         Raises:
-            ValueError: If not, with the file, the parameter and both shapes.
+            ValueError: If not, with the file and the first value that differs.
         """
-        if self._stored_states is not None:
+        if self._stored is not None:
             names = {parameter: name for name, parameter in self.named_parameters()}
-            check_shapes(self._stored_states, [optimizer], names, str(self.trainer.ckpt_path))
-            self._stored_states = None
-
-    def on_train_start(self) -> None:
-        """After resuming: check that the optimiser and the schedule are those of the run that was interrupted.
-
-        Raises:
-            ValueError: If the checkpoint had another number of them.
-        """
-        if self._restored is not None:
-            schedules = len(self.trainer.lr_scheduler_configs)
-            check_restored(self._restored, len(self.trainer.optimizers), schedules, str(self.trainer.ckpt_path))
-            self._restored = None
+            schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            where = str(self.trainer.ckpt_path)
+            check_restorable(self._stored, self.trainer.optimizers, schedules, names, where)
+            self._stored = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """After resuming: continue the random numbers of the run that was interrupted.

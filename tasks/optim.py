@@ -117,7 +117,7 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
     arguments = {name: value for name, value in defaults.items() if anything or name in names} | component.arguments
     check_arguments(optimizer_class, arguments, f"optimizer {component.name!r}")
     if component.kind == "name":
-        _check_ranges(component.arguments, f"optimizer {component.name!r}")
+        check_ranges(component.arguments, f"optimizer {component.name!r}")
     if "weight_decay" not in arguments:
         groups = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
     # an argument of the optimiser's own dict beats the general one, in the groups too
@@ -132,9 +132,19 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
         raise ValueError(f"optimizer {component.name!r}: {error}") from error
 
 
-def _check_ranges(arguments: Mapping[str, Any], what: str) -> None:
+def check_ranges(arguments: Mapping[str, Any], what: str) -> None:
+    """Check values by the names that the optimisers of torch.optim give them.
+
+    Args:
+        arguments: Values by name; names that are not known here are left alone.
+        what: Whose they are, for the message.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
     for name, value in arguments.items():
-        if name in _RANGES:
+        # Adafactor has two eps
+        if name in _RANGES and not isinstance(value, list | tuple):
             check_number(f"{what}: {name}", value, **_RANGES[name])
         elif name == "betas":
             check_numbers(f"{what}: {name}", value, length=2, **_BELOW_ONE)

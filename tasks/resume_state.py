@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from dyvision.arguments import shown
 from dyvision.checkpoint_file import check_finite, tensors_in
+from dyvision.tasks import random_state
+from dyvision.tensor_kinds import check_kinds
 
 #: counters larger than this are damage; a run of a year has fewer steps
-_MOST = 2**40
+MOST = 2**40
 #: the parts of a checkpoint: what each is, and what its items are
 _PARTS: dict[str, tuple[type, type | None]] = {
     "optimizer_states": (list, Mapping),
@@ -26,13 +25,6 @@ _PARTS: dict[str, tuple[type, type | None]] = {
     "ema": (Mapping, None),
     "random_state": (Mapping, None),
 }
-#: what the optimisers of torch.optim keep in the shape of the parameter; Adafactor's factors are not
-_OF_THE_PARAMETER = frozenset(
-    {
-        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
-        *("acc_delta", "sum", "prev", "step_size", "ax"),
-    }
-)
 _WORDS = {list: "a list", Mapping: "a mapping", int: "a number"}
 _AGAIN = "use an earlier checkpoint, or start a new run from its weights with --model.backbone_weights"
 
@@ -54,86 +46,26 @@ def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:
         )
     problem = next(_problems(checkpoint), None)
     if problem is not None:
-        raise ValueError(f"{where}: no run can be resumed from it: {problem}; {_AGAIN}")
+        refuse(where, problem)
+    if "ema" in checkpoint:
+        check_kinds(checkpoint["ema"]["raw_state_dict"], checkpoint["state_dict"], where, "ema.raw_state_dict.")
     for name in ("optimizer_states", "ema"):
         check_finite({f"{name}.{key}": tensor for key, tensor in tensors_in(checkpoint.get(name) or ())}, where)
 
 
-def check_restored(stored: Mapping[str, int], optimizers: int, schedules: int, where: str) -> None:
-    """Check that everything was restored: Lightning leaves what is missing as in a new run.
-
-    Args:
-        stored: Numbers of ``optimizer_states`` and ``lr_schedulers`` of the checkpoint.
-        optimizers: Number of the run's optimisers.
-        schedules: Number of its schedules.
-        where: The file, for messages.
+def refuse(where: str, problem: str) -> NoReturn:
+    """Say that a run cannot go on from a file, why, and what to do.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: Always.
     """
-    for name, number in (("optimizer_states", optimizers), ("lr_schedulers", schedules)):
-        if stored[name] != number:
-            raise ValueError(
-                f"{where}: no run can be resumed from it: it has {stored[name]} {name} for {number} of the task; "
-                f"{_AGAIN}"
-            )
-
-
-def check_shapes(
-    states: Sequence[Mapping[str, Any]],
-    optimizers: Sequence[Optimizer],
-    names: Mapping[nn.Parameter, str],
-    where: str,
-) -> None:
-    """Check that the stored state of each parameter is of its shape: torch looks at it in the first step only.
-
-    Args:
-        states: ``optimizer_states`` of the checkpoint.
-        optimizers: The run's optimisers.
-        names: Name of each parameter.
-        where: The file, for messages.
-
-    Raises:
-        ValueError: If a tensor has another shape, or the parameters are others in number.
-    """
-    for number, (state, optimizer) in enumerate(zip(states, optimizers, strict=False)):
-        groups = optimizer.param_groups
-        for index, (stored, group) in enumerate(zip(state["param_groups"], groups, strict=False)):
-            here = f"optimizer_states[{number}].param_groups[{index}]"
-            if not isinstance(stored.get("params"), list) or len(stored["params"]) != len(group["params"]):
-                known = len(stored["params"]) if isinstance(stored.get("params"), list) else "no"
-                raise ValueError(
-                    f"{where}: no run can be resumed from it: {here} has {known} parameters, the task has "
-                    f"{len(group['params'])}; {_AGAIN}"
-                )
-            for key, parameter in zip(stored["params"], group["params"], strict=True):
-                for part, tensor in (state["state"].get(key) or {}).items():
-                    wanted = _shape_of(str(part), parameter, optimizer)
-                    shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else None
-                    if wanted is not None and shape is not None and shape != wanted:
-                        raise ValueError(
-                            f"{where}: no run can be resumed from it: the optimiser's {part} of "
-                            f"{names.get(parameter, 'a parameter')} (optimizer_states[{number}].state[{key}]) has "
-                            f"shape {list(shape)}, the parameter {list(wanted)}; {_AGAIN}"
-                        )
-        if len(state["param_groups"]) != len(groups):
-            raise ValueError(
-                f"{where}: no run can be resumed from it: optimizer_states[{number}] has "
-                f"{len(state['param_groups'])} groups of parameters, the task has {len(groups)}; {_AGAIN}"
-            )
-
-
-def _shape_of(part: str, parameter: nn.Parameter, optimizer: Optimizer) -> tuple[int, ...] | None:
-    """The shape that a part of an optimiser's state has to have; None where an optimiser of others is free."""
-    if type(optimizer).__module__.partition(".")[0] != "torch":
-        return None
-    return tuple(parameter.shape) if part in _OF_THE_PARAMETER else () if part == "step" else None
+    raise ValueError(f"{where}: no run can be resumed from it: {problem}; {_AGAIN}")
 
 
 def _problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     for name, (kind, items) in _PARTS.items():
         part = checkpoint.get(name)
-        if part is None and name not in ("optimizer_states", "lr_schedulers", "loops"):
+        if name not in checkpoint and name not in ("optimizer_states", "lr_schedulers", "loops"):
             continue
         if not isinstance(part, kind):
             yield _expected(name, part, kind)
@@ -149,17 +81,14 @@ def _problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     states = loader.get("combined_loader") or [] if isinstance(loader, Mapping) else None
     if not isinstance(states, list) or not all(isinstance(state, Mapping | None) for state in states):
         yield "loops.fit_loop.state_dict is not one of data loaders"
-    for number, state in enumerate(checkpoint["lr_schedulers"]):
-        # a schedule takes over whatever is there, its own methods included
-        methods = [key for key in state if callable(getattr(LRScheduler, str(key), None))]
-        yield from (f"lr_schedulers[{number}].{key} is not a value of a schedule" for key in methods)
     for number, state in enumerate(checkpoint["optimizer_states"]):
         yield from _optimizer(f"optimizer_states[{number}]", state)
     for name, state in (checkpoint.get("callbacks") or {}).items():
         yield from _strays(f"callbacks[{name.partition('{')[0]!r}]", state)
-    average = checkpoint.get("ema")
-    if average is not None:
-        yield from _average(average, checkpoint["state_dict"])
+    if "ema" in checkpoint:
+        yield from _average(checkpoint["ema"], checkpoint["state_dict"])
+    if "random_state" in checkpoint:
+        yield from random_state.problems(checkpoint["random_state"])
 
 
 def _counters(name: str, values: Mapping[Any, Any], inside: bool = False) -> Iterator[str]:
@@ -177,16 +106,9 @@ def _counters(name: str, values: Mapping[Any, Any], inside: bool = False) -> Ite
 def _optimizer(name: str, state: Mapping[str, Any]) -> Iterator[str]:
     groups, values = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or not groups or not all(isinstance(group, Mapping) for group in groups):
-        yield f"{name} has no param_groups"
+        yield f"{name} has no param_groups, expected a list of mappings"
     elif not isinstance(values, Mapping) or not all(isinstance(value, Mapping) for value in values.values()):
-        yield f"{name} has no state of its parameters"
-    else:
-        for number, group in enumerate(groups):
-            numbers = {key: value for key, value in group.items() if isinstance(value, (int, float))}
-            broken = [key for key, value in numbers.items() if not math.isfinite(value)]
-            yield from (f"{name}.param_groups[{number}].{key} is {numbers[key]}" for key in broken)
-            if type(group.get("lr")) not in (int, float, torch.Tensor):
-                yield f"{name}.param_groups[{number}].lr is {_shown(group.get('lr'))}, expected a number"
+        yield f"{name} has no state of its parameters, expected a mapping of mappings"
 
 
 def _strays(name: str, state: Mapping[str, Any]) -> Iterator[str]:
@@ -224,7 +146,7 @@ def _average(average: Mapping[str, Any], weights: Mapping[str, Any]) -> Iterator
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MOST
+    return type(value) is int and 0 <= value < MOST
 
 
 def _expected(name: str, value: Any, kind: type) -> str:
@@ -232,4 +154,5 @@ def _expected(name: str, value: Any, kind: type) -> str:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:40] if value is None or isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+    plain = value is None or isinstance(value, int | float | str)
+    return shown(value, 40) if plain else f"a {type(value).__name__}"

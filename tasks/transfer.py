@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones.weights import read_state_dict
+from dyvision.tensor_kinds import check_kinds
 from dyvision.text import printable
 
 _LOGGER = logging.getLogger("dyvision.tasks")
@@ -32,10 +33,7 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
     """
     state = read_state_dict(source)
     backbone = Backbone(deepcopy(model))
-    try:
-        prefix = load_backbone_weights(backbone, state).prefix
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    prefix = load_backbone_weights(backbone, state, where=str(source)).prefix
     loaded = backbone.body.state_dict()
     classifier = model.get_classifier()  # type: ignore[operator]
     last = {id(parameter) for parameter in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
@@ -44,6 +42,7 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
         found = state.get(prefix + name)
         if name not in loaded and name not in ends and found is not None and found.shape == tensor.shape:
             loaded[name] = found
+    check_kinds(loaded, model.state_dict(), str(source))
     model.load_state_dict(loaded, strict=False)
     unused = [name for name in state if name.removeprefix(prefix) not in loaded]
     tell_weights(source, len(loaded), unused)

@@ -219,3 +219,21 @@ def test_lightnings_own_entries_choose_nothing(plain_checkpoints, tmp_path, stra
         warnings.simplefilter("error")
         assert type(ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")) is ClassificationTask
     assert not stranger.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "known"),
+    [
+        ("loss", "torch.nn.CrossEntropyLoss", True),
+        ("loss", "torch.nn.modules.loss.CrossEntropyLoss", True),
+        ("loss", "torch.nn.Transformer", False),
+        ("loss", "torch.nn.modules.loss._Loss", False),
+        ("head", "torch.nn.Linear", False),
+        ("aux_head", "torch.nn.Sequential", False),
+        ("optimizer", "torch.optim.AdamW", True),
+        ("optimizer", "torch.nn.AdamW", False),
+        ("lr_schedule", "torch.optim.lr_scheduler.StepLR", True),
+    ],
+)
+def test_only_classes_of_the_argument_are_known(name, code, known):
+    assert is_known(name, code) is known

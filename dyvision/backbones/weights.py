@@ -21,6 +21,7 @@ from torch import nn
 from dyvision.backbones.features import Backbone
 from dyvision.checkpoint_file import check_finite, load_plain
 from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.tensor_kinds import check_kinds
 
 #: makes every torch.load one of plain data
 _PLAIN = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -60,7 +61,7 @@ class _Fit:
     prefix: str
 
 
-def load_backbone_weights(backbone: Backbone, source: Source) -> LoadReport:
+def load_backbone_weights(backbone: Backbone, source: Source, *, where: str | None = None) -> LoadReport:
     """Load the weights of a classifier, a backbone or a trained task into a backbone.
 
     Args:
@@ -68,17 +69,20 @@ def load_backbone_weights(backbone: Backbone, source: Source) -> LoadReport:
         source: A state dict or a path to one (``.safetensors``, or anything ``torch.load(weights_only=True)`` reads,
             Lightning checkpoints included). Names may carry any prefix (``model.``, ``backbone.body.``, ``module.``).
             Heads and levels that the backbone does not have are skipped.
+        where: The file that a state dict was read from, for messages.
 
     Returns:
         How many tensors were loaded and which were skipped.
 
     Raises:
-        ValueError: If the file cannot be read or the architecture differs; nothing is loaded then.
+        ValueError: If the file cannot be read, the architecture differs, or a tensor holds another kind of numbers;
+            nothing is loaded then.
     """
-    what = "the given state dict" if isinstance(source, Mapping) else str(source)
+    what = where or ("the given state dict" if isinstance(source, Mapping) else str(source))
     fit = _fit(backbone.body, read_state_dict(source), backbone._pruned)
     if fit.missing or fit.reshaped or fit.unexpected:
         raise ValueError(_misfit(backbone.body, fit, what))
+    check_kinds(fit.tensors, backbone.body.state_dict(), what)
     backbone.body.load_state_dict(fit.tensors, strict=False)
     return LoadReport(len(fit.tensors), tuple(fit.skipped), prefix=fit.prefix)
 
@@ -91,7 +95,7 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
     of input channels differs, and a classifier with another number of classes keeps its initialisation.
 
     Raises:
-        ValueError: If the file cannot be read or the architecture differs.
+        ValueError: If the file cannot be read, the architecture differs, or a tensor holds another kind of numbers.
     """
     config = dict(getattr(model, "pretrained_cfg", None) or {})
     head = tuple(f"{name}." for name in _names(config.get("classifier")))
@@ -101,6 +105,7 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
         renamed = _adapt_input(model, rename(model, state, head), _names(config.get("first_conv")))
         fit = _without(_fit(model, renamed), head)
         if not (fit.missing or fit.reshaped or fit.unexpected):
+            check_kinds(fit.tensors, model.state_dict(), f"weights file {path}")
             model.load_state_dict(fit.tensors, strict=False)
             fresh = tuple(key for key in model.state_dict() if key.startswith(head) and key not in fit.tensors)
             return LoadReport(len(fit.tensors), tuple(fit.skipped), fresh, fit.prefix)

@@ -17,6 +17,7 @@ from dyvision.checkpoints.interface import fit
 from dyvision.checkpoints.methods import condconv, dcd, dgc, dyconv, kernelwarehouse, odconv, timm, weightnet
 from dyvision.checkpoints.network_names import module_names, warehouse_layers
 from dyvision.layers import DynamicConv2d
+from dyvision.tensor_kinds import check_kinds
 from dyvision.text import did_you_mean
 
 #: what translates one tensor of one layer; WeightNet's translates a network's
@@ -95,8 +96,8 @@ def load_official(
         Every official name and ours.
 
     Raises:
-        ValueError: If the source is unknown, the file cannot be read, or names are missing, unexpected or of another
-            shape (the first of each are listed); nothing is loaded then.
+        ValueError: If the source is unknown, the file cannot be read, names are missing, unexpected or of another
+            shape (the first of each are listed), or hold another kind of numbers; nothing is loaded then.
 
     Example:
         >>> import dyvision
@@ -129,6 +130,8 @@ def load_official(
     missing = [name for name in absent if name not in set(kept)]
     if missing or unexpected or reshaped:
         raise ValueError(_misfit(source, missing, unexpected, reshaped, guess_source(state)))
+    where = "the given state dict" if isinstance(source_weights, Mapping) else str(source_weights)
+    check_kinds(tensors, target, where)
     model.load_state_dict(tensors, strict=False)
     return OfficialReport(source, tuple(mapped), tuple(kept))
 

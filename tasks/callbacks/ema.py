@@ -52,7 +52,7 @@ class EMA(Callback):
         """Start from the current weights, unless a checkpoint brought an average."""
         weights = pl_module.state_dict()
         if self._restored:
-            self._average = {name: value.to(weights[name].device) for name, value in self._average.items()}
+            self._average = {name: value.to(weights[name]) for name, value in self._average.items()}
         else:
             self._average = _clone(weights)
             self.updates, self._step = 0, trainer.global_step

@@ -60,6 +60,10 @@ def first_group(content: dict[str, Any]) -> dict[str, Any]:
     return content["optimizer_states"][0]["param_groups"][0]
 
 
+def schedule_of(content: dict[str, Any]) -> dict[str, Any]:
+    return content["lr_schedulers"][0]
+
+
 def state_of(content: dict[str, Any]) -> dict[str, Any]:
     return content["optimizer_states"][0]["state"][0]
 
@@ -82,11 +86,45 @@ BROKEN = [
     (lambda c: state_of(c).update(step=torch.zeros(2)), r"step of .* shape \[2\], the parameter \[\]"),
     (lambda c: first_group(c)["params"].pop(), r"b\.ckpt: .*param_groups\[0\] has \d+ parameters, the task has \d+"),
     (lambda c: c["optimizer_states"][0]["param_groups"].pop(), r"b\.ckpt: .* has \d groups of parameters"),
+    (lambda c: state_of(c).pop("exp_avg"), r"exp_avg of network\.\S+ .* is missing"),
+    (lambda c: state_of(c).update(exp_avg="x"), r"exp_avg of .* is 'x', expected a tensor"),
+    (lambda c: state_of(c).update(exp_avg=state_of(c)["exp_avg"].int()), r"exp_avg of .* holds torch\.int32, exp"),
+    (lambda c: state_of(c)["exp_avg_sq"].fill_(-1), r"exp_avg_sq of .* is -1, expected at least 0"),
+    (lambda c: state_of(c)["step"].fill_(-1), r"step of .* is -1, expected at least 0"),
+    (lambda c: state_of(c)["step"].fill_(1e30), r"step of .* is 1e\+30, expected the number of a step"),
+    (lambda c: first_group(c).update(params=[0] * len(first_group(c)["params"])), r"params is .* number once"),
+    (lambda c: first_group(c).update(weight_decay=-1e6), r"\.weight_decay.* is -1000000\.0, expected at least 0"),
+    (lambda c: first_group(c).update(lr=10**400), r"\.lr is 1000.*, expected a finite number"),
+    (lambda c: first_group(c).update(lr=1e30), r"\.lr is 1e\+30, expected at most 1000"),
+    (lambda c: first_group(c).update(lr="x"), r"\.lr is 'x', expected a finite number"),
+    (lambda c: first_group(c).pop("lr"), r"param_groups\[0\] has no lr"),
+    (lambda c: first_group(c).update(betas=[2, 5]), r"betas=\[2, 5\]: expected 2 numbers in \[0, 1\)"),
+    (lambda c: first_group(c).update(betas=[0.9]), r"betas is \[0\.9\], expected 2 values"),
+    (lambda c: first_group(c).update(eps=float("inf")), r"eps is inf, expected a finite number"),
+    (lambda c: first_group(c).update(foreach="x"), r"foreach is 'x', expected true, false or null"),
+    (lambda c: first_group(c).update(maximize=True), r"maximize is True, expected False"),
+    (lambda c: first_group(c).update(name="head"), r"name is 'head', expected 'backbone'"),
+    (lambda c: schedule_of(c).update(last_epoch="x"), r"\]\.last_epoch is 'x', expected a whole number"),
+    (lambda c: schedule_of(c).update(last_epoch=10**400), r"\]\.last_epoch is 1000.*, expected a whole number"),
+    (lambda c: schedule_of(c).update(last_epoch=NAN), r"\]\.last_epoch is nan, expected a whole number"),
+    (lambda c: schedule_of(c).update(last_epoch=-5), r"\]\.last_epoch is -5, expected a whole number of at least 0"),
+    (lambda c: schedule_of(c).pop("last_epoch"), r"lr_schedulers\[0\] has no last_epoch"),
+    (lambda c: schedule_of(c).update(optimizer="x"), r"\]\.optimizer is not a value of a schedule"),
+    (lambda c: schedule_of(c)["base_lrs"].append(0.1), r"\]\.base_lrs is .*, expected \d values"),
+    (lambda c: schedule_of(c)["base_lrs"].pop(), r"\]\.base_lrs is .*, expected \d values"),
+    (lambda c: schedule_of(c)["base_lrs"].__setitem__(0, NAN), r"base_lrs\[0\] is nan, expected a finite number"),
+    (lambda c: schedule_of(c)["base_lrs"].__setitem__(0, -0.1), r"base_lrs\[0\] is -0\.1, expected at least 0"),
+    (lambda c: schedule_of(c).update(lr_lambdas="x"), r"\]\.lr_lambdas is 'x', expected \d values"),
+    (lambda c: c.update(random_state=None), "random_state is None, expected a mapping"),
+    (lambda c: c.update(random_state={}), "random_state is not one of random generators, expected 'processes'"),
+    (lambda c: c["random_state"]["processes"][0].pop("torch"), r"processes\[0\]\.torch is not one of"),
+    (lambda c: c["random_state"]["processes"][0]["numpy"]["state"].update(pos=10**6), r"\.numpy .*pos=1000000"),
+    (lambda c: c["ema"]["raw_state_dict"].update({"network.fc.bias": torch.zeros(2).bool()}), r"fc\.bias holds truth"),
     (lambda c: c.update(loops=None), "loops is None"),
     (lambda c: c["loops"]["fit_loop"].update(epoch_progress=7), "epoch_progress is 7, expected a mapping"),
     (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-1), "ready is -1"),
     (lambda c: c.update(global_step=10**30), "global_step is 1000"),
-    (lambda c: c.update(random_state={"processes": [{"python": [1, [], None]}]}), "random_state is not one of"),
+    (lambda c: c.update(random_state={"processes": [{"python": [1, [], None]}]}), r"\]\.python is not one of "),
     (lambda c: checkpoint_callback(c).update(best_k_models=3), "no list of checkpoints"),
 ]  # fmt: skip
 
@@ -95,8 +133,64 @@ BROKEN = [
 def test_what_cannot_be_restored_is_named(saved, tmp_path, damage, message):
     content = copy.deepcopy(saved)
     damage(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         resume(content, tmp_path)
+    # what to do instead
+    assert "b.ckpt" in str(error.value)
+    assert "earlier checkpoint" in str(error.value).lower()
+
+
+def test_an_early_checkpoint_goes_on_with_a_word(saved, tmp_path):
+    content = {key: value for key, value in saved.items() if key != "random_state"}
+    with pytest.warns(UserWarning, match=r"b\.ckpt: has no random_state"):
+        assert resume(content, tmp_path).global_step == 3
+
+
+def test_a_version_of_torch_may_have_fewer_switches(saved, tmp_path):
+    content = copy.deepcopy(saved)
+    for group in content["optimizer_states"][0]["param_groups"]:
+        del group["foreach"], group["capturable"]
+    schedule_of(content).pop("_is_initial", None)
+    schedule_of(content)["verbose"] = False
+    assert resume(content, tmp_path).global_step == 3
+
+
+#: optimisers and schedules of torch.optim that a configuration may name
+OPTIMIZERS = (
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adamax",
+    "adamw",
+    "asgd",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+)
+SCHEDULES = (
+    {"class_path": "torch.optim.lr_scheduler.MultiStepLR", "init_args": {"milestones": [2, 5]}},
+    {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 9}},
+    {"class_path": "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts", "init_args": {"T_0": 2}},
+    {"class_path": "torch.optim.lr_scheduler.CyclicLR", "init_args": {"base_lr": 0.1, "max_lr": 0.2}},
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"optimizer": name} for name in OPTIMIZERS),
+        *({"optimizer": "sgd", "lr_schedule": s, "warmup_steps": 0} for s in SCHEDULES),
+    ],
+)
+def test_every_kind_goes_on(tmp_path, arguments):
+    first = trainer(tmp_path, 2)
+    first.fit(task(**arguments), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    again = trainer(tmp_path, 4)
+    again.fit(task(**arguments), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert again.global_step == 4
 
 
 def test_a_checkpoint_has_no_file_outside_its_folder_removed(saved, tmp_path):
@@ -141,6 +235,8 @@ def test_a_newer_checkpoint_is_loaded_with_a_word(saved, tmp_path):
     ("changes", "message"),
     [
         ({"callbacks": "x"}, "'callbacks' is a str"),
+        ({"pytorch-lightning_version": "abc"}, r"a\.ckpt: 'pytorch-lightning_version' is 'abc', expected one such as"),
+        ({"pytorch-lightning_version": 2.5}, "'pytorch-lightning_version' is 2.5, expected one such as"),
         ({"hyper_parameters": {1: 2}}, "has the name 1, expected text"),
         ({"state_dict": {"a": torch.zeros(2, 2).to_sparse()}}, "of a kind that no network has"),
     ],
