@@ -89,9 +89,14 @@ class TrainingRun:
         self.folder.release(used=trained or any(Path(self.folder.checkpoints).glob("*.ckpt")))
 
 
+def as_list(given: Any) -> list[Any]:
+    """What the trainer takes as one object, as several or as None."""
+    return list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
+
+
 def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
     """The trainer's plugins and the writer of checkpoints, except where the strategy writes its own kind."""
-    given = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins is not None else []
+    given = as_list(plugins)
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     writes_its_own = any(kind in name.lower() for kind in ("fsdp", "deepspeed", "modelparallel", "xla"))
     if writes_its_own or any(isinstance(plugin, CheckpointIO) for plugin in given):

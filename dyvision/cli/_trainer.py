@@ -30,7 +30,7 @@ from dyvision.cli._predict import add_prediction_options, prediction_writer
 from dyvision.cli._request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring, kept_options
-from dyvision.cli._run import TrainingRun, with_checkpoint_io
+from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
 from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
 
@@ -142,6 +142,7 @@ class TaskCLI(cli.LightningCLI):
         from dyvision.tasks.callbacks import ConfusionMatrixWriter, PredictionPictures, ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
+        options["callbacks"] = as_list(options["callbacks"])
         trains = self.command in ("fit", "quickstart")
         if trains and not options["fast_dev_run"]:
             self.run = TrainingRun(self.config.as_dict(), self.parser.dump(self.config, skip_none=False), self.request)
@@ -166,7 +167,7 @@ class TaskCLI(cli.LightningCLI):
         if trains:
             added.append(MonitorCheck())
         added += display_callbacks(options)
-        options["callbacks"] = [*added, *(options["callbacks"] or [])]
+        options["callbacks"] = [*added, *options["callbacks"]]
         options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
         try:
             trainer = Trainer(**options)

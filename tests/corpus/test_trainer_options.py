@@ -112,6 +112,13 @@ def test_no_gpu(refused_in_fit) -> None:
     refused_in_fit("classification", ["--trainer.accelerator=gpu"], "trainer.accelerator", "cpu")
 
 
-@pytest.mark.parametrize("option", ["--trainer.enable_checkpointing=false", "--trainer.profiler=simple"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--trainer.enable_checkpointing=false",
+        "--trainer.profiler=simple",
+        "--trainer.callbacks={class_path: lightning.pytorch.callbacks.RichModelSummary}",
+    ],
+)
 def test_works(option, fit_one_step, capfd) -> None:
     assert fit_one_step("classification", [option]) == 0, capfd.readouterr().err
