@@ -19,10 +19,9 @@ def display_callbacks(options: Mapping[str, Any]) -> list[Callback]:
     """The callbacks for what the trainer's options leave open.
 
     Args:
-        options: Arguments of the trainer.
+        options: Arguments of the trainer, ``callbacks`` as a list.
     """
-    given = options["callbacks"] or []
-    given = given if isinstance(given, list) else [given]
+    given = options["callbacks"]
     added: list[Callback] = []
     if options["enable_model_summary"] is not False and not any(isinstance(item, ModelSummary) for item in given):
         added.append(NetworkSummary())

@@ -89,7 +89,7 @@ class TrainingRun:
 
 
 def as_list(given: Any) -> list[Any]:
-    """What Lightning takes as one object, as a list or not at all, as a list."""
+    """What the trainer takes as one object, as several or as None."""
     return list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
 
 

@@ -142,6 +142,7 @@ class TaskCLI(cli.LightningCLI):
         from dyvision.tasks.callbacks import ConfusionMatrixWriter, PredictionPictures, ResultsTable
 
         options = {**self.config_init.trainer, **kwargs}
+        options["callbacks"] = as_list(options["callbacks"])
         trains = self.command in ("fit", "quickstart")
         if trains and not options["fast_dev_run"]:
             self.run = TrainingRun(self.config.as_dict(), self.parser.dump(self.config, skip_none=False), self.request)
@@ -165,8 +166,8 @@ class TaskCLI(cli.LightningCLI):
             added.append(prediction_writer(self.config))
         if trains:
             added.append(MonitorCheck())
-        options["callbacks"] = as_list(options["callbacks"])
-        options["callbacks"] = [*added, *display_callbacks(options), *options["callbacks"]]
+        added += display_callbacks(options)
+        options["callbacks"] = [*added, *options["callbacks"]]
         options["plugins"] = with_checkpoint_io(options["plugins"], options["strategy"])
         try:
             trainer = Trainer(**options)

@@ -125,6 +125,7 @@ def test_no_gpu(refused_in_fit) -> None:
         "--trainer.profiler=simple",
         "--trainer.callbacks={class_path: LearningRateMonitor}",
         "--trainer.plugins={class_path: TorchSyncBatchNorm}",
+        "--trainer.callbacks={class_path: lightning.pytorch.callbacks.RichModelSummary}",
     ],
 )
 def test_works(option, fit_one_step, capfd) -> None:
