@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dyvision.data.cityscapes_labels import VOC_COLORS
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import IMAGE_EXTENSIONS, list_folders, list_images, read_text
 from dyvision.data.findings import Findings
+from dyvision.data.label_colors import VOC_COLORS
 from dyvision.data.splits import read_split_file
 
 
