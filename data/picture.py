@@ -129,7 +129,7 @@ def decode(image: Image.Image, path: str | Path) -> Picture:
     few = _FEW_BITS.match(modes[0]) if modes and image.mode == "L" else None
     if few:
         largest = 2 ** int(few[1]) - 1
-    elif image.format == "PPM" and stored and len(stored[0]) > 1 and isinstance(stored[0][1], int):
+    elif codec in ("ppm", "ppm_plain") and len(stored[0]) > 1:  # bitmaps have no largest value
         largest = stored[0][1]
     many = any(";16" in mode for mode in modes) or (image.format == "PPM" and (largest or 0) > 255)
     many |= image.format == "SGI" and bool(stored) and (codec == "SGI16" or stored[0][-1] == 2)

@@ -132,6 +132,13 @@ def test_grey_netpbm_pictures_are_shown_by_their_largest_value(tmp_path: Path) -
     assert read_image(tmp_path / "b.pgm")[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_bitmaps_of_netpbm(tmp_path: Path) -> None:
+    (tmp_path / "a.pbm").write_text("P1\n3 1\n1 0 1\n")  # where 1 is black
+    assert read_label_map(tmp_path / "a.pbm").tolist() == [[0, 1, 0]]
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n2 1\n-1.0\n" + np.array([0, 1], "<f4").tobytes())
+    assert read_image(tmp_path / "a.pfm")[0, :, 0].tolist() == [0, 255]
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_ids_of_few_bits_are_the_stored_numbers(tmp_path: Path, bits: int) -> None:
     values = np.arange(2**bits)[None]
