@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dyvision.data.class_names import normal
 from dyvision.data.errors import DataError, did_you_mean, some
 from dyvision.data.files import ImageReader
 from dyvision.data.label_colors import VOC_BORDER, VOC_COLORS, checked_colors
@@ -142,12 +143,12 @@ class LabelTable:
             table = {label.id: label.name for label in CITYSCAPES_LABELS if label.id >= 0}
             default = [label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX]
         else:
-            table = {int(label_id): str(name) for label_id, name in label_table.items()}
+            table = {int(label_id): normal(str(name)) for label_id, name in label_table.items()}
             default = list(dict.fromkeys(table.values()))
         wrong = [label_id for label_id in (*table, *ignore_ids) if not 0 <= label_id <= _MAX_ID]
         if wrong:
             raise ValueError(f"label ids {some(wrong)}: expected 0 to {_MAX_ID}.")
-        self.names = list(default if classes is None else classes)
+        self.names = default if classes is None else [normal(str(name)) for name in classes]
         self._check(self.names, set(table.values()))
         self.ids = [next(label_id for label_id, value in table.items() if value == name) for name in self.names]
         official = {label.name: list(label.color) for label in CITYSCAPES_LABELS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import warnings
@@ -34,6 +35,7 @@ __all__ = (
     "open_image",
     "read_image",
     "read_label_map",
+    "read_lines",
     "read_text",
 )
 
@@ -203,6 +205,15 @@ def read_text(path: Path) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text in {encoding} ({error.reason}); save it as UTF-8.") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file; they end where files' lines do, not at every character that Unicode has for it.
+
+    Raises:
+        DataError: As for :func:`read_text`.
+    """
+    return re.split(r"\r\n|\r|\n", read_text(path))
 
 
 def _open(path: str | Path, max_image_pixels: int) -> Image.Image:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dyvision.data.class_names import normal
+
 #: ``{class name: (r, g, b)}`` as PASCAL VOC draws its label maps; the border, (224, 224, 192), is ignored.
 VOC_COLORS = {
     "background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "bird": (128, 128, 0),
@@ -30,5 +32,5 @@ def checked_colors(label_colors: Mapping[str, Sequence[int]] | str) -> dict[str,
             raise ValueError(f"label_colors: {name!r} is {list(color)}; expected three integers from 0 to 255.")
         if tuple(color) in result.values():
             raise ValueError(f"label_colors: two names have the colour {list(color)}.")
-        result[str(name)] = (color[0], color[1], color[2])
+        result[normal(str(name))] = (color[0], color[1], color[2])
     return result
