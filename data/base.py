@@ -22,8 +22,9 @@ from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
 from dyvision.data.resume import ResumableData
+from dyvision.data.same_files import file_codes, shared_images
 from dyvision.data.samplers import EvalSampler, TrainSampler
-from dyvision.data.splits import choose_validation, shared_images
+from dyvision.data.splits import choose_validation
 
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
@@ -144,8 +145,8 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
     def _separate(self, train: VisionDataset, val: VisionDataset) -> None:
         """Takes the images of validation out of training, or refuses to train where nobody asked for that."""
         if self.val_fraction is not None:
-            evaluated = set(val.paths())
-            train.select([position for position, path in enumerate(train.paths()) if path not in evaluated])
+            evaluated = np.isin(file_codes(train.paths()), file_codes(val.paths()))
+            train.select(np.flatnonzero(~evaluated).tolist())
             self._filled(train, self.train_split)
             return
         both = shared_images(train.paths(), val.paths())

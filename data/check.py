@@ -21,7 +21,7 @@ from dyvision.data.errors import DataError, some
 from dyvision.data.findings import Finding, Findings
 from dyvision.data.loaders import IGNORE_INDEX, init_worker
 from dyvision.data.pipeline import Pipeline
-from dyvision.data.splits import shared_images
+from dyvision.data.same_files import shared_images
 from dyvision.data.statistics import Duplicates, SampleCounts, SplitStatistics
 
 #: Is called with (split, samples done, samples in all).

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from dyvision.data.class_names import normal
 from dyvision.data.errors import DataError, did_you_mean, some
 from dyvision.data.files import ImageReader
+from dyvision.data.label_colors import VOC_BORDER, VOC_COLORS, checked_colors
 from dyvision.data.loaders import IGNORE_INDEX
+from dyvision.data.picture import Picture
 from dyvision.data.pixels import is_lossy, to_label_ids, to_packed_colors
 from dyvision.visualize import palette
 
@@ -78,18 +80,9 @@ CITYSCAPES_LABELS = tuple(
 )
 
 _MAX_ID = 65535
+_FEW = (1, 3, 15)  # largest ids of label maps with 1, 2 and 4 bits
 _SMALL = (np.dtype(np.uint8), np.dtype(np.uint16))  # types whose values are all valid positions of a table
 _NO_LABEL = -1  # what tools write into signed label maps for "nothing here"
-
-#: ``{class name: (r, g, b)}`` as PASCAL VOC draws its label maps; the border, (224, 224, 192), is ignored.
-VOC_COLORS = {
-    "background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "bird": (128, 128, 0),
-    "boat": (0, 0, 128), "bottle": (128, 0, 128), "bus": (0, 128, 128), "car": (128, 128, 128), "cat": (64, 0, 0),
-    "chair": (192, 0, 0), "cow": (64, 128, 0), "diningtable": (192, 128, 0), "dog": (64, 0, 128),
-    "horse": (192, 0, 128), "motorbike": (64, 128, 128), "person": (192, 128, 128), "pottedplant": (0, 64, 0),
-    "sheep": (128, 64, 0), "sofa": (0, 192, 0), "train": (128, 192, 0), "tvmonitor": (0, 64, 128),
-}  # fmt: skip
-_VOC_BORDER = (224, 224, 192)
 
 
 def train_id_table() -> dict[int, str]:
@@ -150,12 +143,12 @@ class LabelTable:
             table = {label.id: label.name for label in CITYSCAPES_LABELS if label.id >= 0}
             default = [label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX]
         else:
-            table = {int(label_id): str(name) for label_id, name in label_table.items()}
+            table = {int(label_id): normal(str(name)) for label_id, name in label_table.items()}
             default = list(dict.fromkeys(table.values()))
         wrong = [label_id for label_id in (*table, *ignore_ids) if not 0 <= label_id <= _MAX_ID]
         if wrong:
             raise ValueError(f"label ids {some(wrong)}: expected 0 to {_MAX_ID}.")
-        self.names = list(default if classes is None else classes)
+        self.names = default if classes is None else [normal(str(name)) for name in classes]
         self._check(self.names, set(table.values()))
         self.ids = [next(label_id for label_id, value in table.items() if value == name) for name in self.names]
         official = {label.name: list(label.color) for label in CITYSCAPES_LABELS}
@@ -194,27 +187,27 @@ class LabelTable:
             DataError: If it cannot be read, or holds ids or colours outside the table; the message names the file.
             SizeError: If it is of another size.
         """
-        image = reader.label_image(path)
-        if size is not None and (image.height, image.width) != size:
-            raise SizeError(image.height, image.width)
+        picture = reader.label_image(path)
+        if size is not None and picture.size != size:
+            raise SizeError(*picture.size)
         if len(self._packed):
-            return self._from_colors(to_packed_colors(image), path)
+            return self._from_colors(picture, path)
         try:
-            return self.to_train_ids(self._ids_of(image, path, reader), path)
+            return self.to_train_ids(self._ids_of(picture, path, reader), path)
         except DataError as error:
-            if not is_lossy(image):
+            if not is_lossy(picture):
                 raise
             raise DataError(
-                f"{str(error).rstrip('.')}; {image.format} changes pixel values when it saves them: write label maps "
-                "as PNG."
+                f"{str(error).rstrip('.')}; {picture.image.format} changes pixel values when it saves "
+                "them: write label maps as PNG."
             ) from error
 
     def label_ids(self, path: str, reader: ImageReader) -> NDArray[np.int64]:
         """The different ids in a label map, ascending; of a coloured one, the class indices."""
-        image = reader.label_image(path)
+        picture = reader.label_image(path)
         if len(self._packed):
-            return np.unique(self._from_colors(to_packed_colors(image), path)).astype(np.int64)
-        ids = self._ids_of(image, path, reader)
+            return np.unique(self._from_colors(picture, path)).astype(np.int64)
+        ids = self._ids_of(picture, path, reader)
         if ids.dtype in _SMALL:
             return np.flatnonzero(np.bincount(ids.reshape(-1))).astype(np.int64)
         return np.unique(ids).astype(np.int64)
@@ -226,15 +219,21 @@ class LabelTable:
         known = self._lookup[label_ids.clip(0, _MAX_ID)]
         return (known >= 0) & (known != IGNORE_INDEX) & (label_ids >= 0)
 
-    def _ids_of(self, image: Image.Image, path: str, reader: ImageReader) -> NDArray[np.integer[Any]]:
+    def _ids_of(self, picture: Picture, path: str, reader: ImageReader) -> NDArray[np.integer[Any]]:
         tell = reader.tell_about(path, "repaired")
         try:
-            ids = to_label_ids(image, tell)
+            ids = to_label_ids(picture, tell)
         except ValueError as error:
             raise DataError(f"{path}: {error}.") from error
-        if image.mode == "1" and self._lookup[1] < 0 and self._lookup[IGNORE_INDEX] != IGNORE_INDEX:
-            tell("a bilevel label map, and the table has 255 but not 1", "its white pixels are read as 255")
-            ids = ids * IGNORE_INDEX
+        largest = 1 if picture.image.mode == "1" else picture.largest
+        if largest in _FEW:  # tools that make files smaller store 0 and 255 in one bit, and other greys in two or four
+            shown = np.unique(ids) * (255 // largest)
+            stored = self._lookup[np.unique(ids)]
+            if (stored < 0).any() and self.is_trained(shown[shown > 0].astype(np.int64)).all():
+                bits = largest.bit_length()
+                tell(f"a label map of {bits} bits, and the table has only the greys that its ids are shown as",
+                     f"1 is read as {255 // largest}")  # fmt: skip
+                ids = ids * (255 // largest)
         if ids.dtype not in _SMALL and (ids == _NO_LABEL).any():
             tell("label id -1", "ignored")
         return ids
@@ -262,7 +261,11 @@ class LabelTable:
             )
         return mapped.astype(np.uint8)
 
-    def _from_colors(self, colors: NDArray[np.int64], path: str) -> NDArray[np.uint8]:
+    def _from_colors(self, picture: Picture, path: str) -> NDArray[np.uint8]:
+        try:
+            colors = to_packed_colors(picture)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}.") from error
         position = np.searchsorted(self._packed, colors).clip(max=len(self._packed) - 1)
         unknown = self._packed[position] != colors
         if unknown.any():
@@ -282,19 +285,10 @@ def _drawn(
     if label_colors is None:
         return {}, []
     if label_colors == "voc":
-        return dict(VOC_COLORS), [_VOC_BORDER]
+        return dict(VOC_COLORS), [VOC_BORDER]
     if label_colors == "cityscapes":
         trained = [label for label in CITYSCAPES_LABELS if label.train_id != IGNORE_INDEX]
         used = {label.color for label in trained}
         others = {label.color for label in CITYSCAPES_LABELS} - used
         return {label.name: label.color for label in trained}, sorted(others)
-    if not isinstance(label_colors, Mapping) or not label_colors:
-        raise ValueError(f"label_colors={label_colors!r}: expected 'voc', 'cityscapes' or {{name: [r, g, b], ...}}.")
-    result: dict[str, tuple[int, int, int]] = {}
-    for name, color in label_colors.items():
-        if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
-            raise ValueError(f"label_colors: {name!r} is {list(color)}; expected three integers from 0 to 255.")
-        if tuple(color) in result.values():
-            raise ValueError(f"label_colors: two names have the colour {list(color)}.")
-        result[str(name)] = (color[0], color[1], color[2])
-    return result, []
+    return checked_colors(label_colors), []

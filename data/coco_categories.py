@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from dyvision.data.class_names import look_alikes, normal
 from dyvision.data.coco_fields import Fields, RefusedError, short
-from dyvision.data.errors import DataError
-from dyvision.text import readable
+from dyvision.data.errors import DataError, some
 
 
 def check_categories(records: Any, fields: Fields, used: Collection[Any] | None, drop_root: bool) -> dict[int, str]:
@@ -59,7 +59,7 @@ def _category(record: Any, where: str, fields: Fields) -> tuple[int, str]:
     if not name.strip():
         fields.findings.repaired(fields.path, "a category has an empty name", "named by its id", f"category {key}")
         name = f"category {key}"
-    return key, readable(name)
+    return key, normal(name)
 
 
 def _check_root(
@@ -93,4 +93,9 @@ def _distinct(found: dict[int, str], fields: Fields) -> dict[int, str]:
             fields.findings.repaired(
                 fields.path, "categories have the same name", "told apart by their ids", f"category {key} {name!r}"
             )
+    for names in look_alikes(found.values()):
+        fields.findings.warned(
+            fields.path, "names of categories that differ in case, spaces or Unicode form only",
+            "each is a class of its own", some(map(repr, names)),
+        )  # fmt: skip
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import warnings
@@ -18,6 +19,7 @@ from PIL import Image
 from dyvision.data.errors import DataError
 from dyvision.data.findings import Findings
 from dyvision.data.listing import IMAGE_EXTENSIONS, find_images, is_image, list_folders, list_images
+from dyvision.data.picture import Picture, decode, orientation, stored_size
 from dyvision.data.pixels import Tell, to_label_ids, to_rgb
 
 __all__ = (
@@ -33,6 +35,7 @@ __all__ = (
     "open_image",
     "read_image",
     "read_label_map",
+    "read_lines",
     "read_text",
 )
 
@@ -42,16 +45,6 @@ Orientation = Literal["ignore", "apply"]
 #: Pixels that an image may have unless told otherwise: 16384 x 16384.
 MAX_IMAGE_PIXELS = 2**28
 
-_ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _pillow_limit = threading.RLock()
 
 
@@ -96,26 +89,25 @@ class ImageReader:
             path: The file.
             labelled: Whether labels were drawn on it; then an orientation that is ignored is told.
         """
-        image = open_image(path, self.max_image_pixels)
-        turned = orientation(image)
-        if turned != 1 and self.exif_orientation == "apply":
-            image = _turn(image, turned)
-        elif turned != 1 and labelled:
+        picture = open_image(path, self.max_image_pixels)
+        if picture.orientation != 1 and self.exif_orientation == "ignore" and labelled:
             self._tell(
                 path,
-                f"the EXIF orientation is {turned}, and most tools label the upright picture",
+                f"the EXIF orientation is {picture.orientation}, and most tools label the upright picture",
                 "read as it is stored; set exif_orientation to 'apply' if labels were drawn on the upright picture",
             )
         with _naming(path, self.max_image_pixels):
             try:
-                return to_rgb(image, self.bit_depth, self.tell_about(path))
+                return to_rgb(self._turned(picture), self.bit_depth, self.tell_about(path))
             except ValueError as error:
                 raise DataError(f"{path}: the image cannot be used: {error}.") from error
 
-    def label_image(self, path: str | Path) -> Image.Image:
+    def label_image(self, path: str | Path) -> Picture:
         """Opens a picture of labels, turned as the pictures are."""
-        image = open_image(path, self.max_image_pixels)
-        return _turn(image, orientation(image)) if self.exif_orientation == "apply" else image
+        return self._turned(open_image(path, self.max_image_pixels))
+
+    def _turned(self, picture: Picture) -> Picture:
+        return picture if self.exif_orientation == "apply" else picture.as_stored()
 
     def tell_about(self, path: str | Path, outcome: Literal["repaired", "warned"] = "warned") -> Tell:
         """Who is told what is found in a file."""
@@ -169,7 +161,7 @@ def read_label_map(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -
         DataError: If the file is missing, cannot be decoded or is a picture in colour.
     """
     try:
-        ids = to_label_ids(open_image(path, max_image_pixels), lambda what, training: None)
+        ids = to_label_ids(open_image(path, max_image_pixels).as_stored(), lambda what, training: None)
         return ids.astype(np.int64)
     except DataError:
         raise
@@ -187,28 +179,18 @@ def image_size(
     """
     with _naming(path, max_image_pixels), _open(path, max_image_pixels) as image:
         upright = exif_orientation == "apply" and orientation(image) >= 5
-        return (image.width, image.height) if upright else (image.height, image.width)
+        height, width = stored_size(image)
+        return (width, height) if upright else (height, width)
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, as it is stored, where there is none."""
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is written by everybody; one that cannot be parsed says nothing, whatever Pillow raises
-        return 1
-    return turned if turned in _UPRIGHT else 1
-
-
-def open_image(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def open_image(path: str | Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Picture:
     """Opens and decodes an image of any mode.
 
     Raises:
         DataError: If it is missing, no file, too large or cannot be decoded.
     """
     with _naming(path, max_image_pixels):
-        image = _open(path, max_image_pixels)
-        image.load()
-    return image
+        return decode(_open(path, max_image_pixels), path)
 
 
 def read_text(path: Path) -> str:
@@ -226,8 +208,13 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: not a text in {encoding} ({error.reason}); save it as UTF-8.") from error
 
 
-def _turn(image: Image.Image, turned: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file; they end where files' lines do, not at every character that Unicode has for it.
+
+    Raises:
+        DataError: As for :func:`read_text`.
+    """
+    return re.split(r"\r\n|\r|\n", read_text(path))
 
 
 def _open(path: str | Path, max_image_pixels: int) -> Image.Image:

@@ -10,13 +10,14 @@ from typing import Any
 from dyvision.arguments import check_number
 from dyvision.data._packed import PackedList
 from dyvision.data.base import VisionDataModule
+from dyvision.data.class_checks import check_labels, check_names
 from dyvision.data.class_names import normal, read_class_names
 from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import list_folders, list_images
 from dyvision.data.findings import Findings
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
-from dyvision.data.splits import read_split_file, split_line
+from dyvision.data.split_files import ListedImage, read_listed_images
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.visualize import palette
 
@@ -121,12 +122,16 @@ class ImageFolderDataModule(VisionDataModule):
         self._train_pipeline = Pipeline(train_transform, self.task, "train_transform")
         self._eval_pipeline = Pipeline(eval_transform, self.task, "eval_transform")
         self._folders: list[str] = []
+        self._lists: dict[Path, list[ListedImage]] = {}
 
     def build_dataset(self, split: str, train: bool) -> ImageFolderDataset:
         """The images of a split."""
         self._read_classes(split)
         pipeline = self._train_pipeline if train else self._eval_pipeline
-        samples = self._listed(split) if self.split_file is not None else self._in_folders(split)
+        listed = self.split_file is not None
+        samples = self._listed(split) if listed else self._in_folders(split)
+        source = self._split_file(split) if listed else self.root / split
+        check_labels(source, samples, self._folders, listed, self.findings)
         self.findings.report()
         return ImageFolderDataset(samples, pipeline, self._to_tensor(), **self._dataset_options())
 
@@ -183,29 +188,32 @@ class ImageFolderDataModule(VisionDataModule):
         samples = [(path, label) for label, name in enumerate(self._folders) for path in images.get(name, ())]
         if not samples:
             raise DataError(f"{folder}: no image in any class folder ({describe(folder)}); expected {_LAYOUT}.")
-        empty = [name for name in self._folders if not images.get(name)]
-        if empty:
-            self.findings.warned(
-                folder, f"{len(empty)} classes have no image here: {some(empty)}", "they stay classes of the network"
-            )
         return samples
 
     def _listed(self, split: str) -> list[tuple[str, int]]:
         source = self._split_file(split)
         labels = {name: label for label, name in enumerate(self._folders)}
         samples = []
-        for line in read_split_file(source):
-            file, name = split_line(line, self.root, split)
-            label = labels.get(normal(name), -1)
-            if label < 0 and name.isascii() and name.isdigit():
-                label = int(name)
+        for image in self._list(split, keep=False):
+            label = labels.get(normal(image.label), -1 if image.number is None else image.number)
             if not 0 <= label < len(self._folders):
                 self.findings.refused_because(
-                    source, f"the class {name!r} of {file} is none of the training split's", "correct the line", line
-                )
+                    source, f"the class {image.label!r} of {image.file} is none of the training split's",
+                    "correct the line", f"line {image.line}",
+                )  # fmt: skip
                 continue
-            samples.append((file, label))
+            samples.append((image.file, label))
         return samples
+
+    def _list(self, split: str, keep: bool) -> list[ListedImage]:
+        """The lines of a split's list, read once: for the classes, and then for the samples."""
+        source = self._split_file(split)
+        found = self._lists.pop(source, None)
+        if found is None:
+            found = read_listed_images(source, self.root, split, self.findings)
+        if keep:
+            self._lists[source] = found
+        return found
 
     def _split_file(self, split: str) -> Path:
         return self.root / str(self.split_file).replace("{split}", split)
@@ -222,20 +230,19 @@ class ImageFolderDataModule(VisionDataModule):
             self._folders = sorted(self._class_folders(folder))
         if not self._folders:
             raise DataError(f"{folder}: no class folders ({describe(folder)}); expected {_LAYOUT}.")
-        if len(self._folders) == 1:
-            self.findings.warned(folder, f"there is one class only, {self._folders[0]!r}", "nothing can be told apart")
+        check_names(folder, self._folders, self.findings)
         self.num_classes = len(self._folders)
         self.class_names = self._read_names()
         self.class_colors = palette(self.num_classes)
         self.class_ids = list(range(self.num_classes))
 
     def _listed_classes(self, split: str) -> list[str]:
-        train = self._split_file(self.train_split)
-        source = train if train.is_file() else self._split_file(split)
-        names = {normal(split_line(line, self.root, self.train_split)[1]) for line in read_split_file(source)}
-        if all(name.isascii() and name.isdigit() for name in names):
-            return [str(number) for number in range(max(map(int, names)) + 1)]
-        return sorted(names)
+        if self._split_file(self.train_split).is_file():
+            split = self.train_split
+        images = self._list(split, keep=True)
+        if images and all(image.number is not None for image in images):
+            return [str(number) for number in range(1 + max(image.number or 0 for image in images))]
+        return sorted({normal(image.label) for image in images})
 
     def _read_names(self) -> list[str]:
         path = self.root / (self.words or "words.txt")

@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dyvision.data.cityscapes_labels import VOC_COLORS
 from dyvision.data.errors import DataError, describe, did_you_mean, some
 from dyvision.data.files import IMAGE_EXTENSIONS, list_folders, list_images, read_text
 from dyvision.data.findings import Findings
-from dyvision.data.splits import read_split_file
+from dyvision.data.label_colors import VOC_COLORS
+from dyvision.data.split_files import leaves, read_split_file
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,18 @@ class PairFinder:
         if self.layout.split_file is None:
             return [(path, labels.get(stem)) for stem, path in by_stem.items()]
         source = self.root / self.layout.split_file.replace("{split}", self.layout.splits.get(split, split))
-        return [self._listed(line, by_stem, labels, source) for line in read_split_file(source)]
+        return [
+            self._listed(line, by_stem, labels, f"{source}: line {number}") for number, line in read_split_file(source)
+        ]
 
-    def _listed(
-        self, line: str, images: dict[str, str], labels: dict[str, str], source: Path
-    ) -> tuple[str, str | None]:
+    def _listed(self, line: str, images: dict[str, str], labels: dict[str, str], source: str) -> tuple[str, str | None]:
         stem = line if line in images else cut(line, self.layout.image_suffix) or line
         if stem in images:
             return images[stem], labels.get(stem)
         image, *label = line.replace(",", " ").split()  # an image and its label map, as mmsegmentation lists them
+        for name in (image, *label):
+            if leaves(self.root / name, self.root):
+                raise DataError(f"{source}: {name!r} leaves the root {self.root}; it has to be a path below the root.")
         if (self.root / image).is_file():
             folder = self.root / self.layout.images
             inside = (self.root / image).is_relative_to(folder)

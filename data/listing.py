@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -28,13 +29,16 @@ _UNREADABLE = (
     *".jxl .svg .exr .hdr .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jls .jxr .svs .ndpi .czi".split(),
 )
 
-# made by macOS, Windows, Synology, QNAP, ext4, Python and Jupyter; compared without case
+# made by macOS, Windows, Synology, QNAP, NetApp, ext4, Android, FrontPage, version control and Python; compared without
+# case
 _SYSTEM_FOLDERS = frozenset(
     (
-        "__macosx @eadir $recycle.bin recycler lost+found #recycle @recycle @recently-snapshot @__thumb #snapshot @tmp "
-        "__pycache__"
+        "__macosx resource.frk temporaryitems $recycle.bin recycler recycled msdownld.tmp @eadir @synoresource "
+        "#recycle @recycle @recently-snapshot @__thumb #snapshot ~snapshot @tmp @appstore lost+found lost.dir cvs "
+        "cvsroot rcs sccs _svn _darcs _gsdata_ __pycache__ __pypackages__"
     ).split()
 ) | {"system volume information", "network trash folder", "temporary items"}
+_SYSTEM_PATTERN = re.compile(r"found\.\d{3}|_vti_\w+")  # chkdsk, FrontPage
 
 
 def is_image(name: str) -> bool:
@@ -44,7 +48,9 @@ def is_image(name: str) -> bool:
 
 def is_system_folder(name: str) -> bool:
     """Whether a folder is hidden or belongs to an operating system or a storage device: it holds no data."""
-    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
+    return (
+        name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS or bool(_SYSTEM_PATTERN.fullmatch(name.casefold()))
+    )
 
 
 def list_images(folder: Path, findings: Findings | None = None, dead_links: bool = False) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dyvision.data import DataError, ImageFolderDataModule
+from dyvision.data.cityscapes_labels import LabelTable
 
 
 def module(root: Path, **options: Any) -> ImageFolderDataModule:
@@ -24,7 +26,9 @@ def test_names_come_from_words(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("Cat one\nDog two\n", ["Cat one", "Dog two"]),
+        ("Tabby one\nHound two\n", ["Tabby one", "Hound two"]),
+        ("Cat one\nDog two\n", ["one", "two"]),
+        ("tabby cat\nhound dog\n", ["tabby cat", "hound dog"]),
         ("cat crane, bird\ndog crane\n", ["crane, bird (cat)", "crane (dog)"]),
     ],
 )
@@ -64,6 +68,14 @@ def test_one_name_in_two_unicode_forms(tmp_path: Path, save: Any) -> None:
         ("emu\ndog\ncat\n", ["cat", "dog"]),
         ("1 Dog\n0 Cat\n", ["Cat", "Dog"]),
         ("1 cat\n2 dog\n", ["cat", "dog"]),
+        ("1,Dog\n0,Cat\n", ["Cat", "Dog"]),
+        ("dog,Hund\ncat,Katze\n", ["Katze", "Hund"]),
+        ('folder,name\n"dog","Hund, Welpe"\n"cat","Katze"\n', ["Katze", "Hund"]),
+        ("Dog Hund\nCat Katze\n", ["Katze", "Hund"]),
+        ("DOG;Hund\ncat; Katze\n", ["Katze", "Hund"]),
+        ("dog: Hund\r\ncat: Katze\r\n", ["Katze", "Hund"]),
+        ("Dog\nCat\n", ["Cat", "Dog"]),
+        ("dog\tHund\ncat\tKatze\ncat fish\tWels\n", ["Katze", "Hund"]),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -72,6 +84,37 @@ def test_names_never_change_places(folder: Path, text: str, names: list[str], en
     data = module(folder)
     data.setup("fit")
     assert data.class_names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hund,dog\nKatze,cat\n", "hound dog\ntabby cat\n", "dog hound\nKatze\n", "cat\tA\ncat\tB\ndog\tC\n"],
+)
+def test_names_whose_order_is_another_are_refused(folder: Path, text: str) -> None:
+    (folder / "words.txt").write_text(text)
+    with pytest.raises(DataError, match=r"words.txt: (no name|several names) for the class folders"):
+        module(folder).setup("fit")
+
+
+def test_folders_that_differ_in_case_are_told_apart(tmp_path: Path, save: Any) -> None:
+    for name in ("Cat", "cat", "dog"):
+        for split in ("train", "val"):
+            save(tmp_path / split / name / "0.png", np.full((8, 8, 3), len(name) + ord(name[0]), np.uint8))
+    (tmp_path / "words.txt").write_text("dog,C\ncat,B\nCat,A\n")
+    data = module(tmp_path)
+    with pytest.warns(UserWarning):
+        data.setup("validate")
+    assert data.class_names == ["A", "B", "C"]
+
+
+def test_control_characters_in_names_are_shown(folder: Path) -> None:
+    (folder / "words.txt").write_text("cat\tKa\x1b[31mtze\ndog\tHu\x00nd\u2028\n", encoding="utf-8")
+    data = module(folder)
+    data.setup("validate")
+    assert data.class_names == ["Ka\\x1b[31mtze", "Hu\\x00nd"]
+    table = LabelTable(label_table={0: "a\x1b[0m", 1: "b"}, classes=["a\x1b[0m"])
+    assert table.names == ["a\\x1b[0m"]
+    assert LabelTable(label_colors={"c\x07": [1, 2, 3]}).names == ["c\\x07"]
 
 
 def test_names_in_an_unknown_encoding(folder: Path) -> None:
