@@ -81,7 +81,7 @@ def test_weights_for_another_number_of_classes_are_refused():
 @pytest.mark.parametrize("weights", [[1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [0.0, 0.0, 0.0], [1.0, 1e9, 1.0]])
 @pytest.mark.parametrize("num_classes", [3, None])  # None: before the data is read
 def test_weights_out_of_range_are_refused(weights, num_classes):
-    with pytest.raises(ValueError, match="^class_weights="):
+    with pytest.raises(ValueError, match=r"^class_weights="):
         ClassificationTask("mobilenetv2_035", num_classes=num_classes, class_weights=weights)
 
 
