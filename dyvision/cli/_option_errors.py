@@ -148,7 +148,9 @@ def _source(key: str, value: str | None, request: Request) -> str:
 
 
 def _kind(key: str) -> str:
-    return {"trainer.logger": "logger", "trainer.callbacks": "callback", "trainer.plugins": "plugin"}.get(key, key.rsplit(".", 1)[-1])
+    return {"trainer.logger": "logger", "trainer.callbacks": "callback", "trainer.plugins": "plugin"}.get(
+        key, key.rsplit(".", 1)[-1]
+    )
 
 
 def _class_names(key: str) -> list[str]:

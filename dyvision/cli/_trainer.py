@@ -216,7 +216,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         FileNotFoundError: If a config or the checkpoint does not exist.
     """
     silence_advice()
-    command_line = TaskCLI(command, read_request(arguments))
+    command_line = TaskCLI(command, read_request(arguments, command))
     trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
     try:
