@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from dyvision.data.arguments import DataArguments
 from dyvision.data.checkpoint import CheckpointMixin
 from dyvision.data.datasets import OnBadSample, PredictDataset, ToTensor, VisionDataset
-from dyvision.data.errors import DataError, describe
+from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
@@ -78,7 +78,7 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
             DataError: If not; the message tells the layout expected.
         """
         if not self.root.is_dir() or not any(self.root.iterdir()):
-            raise DataError(f"root={str(self.root)!r}: {describe(self.root)}; expected {layout}.")
+            raise DataError(f"root={str(self.root)!r}{looked_up(self.root)}: {describe(self.root)}; expected {layout}.")
 
     def read_image(self, path: str | Path) -> NDArray[np.uint8]:
         """A picture as ``predict`` sees it before its transforms, uint8 ``[H, W, 3]``, to draw predictions on.

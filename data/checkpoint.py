@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -18,7 +20,22 @@ if TYPE_CHECKING:
 
 
 class CheckpointMixin(L.LightningDataModule):
-    """A data module that can be built from a checkpoint of any origin."""
+    """A data module that can be built from a checkpoint of any origin, in any folder."""
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Keep the arguments for checkpoints, folders as absolute paths: a checkpoint is used in other places, too."""
+        here = inspect.currentframe()
+        frame = frame or (here.f_back if here is not None else None)  # the constructor, whose arguments are kept
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
+        for name in ("root", "predict_root"):
+            if self.hparams.get(name) is not None:
+                self.hparams[name] = os.path.abspath(Path(self.hparams[name]).expanduser())
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # open files are not read

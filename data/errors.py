@@ -51,6 +51,11 @@ def some(items: Iterable[object], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def looked_up(path: Path) -> str:
+    """Where a relative path was looked up, as an addition to it in an error message; nothing for an absolute one."""
+    return "" if path.is_absolute() else f" (looked up as {path.absolute()})"
+
+
 def describe(folder: Path) -> str:
     """What lies in a folder, for an error message: ``"found: a, b"``, ``"it is empty"``, ``"it does not exist"``."""
     if not folder.exists():

@@ -206,7 +206,7 @@ class TrainLoader(Loader):
     def _report(self, skipped: list[str]) -> None:
         if skipped:
             warnings.warn(
-                f"epoch {self._plan()['epoch']}: {len(skipped)} samples could not be used, others took their place "
+                f"epoch {self._plan()['epoch'] + 1}: {len(skipped)} samples could not be used, others took their place "
                 f"(on_bad_sample is 'skip'): {some(skipped, 10)}",
                 stacklevel=3,
             )

@@ -9,7 +9,7 @@ from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes import CityscapesDataModule
 from dyvision.data.coco import COCODataModule
 from dyvision.data.datasets import VisionDataset
-from dyvision.data.errors import DataError, describe, did_you_mean, some
+from dyvision.data.errors import DataError, describe, did_you_mean, looked_up, some
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
 from dyvision.data.layouts import detect_layout
@@ -106,9 +106,9 @@ def detect_format(path: str | Path) -> str:
         if _is_class_folders(root) or any(_is_class_folders(root / name) for name in list_folders(root)):
             return "imagefolder"
     raise DataError(
-        f"{root}: {describe(root)}; expected one of: <split>/<class>/*.jpg (imagefolder), leftImg8bit/ and gtFine/ or "
-        "images/ and masks/ (cityscapes), annotations/instances_<split>.json or <split>/_annotations.coco.json (coco); "
-        "or say which with format."
+        f"{root}{looked_up(root)}: {describe(root)}; expected one of: <split>/<class>/*.jpg (imagefolder), leftImg8bit/ "
+        "and gtFine/ or images/ and masks/ (cityscapes), annotations/instances_<split>.json or "
+        "<split>/_annotations.coco.json (coco); or say which with format."
     )
 
 

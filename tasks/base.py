@@ -148,7 +148,8 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         Raises:
             ValueError: If the data has another number of classes, or nobody knows the number.
         """
-        merged = merge_classes(self.hparams, getattr(self.trainer, "datamodule", None))
+        self.compare_classes(stage)
+        merged = merge_classes(self.hparams, getattr(self.trainer, "datamodule", None), compare=self._loaded is None)
         self.hparams.update(merged)
         if self.network is None:
             self._build()

@@ -17,6 +17,7 @@ from dyvision.building import LimitedMemory
 from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
+from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
@@ -54,6 +55,8 @@ class CheckpointMixin(L.LightningModule):
     _loaded_from = "the given state dict"
     _stored: dict[str, list[dict[str, Any]]] | None = None
     _random_state: dict[str, Any] | None = None
+    #: what the data of the training calls the classes, where that is not what the task calls them
+    _data_names: Any = None
     #: of the first of the runs that this one goes on with
     _initialized_from: dict[str, Any] | None = None
 
@@ -67,6 +70,9 @@ class CheckpointMixin(L.LightningModule):
         own = {name: self.hparams[name] for name in ("pretrained", "backbone_weights")}
         checkpoint["initialized_from"] = own if self._initialized_from is None else self._initialized_from
         checkpoint["hyper_parameters"] = {**self.hparams, "pretrained": False, "backbone_weights": None}
+        found = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if found and list(found) != self.hparams.get("class_names"):  # the user has named them in another way
+            checkpoint["data_class_names"] = [str(name) for name in found]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EMA):
                 # Lightning does not ask callbacks when it saves weights only
@@ -110,6 +116,11 @@ class CheckpointMixin(L.LightningModule):
             content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
         else:
             content = read_checkpoint(checkpoint_path, location)
+        made = content.get("task")
+        if isinstance(made, str) and made != getattr(cls, "task", made):
+            other = _class_of(made)
+            hint = f"; use {other}.load_from_checkpoint" if other else ""
+            raise ValueError(f"{where}: of task {made!r}, and {cls.__name__} is for {cls.task!r}{hint}")
         warn_of_newer(content, where, VERSION)
         stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         allowed = (trust,) if isinstance(trust, str) else trust
@@ -148,6 +159,9 @@ class CheckpointMixin(L.LightningModule):
             check_archive(Path(path))
         self._loaded_from = str(path or "the checkpoint")
         check_finite(checkpoint["state_dict"], self._loaded_from)
+        self._data_names = checkpoint.get("data_class_names")
+        if trainer is not None:
+            self.compare_classes(trainer.state.fn)
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, str(path))
             self._stored = {name: checkpoint[name] for name in ("optimizer_states", "lr_schedulers")}
@@ -159,6 +173,23 @@ class CheckpointMixin(L.LightningModule):
                     stacklevel=1,
                 )
             self._initialized_from = checkpoint.get("initialized_from")
+
+    def compare_classes(self, stage: str | None) -> None:
+        """Compare the classes of a checkpoint, once it is read, with those of the data.
+
+        Names that the user gave again are theirs. Predictions are made from any images, whatever classes lie beside.
+
+        Raises:
+            ValueError: If they are others.
+        """
+        if self._loaded is None or stage == "predict":
+            return
+        stored = self._loaded[1].get("class_names")
+        names = self._data_names if isinstance(self._data_names, list) else stored
+        if names:
+            where = str(self.trainer.ckpt_path or "the checkpoint")
+            renamed = stored != self.hparams.get("class_names")
+            check_names(names, getattr(self.trainer, "datamodule", None), where, renamed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights.
@@ -212,7 +243,11 @@ class CheckpointMixin(L.LightningModule):
                     "describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
                 )
             what = f"it was made with {', '.join(listed)}"
-        return (
-            f"the checkpoint has another architecture: {what}. Give the same arguments, or use "
-            f"{type(self).__name__}.load_from_checkpoint, which takes them from the checkpoint"
-        )
+        right = type(self).__name__ if task in (None, self.task) else _class_of(str(task))
+        hint = f", or use {right}.load_from_checkpoint, which takes them from the checkpoint" if right else ""
+        return f"the checkpoint has another architecture: {what}. Give the same arguments{hint}"
+
+
+def _class_of(task: str) -> str | None:
+    """Name of the class of a task of ours, as far as there is one."""
+    return f"{task.capitalize()}Task" if task in ("classification", "segmentation", "detection") else None

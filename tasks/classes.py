@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict[str, Any]:
+def merge_classes(hparams: Mapping[str, Any], datamodule: object | None, compare: bool = True) -> dict[str, Any]:
     """Compare a task's classes with those of its data.
 
     What the task already knows (from its arguments or its checkpoint) is kept; the rest is taken from the data.
@@ -15,6 +15,7 @@ def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict
     Args:
         hparams: Hyperparameters with ``num_classes``, ``class_names``, ``class_colors`` and ``class_ids``.
         datamodule: Anything with attributes of these names, None or empty where unknown; or None.
+        compare: Warn of other names than the data's. Names of a checkpoint are :func:`check_names`'s.
 
     Returns:
         The four values; ``num_classes`` is an int.
@@ -42,7 +43,15 @@ def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict
     count = int(own["num_classes"] or data["num_classes"] or 0)
     names, from_data = own["class_names"], data["class_names"]
     if names and from_data and list(names) != list(from_data):
-        _compare_names(list(names), list(from_data), source)
+        where = _difference(list(names), list(from_data))
+        if sorted(names) == sorted(from_data):
+            raise ValueError(
+                f"class_names has the classes of {source} in another order ({where}); results would be wrong"
+            )
+        if compare:
+            warnings.warn(
+                f"class_names differs from the names in {source} ({where}); the task's names are kept", stacklevel=3
+            )
     merged: dict[str, Any] = {"num_classes": count}
     for name in ("class_names", "class_colors", "class_ids"):
         values = own[name] or data[name] or None
@@ -52,13 +61,37 @@ def merge_classes(hparams: Mapping[str, Any], datamodule: object | None) -> dict
     return merged
 
 
-def _compare_names(names: list[str], from_data: list[str], source: str) -> None:
+def check_names(trained: Sequence[str], datamodule: object | None, where: str, renamed: bool = False) -> None:
+    """Check that a trained network meets the classes it was trained on.
+
+    Args:
+        trained: What its data called them.
+        datamodule: The data that it is evaluated on, or goes on with.
+        where: The checkpoint, for messages.
+        renamed: Whether the user gave other names than the checkpoint's.
+
+    Raises:
+        ValueError: If the data has others, or the same in another order.
+    """
+    found = list(getattr(datamodule, "class_names", None) or [])
+    if sorted(found) == sorted(trained) and list(trained) != found:
+        raise ValueError(
+            f"{where}: the classes of {type(datamodule).__name__} are in another order than in training "
+            f"({_difference(list(trained), found)}); results would be wrong"
+        )
+    if found and list(trained) != found and not renamed:
+        raise ValueError(
+            f"{where}: it was trained on other classes than those of {type(datamodule).__name__} "
+            f"({_difference(list(trained), found)}), so its results would mean nothing. Give it the data it was made "
+            "for; if only the names are others, --model.class_names null takes the data's; to train on new classes, "
+            "start a run with --model.backbone_weights"
+        )
+
+
+def _difference(names: list[str], from_data: list[str]) -> str:
     position = next((i for i, pair in enumerate(zip(names, from_data, strict=False)) if pair[0] != pair[1]), len(names))
     ours, theirs = names[position : position + 1], from_data[position : position + 1]
-    where = f"class {position} is {ours} in the task, {theirs} in the data"
-    if sorted(names) == sorted(from_data):
-        raise ValueError(f"class_names has the classes of {source} in another order ({where}); results would be wrong")
-    warnings.warn(f"class_names differs from the names in {source} ({where}); the task's names are kept", stacklevel=3)
+    return f"class {position} is {ours} in the task, {theirs} in the data"
 
 
 def _of_python(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from dyvision.arguments import check_number
 from dyvision.backbones import create_model
 from dyvision.tasks.base import BaseTask
+from dyvision.tasks.heads.segmentation.losses import check_class_weights
 from dyvision.tasks.metrics.accuracy import TopKAccuracy
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.transfer import load_classifier_weights
@@ -64,14 +65,14 @@ class ClassificationTask(BaseTask):
         check_number("mix_probability", self.hparams.mix_probability, minimum=0, maximum=1)
         for name in ("mixup_alpha", "cutmix_alpha"):
             check_number(name, self.hparams[name], minimum=0, maximum=1000)
+        check_class_weights(self.hparams.class_weights, self.hparams.num_classes)
 
     def build_network(self, num_classes: int) -> nn.Module:
         """The classifier."""
         arguments = {"drop_rate": self.hparams.drop_rate, **self.backbone_arguments()}
         network = create_model(num_classes=num_classes, **arguments)
         weights = self.hparams.class_weights
-        if weights is not None and len(weights) != num_classes:
-            raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")
+        check_class_weights(weights, num_classes)
         # not persistent: the weights are a hyperparameter already
         tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("class_weights", tensor, persistent=False)
@@ -108,15 +109,22 @@ class ClassificationTask(BaseTask):
         if stage == "train":
             images, target = self._mix(images, label)
             smoothing = self.hparams.label_smoothing
-            return F.cross_entropy(self(images).float(), target, self.class_weights, label_smoothing=smoothing)
+            return self._loss(self(images).float(), target, smoothing)
         valid = batch.get("valid", torch.ones_like(label, dtype=torch.bool)).to(label.device)
         logits, label = self(images).float()[valid], label[valid]
         if len(label):
             weight = len(label) if self.class_weights is None else self.class_weights[label].sum()
-            loss = F.cross_entropy(logits, label, self.class_weights)
+            loss = self._loss(logits, label)
             cast(WeightedMean, self.losses[stage]).update(loss, weight)
             cast(TopKAccuracy, self.metrics[stage]).update(logits, label)
         return None
+
+    def _loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        weights = self.class_weights
+        # a GPU is waited for only where a class does not count at all
+        if weights is not None and 0 in self.hparams.class_weights and target.ndim == 1 and not weights[target].any():
+            return logits.sum() * 0.0  # the mean over no sample that counts would be NaN
+        return F.cross_entropy(logits, target, weights, label_smoothing=smoothing)
 
     def _mix(self, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         # torch's generator throughout, whose state checkpoints keep

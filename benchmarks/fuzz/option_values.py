@@ -17,7 +17,7 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.backbones import list_policies
 from dyvision.cli.request import TASKS
-from dyvision.data.samples import SAMPLE_CLASSES, SAMPLE_LABELS
+from dyvision.data.sample.write import SAMPLE_CLASSES, SAMPLE_LABELS
 from dyvision.layers import list_layers
 from dyvision.tasks.callbacks import LastCheckpoint
 from dyvision.tasks.heads import list_heads

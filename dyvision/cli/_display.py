@@ -62,7 +62,7 @@ class NetworkSummary(RichModelSummary):
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar, without a last epoch where training ends by steps or time, and short beside that."""
+    """Lightning's progress bar, epochs from 1, without a last one where training ends by steps or time, and short."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -73,10 +73,9 @@ class EpochBar(RichProgressBar):
         return metrics
 
     def _get_train_description(self, current_epoch: int) -> str:
-        # private, but the only place where the text is made: with max_epochs=-1 it reads "Epoch 0/-2"
-        if self.trainer.max_epochs in (None, -1):
-            return f"Epoch {current_epoch}".ljust(len(self.validation_description))
-        return super()._get_train_description(current_epoch)
+        # private, but the only place where the text is made: it counts from 0, and to -2 with max_epochs=-1
+        last = "" if self.trainer.max_epochs in (None, -1) else f"/{self.trainer.max_epochs}"
+        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
 
 
 class LogShortEpochs(Callback):

@@ -32,7 +32,8 @@ class RunMessages(Callback):
         """Print the epoch and the step of the checkpoint."""
         self.first_step = trainer.global_step
         if trainer.ckpt_path is not None and trainer.is_global_zero:
-            where = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
+            begun, step = _epoch(trainer), f"step {trainer.global_step}"
+            where = f"epoch {begun}, {step}" if begun == trainer.current_epoch else f"{step}, in epoch {begun},"
             print(f"goes on after {where} of {trainer.ckpt_path}, in {self.folder.path}", flush=True)
 
     def finished(self, trainer: L.Trainer) -> None:
@@ -50,7 +51,7 @@ class RunMessages(Callback):
             print(best[1])
         last = _existing_last(trainer)
         if last is not None:
-            print(f"end: epoch {trainer.current_epoch}, step {trainer.global_step}: {_short(last)}")
+            print(f"end: epoch {_epoch(trainer)}, step {trainer.global_step}: {_short(last)}")
         timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
         remaining = timer.time_remaining() if timer is not None else None
         if remaining is not None and remaining <= 0 and not _complete(trainer):
@@ -108,8 +109,14 @@ def _best(trainer: L.Trainer) -> tuple[Path, str] | None:
             epoch = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("epoch")
             score = callback.best_model_score
             value = f"{float(score):.4f} " if score is not None else ""
-            return path, f"best {callback.monitor} {value}at epoch {epoch}: {_short(path)}"
+            number = f"at epoch {epoch + 1}" if isinstance(epoch, int) else "at an epoch that it does not say"
+            return path, f"best {callback.monitor} {value}{number}: {_short(path)}"
     return None
+
+
+def _epoch(trainer: L.Trainer) -> int:
+    """The epoch under way, or the last one, counted from 1 as everything that is printed; Lightning's files from 0."""
+    return int(trainer.fit_loop.epoch_progress.current.ready)
 
 
 def _complete(trainer: L.Trainer) -> bool:

@@ -84,7 +84,8 @@ class TrainingRun:
 
     def release(self, trainer: Trainer | None) -> None:
         """Give the folder back; one in which nothing was trained is removed."""
-        trained = trainer is not None and trainer.global_step > 0
+        first = self.messages.first_step  # that of the checkpoint a run goes on with; None if training never began
+        trained = trainer is not None and first is not None and trainer.global_step > first
         self.folder.release(used=trained or any(Path(self.folder.checkpoints).glob("*.ckpt")))
 
 

@@ -126,21 +126,31 @@ def take_next(parent: Path, prefix: str) -> Path:
             number += 1
 
 
-def find_checkpoint(kind: str, parent: Path, fits: Callable[[Path], bool]) -> Path:
+def last_checkpoints(root: Path, task: str = "*") -> list[Path]:
+    """The ends of the runs below a folder, of one task or of all (``"*"``), the newest first."""
+    found = root.glob(f"{task}/version_*/checkpoints/{LAST}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def find_checkpoint(kind: str, root: Path, task: str, fits: Callable[[Path], bool], trains: bool = True) -> Path:
     """Find the newest run's last checkpoint, or its best one.
 
     Args:
         kind: ``"last"`` or ``"best"``.
-        parent: Folder of the runs of a task.
+        root: Folder of all runs.
+        task: Name of a task, or ``"*"`` for any.
         fits: Whether a last checkpoint is one of the wanted configuration.
+        trains: Whether the command can do without a checkpoint.
 
     Raises:
         FileNotFoundError: If there is none, saying what was looked for.
     """
-    found = sorted(parent.glob(f"version_*/checkpoints/{LAST}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    looked = f"--ckpt_path {kind}: looked for {parent}/version_*/checkpoints/{LAST}"
+    found = last_checkpoints(root, task)
+    # a run's last checkpoint knows which its best one is
+    looked = f"--ckpt_path {kind}: looked for runs in {root / task}/version_*, with checkpoints/{LAST}"
     if not found:
-        raise FileNotFoundError(f"{looked}, and found none; give the path of a checkpoint, or leave --ckpt_path out")
+        way_out = "or leave --ckpt_path out" if trains else "or train one first, by dyvision fit"
+        raise FileNotFoundError(f"{looked}, and found none; give the path of a checkpoint, {way_out}")
     matching = next((path for path in found if fits(path)), None)
     if matching is None:
         raise FileNotFoundError(

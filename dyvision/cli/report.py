@@ -29,7 +29,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Correlation between a layer's output kernels, static against dynamic, and its coefficients by "
         "class. Writes correlation.png, coefficients.png and routing.json.",
     )
-    routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit")
+    routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit; also last, best")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
     routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
     routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
@@ -66,14 +66,16 @@ def _routing(options: argparse.Namespace) -> None:
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
     typed += [f"--trust={options.trust}"] if options.trust else []
-    run = TaskCLI("report routing", read_request(typed))
-    model = _load(run.model, options.checkpoint, options.trust)
+    request = read_request(typed, "report routing")
+    run = TaskCLI("report routing", request)
+    path = request.checkpoint_path or options.checkpoint
+    model = _load(run.model, path, options.trust)
     static = None
     if options.static is not None:
-        task = read_request([f"--ckpt_path={options.static}"]).task
-        if task != run.model.task:
-            raise ValueError(f"--static {options.static}: of task {task!r}, but {options.checkpoint} is of another")
-        static = _load(run.model, options.static, options.trust)
+        request = read_request([f"--ckpt_path={options.static}"], "report routing")
+        if request.task != run.model.task:
+            raise ValueError(f"--static {options.static}: of task {request.task!r}, but {path} is of another")
+        static = _load(run.model, request.checkpoint_path or options.static, options.trust)
     console = make_console()
     batches = track(
         _batches(run.datamodule, options.images),
@@ -86,7 +88,7 @@ def _routing(options: argparse.Namespace) -> None:
     results = analyze_routing(model, batches, static, options.layers, options.correlation_images)
     classes = list(getattr(run.datamodule, "class_names", None) or [])
     numbers = {
-        "checkpoint": str(options.checkpoint),
+        "checkpoint": str(path),
         "static": None if options.static is None else str(options.static),
         "classes": classes,
         "layers": [_numbers(result, len(classes)) for result in results],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision import checkpoint_file
-from dyvision.cli._run_folder import find_checkpoint
+from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names, typed_options
 from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli.words import check_words, suggest
@@ -47,10 +47,7 @@ class Request:
     @property
     def task(self) -> str:
         """Name of the task: typed, else from the last config that has one, else from the checkpoint."""
-        named = option(self.typed, "--task")
-        for _, content in reversed(self.layers):
-            named = named or content.get("task")
-        named = named or self.checkpoint.get("task")
+        named = self.named_task or self.checkpoint.get("task")
         if named is None:
             raise ValueError(
                 f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
@@ -66,6 +63,14 @@ class Request:
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
         return str(named)
+
+    @property
+    def named_task(self) -> Any:
+        """The task that was typed, or that the last config names which has one; None otherwise."""
+        named = option(self.typed, "--task")
+        for _, content in reversed(self.layers):
+            named = named or content.get("task")
+        return named
 
     def value(self, section: str, name: str) -> Any:
         """What was given for an option: typed (as text), else by the last config that has it, else None."""
@@ -85,8 +90,12 @@ class Request:
         )
 
 
-def read_request(arguments: Sequence[str]) -> Request:
+def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
     """Split a command line into configs, checkpoint and typed options.
+
+    Args:
+        arguments: What stands behind the command.
+        command: The command, for what an error advises.
 
     Raises:
         FileNotFoundError: If a config or the checkpoint does not exist.
@@ -107,8 +116,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     check_typed(request.typed)
     checkpoint = request.value("", "ckpt_path")
     if checkpoint in ("last", "best"):
-        root = Path(request.value("trainer", "default_root_dir") or "runs")
-        request.checkpoint_path = resolve_checkpoint(request, checkpoint, root / request.task)
+        request.checkpoint_path = resolve_checkpoint(request, checkpoint, command)
     elif checkpoint not in (None, "null", "hpc"):
         request.checkpoint_path = Path(checkpoint)
     if request.checkpoint_path is not None:
@@ -116,12 +124,13 @@ def read_request(arguments: Sequence[str]) -> Request:
     return request
 
 
-def resolve_checkpoint(request: Request, kind: str, parent: Path) -> Path:
-    """Find what ``--ckpt_path last`` or ``best`` means for a command line.
+def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
+    """Find what ``--ckpt_path last`` or ``best`` means for a command line, and say so where no task is named.
 
     Raises:
         FileNotFoundError: If there is no such run, saying what was looked for.
     """
+    root = Path(request.value("trainer", "default_root_dir") or "runs")
     given = {name: request.value("model", name) for name in _ARCHITECTURE}
     wanted = {
         name: parse_yaml(value, f"--model.{name}") if isinstance(value, str) else value
@@ -133,7 +142,13 @@ def resolve_checkpoint(request: Request, kind: str, parent: Path) -> Path:
         made = read_checkpoint(path)["model"]
         return all(made.get(name, value) == value for name, value in wanted.items())
 
-    return find_checkpoint(kind, parent, fits)
+    task = request.task if request.named_task is not None else "*"
+    found = find_checkpoint(kind, root, task, fits, trains=command == "fit")
+    if task == "*":
+        others = sorted({path.parents[2].name for path in last_checkpoints(root)} - {found.parents[2].name})
+        more = f"; there are runs of {', '.join(others)}, too" if others else ""
+        print(f"--ckpt_path {kind}: {found}, of the newest run below {root}{more}", flush=True)
+    return found
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:

@@ -24,6 +24,7 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
+from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._results_folder import ResultsFolder
@@ -126,8 +127,16 @@ class TaskCLI(cli.LightningCLI):
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
                 raise ValueError(f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}")
-        if self.config.sample_data is not None:
+        if not self.custom["data"]:
+            check_evaluated(self.command, self.request, self.config.data.as_dict())
+        if self.config.sample_data is not None and self._is_drawn(Path(self.config.sample_data)):
             ensure_sample_data(Path(self.config.sample_data))
+
+    def _is_drawn(self, sample: Path) -> bool:
+        """Whether the data of this command is the sample data: that of a user needs none."""
+        data = self.config.data.as_dict()
+        root = (data.get("init_args") or {}).get("root") if self.custom["data"] else data.get("root")
+        return root is not None and Path(root).expanduser().resolve().is_relative_to(sample.expanduser().resolve())
 
     def instantiate_classes(self) -> None:
         """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
@@ -208,7 +217,7 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         FileNotFoundError: If a config or the checkpoint does not exist.
     """
     silence_advice()
-    command_line = TaskCLI(command, read_request(arguments))
+    command_line = TaskCLI(command, read_request(arguments, command))
     trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
     try:

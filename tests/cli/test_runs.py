@@ -229,6 +229,56 @@ def test_last_finds_the_newest_run_or_says_what_it_looked_for(sample_data, place
     assert main(["validate", "--task=classification", "--ckpt_path=best", "--trainer.accelerator=cpu"]) == 0
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_last_without_a_task_is_the_newest_run_of_any(named, sample_data, place, capsys) -> None:
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    tasks = ("segmentation", "classification") if named else ("classification",)
+    for task in tasks:
+        head = ["--model.head=lraspp"] if task == "segmentation" else []
+        assert main(arguments(sample_data, *short, *head, task=task)) == 0
+    capsys.readouterr()
+    for command in ("validate", "test", "predict"):
+        assert main([command, "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.num_workers=0"]) == 0
+        out = capsys.readouterr().out
+        assert "runs/classification/version_0/checkpoints/last.ckpt, of the newest run" in out
+        assert ("runs of segmentation, too" in out) == named
+    assert main(["validate", "--ckpt_path=best", "--trainer.accelerator=cpu"]) == 0
+    assert main(["fit", "--ckpt_path=last", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "at epoch 1: " in out and "goes on after epoch 1, step 1 of" in out and "end: epoch 2, step 2" in out
+    if named:
+        assert main(["validate", "--ckpt_path=last", "--task=segmentation", "--trainer.accelerator=cpu"]) == 0
+        assert "of the newest run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["last", "best"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "report"])
+def test_without_a_run_the_line_says_what_would_help(command, kind, place, capsys) -> None:
+    words = ["report", "routing", kind] if command == "report" else [command, f"--ckpt_path={kind}"]
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--ckpt_path {kind}: looked for runs in runs/*/version_*" in line and "found none" in line
+    assert ("leave --ckpt_path out" in line) == (command == "fit")
+    assert ("dyvision fit" in line) == (command != "fit")
+
+
+def test_an_end_inside_an_epoch_names_that_epoch(sample_data, place, capsys) -> None:
+    assert main(arguments(sample_data, "--trainer.max_steps=6")) == 0
+    assert "end: epoch 2, step 6" in capsys.readouterr().out
+    end = version(place) / "checkpoints" / "last.ckpt"
+    assert main([*arguments(sample_data, "--trainer.max_steps=7"), f"--ckpt_path={end}"]) == 0
+    assert "goes on after step 6, in epoch 2, of" in capsys.readouterr().out
+
+
+def test_nothing_to_train_leaves_no_folder(sample_data, place, capsys) -> None:
+    assert main(arguments(sample_data, "--trainer.max_epochs=1")) == 0
+    best = next(path for path in (version(place) / "checkpoints").glob("*.ckpt") if path.name != "last.ckpt")
+    for options in ([f"--ckpt_path={best}"], ["--ckpt_path=last", "--model.lr=0.5"]):
+        assert main([*arguments(sample_data, "--trainer.max_epochs=1"), *options]) == 0
+        assert "nothing to train" in capsys.readouterr().out
+        assert [path.name for path in version(place).parent.iterdir()] == ["version_0"]
+
+
 def test_another_training_gets_another_folder_with_the_log_so_far(sample_data, place) -> None:
     assert main(arguments(sample_data, "--trainer.max_epochs=2")) == 0
     before = {path: path.read_bytes() for path in version(place).rglob("*") if path.is_file()}

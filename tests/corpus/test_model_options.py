@@ -101,6 +101,10 @@ CLASSIFICATION = [
     ("mix_probability=2", "mix_probability", "[0, 1]"),
     ("drop_rate=1", "drop_rate", "[0, 1)"),
     ("drop_rate=.inf", "drop_rate", "[0, 1)"),
+    ("class_weights=[1, -1]", "class_weights", "numbers in [0"),
+    ("class_weights=[1, .nan]", "class_weights", "numbers in [0"),
+    ("class_weights=[0, 0]", "class_weights", "above 0"),
+    ("class_weights=[1, 1, 1]", "class_weights", "3 entries"),
 ]
 SEGMENTATION = [
     ("output_stride=0", "output_stride", "8, 16, 32"),

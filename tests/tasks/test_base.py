@@ -109,6 +109,58 @@ def test_own_class_names_are_kept_with_a_warning(make_data, make_trainer):
     assert task.hparams.class_names == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("task_class", [ClassificationTask, SegmentationTask])
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["class_0", "class_1", "new"]])
+def test_data_of_other_classes_is_not_evaluated(task_class, names, make_data, make_trainer, tmp_path):
+    """Neither disjoint nor partly other ones, from a checkpoint given to the trainer or to the task."""
+    head = {"head": "fcn"} if task_class is SegmentationTask else {}
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(task_class(backbone=BACKBONE, **head), datamodule=make_data(task_class.task))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    data = make_data(task_class.task)
+    data.class_names = names
+    task = task_class.load_from_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"trained on other classes .* --model.class_names null .*backbone_weights"):
+        make_trainer().validate(task, datamodule=data, verbose=False)
+    task = task_class(**task.hparams)
+    with pytest.raises(ValueError, match=r"a.ckpt: it was trained on other classes"):
+        make_trainer().test(task, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True, verbose=False)
+    task = task_class.load_from_checkpoint(tmp_path / "a.ckpt", class_names=None)  # the user says so
+    make_trainer().validate(task, datamodule=data, verbose=False)
+    assert task.hparams.class_names == names
+    data.class_names = ["class_1", "class_0", "class_2"]
+    task = task_class.load_from_checkpoint(tmp_path / "a.ckpt", class_names=None)
+    with pytest.raises(ValueError, match="another order"):
+        make_trainer().validate(task, datamodule=data, verbose=False)
+
+
+def test_own_class_names_stay_those_of_the_data_s_classes(make_data, make_trainer, tmp_path, recwarn):
+    """Who calls the classes of his data otherwise can evaluate on that data, and on no other."""
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(ClassificationTask(backbone=BACKBONE, class_names=["a", "b", "c"]), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    recwarn.clear()
+    task = ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+    make_trainer().validate(task, datamodule=make_data(), verbose=False)
+    assert task.hparams.class_names == ["a", "b", "c"]
+    assert not [warning for warning in recwarn if "class_names" in str(warning.message)]
+    data = make_data()
+    data.class_names = ["x", "y", "z"]
+    with pytest.raises(ValueError, match="trained on other classes"):
+        make_trainer().validate(task, datamodule=data, verbose=False)
+
+
+def test_a_checkpoint_of_another_task_names_the_class_that_reads_it(make_data, make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(SegmentationTask(backbone=BACKBONE, head="fcn"), datamodule=make_data("segmentation"))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt: of task 'segmentation', .* use SegmentationTask.load_from_check"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"this is 'classification'.* SegmentationTask.load_from_checkpoint"):
+        task = ClassificationTask(backbone=BACKBONE)
+        make_trainer().validate(task, datamodule=make_data(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

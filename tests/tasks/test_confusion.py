@@ -76,3 +76,23 @@ def test_class_weights_enter_the_loss_and_not_the_accuracy(make_data, make_train
 def test_weights_for_another_number_of_classes_are_refused():
     with pytest.raises(ValueError, match="class_weights has 2 entries for num_classes=3"):
         ClassificationTask("mobilenetv2_035", num_classes=3, class_weights=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [0.0, 0.0, 0.0], [1.0, 1e9, 1.0]])
+@pytest.mark.parametrize("num_classes", [3, None])  # None: before the data is read
+def test_weights_out_of_range_are_refused(weights, num_classes):
+    with pytest.raises(ValueError, match=r"^class_weights="):
+        ClassificationTask("mobilenetv2_035", num_classes=num_classes, class_weights=weights)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_without_a_class_that_counts_has_no_loss(smoothing):
+    weights = [0.0, 1.0, 1.0]
+    task = ClassificationTask("mobilenetv2_035", num_classes=3, class_weights=weights, label_smoothing=smoothing)
+    batch = {"image": torch.rand(2, 3, 32, 32), "label": torch.tensor([0, 0])}
+    loss = task._step(batch, "train")
+    assert loss.item() == 0 and loss.requires_grad
+    task.eval()._step(batch, "val")
+    batch["label"] = torch.tensor([0, 1])
+    task._step(batch, "val")
+    assert torch.isfinite(task.losses["val"].compute())

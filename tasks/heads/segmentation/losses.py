@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.arguments import check_number, check_numbers
+from dyvision.arguments import check_number, check_numbers, shown
 
 
 class SegmentationLoss(nn.Module):
@@ -124,6 +124,6 @@ def check_class_weights(weights: Any, num_classes: int | None = None) -> None:
         return
     check_numbers("class_weights", weights, minimum=0, maximum=1e6)
     if not any(weights):
-        raise ValueError(f"class_weights={list(weights)}: expected at least one above 0")
+        raise ValueError(f"class_weights={shown(weights)}: expected at least one above 0")
     if num_classes is not None and len(weights) != num_classes:
         raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")

@@ -1,0 +1,76 @@
+"""What a checkpoint is evaluated on: data that is there, and images that it was not trained on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dyvision.cli.request import Request, option
+
+#: the commands that compare predictions with labels
+_SCORING = ("fit", "validate", "test")
+
+
+def check_evaluated(command: str, request: Request, data: Mapping[str, Any]) -> None:
+    """Compare the data of a command with what its checkpoint says about its own.
+
+    Args:
+        command: The command.
+        request: The command line, with the checkpoint.
+        data: The parsed options of the data module.
+
+    Raises:
+        ValueError: If images of the training would be evaluated as new ones, or the folder that the checkpoint names is
+            not there.
+    """
+    made = request.checkpoint.get("data") or {}
+    if "root" not in made:
+        return
+    _check_root(command, request, data)
+    if command in _SCORING and (command != "test" or data.get("test_split") is None):
+        _check_choice(command, request, made, data)
+
+
+def _check_root(command: str, request: Request, data: Mapping[str, Any]) -> None:
+    given = option(request.typed, "--data.root") is not None
+    given = given or any("root" in (content.get("data") or {}) for _, content in request.layers)
+    needed = command != "predict" or data.get("predict_root") is None
+    root = Path(str(data.get("root"))).expanduser()
+    if given or not needed or root.is_dir():
+        return
+    looked_up = "" if root.is_absolute() else f", looked up as {root.absolute()}"
+    raise ValueError(
+        f"--ckpt_path {request.checkpoint_path}: there is no folder {root} here{looked_up}; it is the data.root of the "
+        "checkpoint: give --data.root=FOLDER, where the data is now"
+    )
+
+
+def _check_choice(command: str, request: Request, made: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """``val_fraction`` takes images out of training, which a checkpoint can only have left out if it knew of that."""
+    names = ("val_fraction", "val_seed")
+    if data.get("val_fraction") is None or data.get("train_split") != made.get("train_split", data.get("train_split")):
+        return
+    if all(data.get(name) == made.get(name, 0 if name == "val_seed" else None) for name in names):
+        return
+    split = f"the split {data.get('train_split')!r} of {made['root']}"
+    if made.get("val_fraction") is None:
+        trained = f"was trained on all of {split} (without val_fraction)"
+        hint = f"leave val_fraction out (--data.val_fraction null) to evaluate the split {data.get('val_split')!r}"
+    else:
+        own = ", ".join(f"{name}={made.get(name)}" for name in names)
+        trained, hint = f"was trained on the rest of {split} by {own}", "leave both out: the checkpoint has its own"
+    given = ", ".join(f"data.{name}={data.get(name)}" for name in names)
+    message = (
+        f"{given}: --ckpt_path {request.checkpoint_path} {trained}, so images that it was trained on would be "
+        f"evaluated as new ones; {hint}"
+    )
+    if command != "fit" and _same(data.get("root"), made["root"]):
+        raise ValueError(message)
+    if command == "fit" or not Path(str(made["root"])).expanduser().is_dir():  # moved, perhaps
+        warnings.warn(message, stacklevel=2)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return Path(str(one)).expanduser().resolve() == Path(str(other)).expanduser().resolve()
