@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.arguments import check_number, check_numbers, shown
+from dyvision.arguments import check_number
+from dyvision.tasks.arguments import check_class_weights
 
 
 class SegmentationLoss(nn.Module):
@@ -108,22 +108,3 @@ class OHEMLoss(SegmentationLoss):
                 limit = torch.minimum(limit, plain.flatten().topk(kept).values[-1])
             chosen = ((plain >= limit) & (mask != self.ignore_index)).float()
         return (losses * chosen).sum() / (weights * chosen).sum().clamp(min=torch.finfo(weights.dtype).tiny)
-
-
-def check_class_weights(weights: Any, num_classes: int | None = None) -> None:
-    """Check the weights of classes in a loss.
-
-    Args:
-        weights: What was given; None for none.
-        num_classes: How many there have to be, if known.
-
-    Raises:
-        ValueError: If one is negative or not finite, all are 0, or the number is wrong.
-    """
-    if weights is None:
-        return
-    check_numbers("class_weights", weights, minimum=0, maximum=1e6)
-    if not any(weights):
-        raise ValueError(f"class_weights={shown(weights)}: expected at least one above 0")
-    if num_classes is not None and len(weights) != num_classes:
-        raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")
