@@ -36,6 +36,7 @@ def bounded() -> tuple[dict[int, torch.export.Dim], ...]:
         (20, 24, {"kernel_size": 3, "padding": 1, "stride": 2}),
         (20, 24, {"kernel_size": 3, "padding": 2, "dilation": 2, "stride": 3, "groups": 4}),
         (24, 24, {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 24}),
+        (20, 24, {"kernel_size": 3, "padding": "same", "stride": 2}),
         (20, 24, {"kernel_size": (2, 3), "padding": (0, 1), "stride": (1, 2)}),
     ],
     ids=str,
