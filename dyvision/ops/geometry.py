@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyvision.ops.modes import is_transformed
+from dyvision.ops.modes import is_exporting, is_transformed
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int]
@@ -61,7 +61,8 @@ def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Zeros before and after one axis under TensorFlow's rule: output ``ceil(size / stride)``, the odd zero behind."""
-    total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    # no division of a negative number: exported sizes are divided by ONNX, which rounds it up
+    total = max(((size + stride - 1) // stride - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
 
@@ -112,6 +113,7 @@ def resolve(
             raise ValueError(
                 f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}"
             )
-    if top != bottom or left != right:
+    # at other sizes, "same" zeros that are even here may be odd: an exporter must not ask
+    if (padding == "same" and is_exporting()) or top != bottom or left != right:
         return (left, right, top, bottom), Geometry(strides, (0, 0), dilations, groups)
     return None, Geometry(strides, (top, left), dilations, groups)
