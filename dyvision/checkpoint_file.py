@@ -22,6 +22,7 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
+from dyvision.text import printable
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
@@ -60,7 +61,9 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         if tensor.layout == torch.strided and tensor.device.type != "meta":
             declared, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
             if declared > there:
-                raise ValueError(f"{path}: {name} declares {tensor.numel():,} values, but the file has {there:,} bytes")
+                raise ValueError(
+                    f"{path}: {printable(name)} declares {tensor.numel():,} values, but the file has {there:,} bytes"
+                )
     return content
 
 
@@ -91,8 +94,7 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
                 raise ValueError(f"{path}: {structures[0].file_size:,} bytes of names and structure; not a checkpoint")
             # torch.serialization.set_crc32_options(False) writes zeros
             if any(record.CRC for record in records):
-                damaged = archive.testzip()
-                if damaged is not None:
+                if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {_AGAIN}")
             else:
                 structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
@@ -220,8 +222,8 @@ def check_finite(state: Mapping[str, Any], where: str) -> None:
     if broken:
         more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
         raise ValueError(
-            f"{where}: {broken[0]}{more} of {len(state)} hold NaN or infinite values; the training had diverged or the "
-            "file is damaged. Use an earlier checkpoint"
+            f"{where}: {printable(broken[0])}{more} of {len(state)} hold NaN or infinite values; the "
+            "training had diverged or the file is damaged. Use an earlier checkpoint"
         )
 
 
@@ -291,7 +293,7 @@ def _refused(path: Path, error: Exception) -> str:
 
 
 def _some(names: Any) -> str:
-    listed = [str(name) for name in names]
+    listed = [printable(name) for name in names]
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") or "nothing"
 
 

@@ -22,6 +22,7 @@ from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tensor_kinds import check_kinds
+from dyvision.text import printable
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class CheckpointMixin(L.LightningModule):
             raise
         # values of the wrong type fail anywhere on the way to a network
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = printable(" ".join(str(error).split())[:300])
             raise ValueError(
                 f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
             ) from error
@@ -172,7 +173,7 @@ class CheckpointMixin(L.LightningModule):
         except RuntimeError as error:
             if self._loaded is None:
                 raise
-            raise ValueError(self._difference(*self._loaded, reason=str(error))) from error
+            raise ValueError(printable(self._difference(*self._loaded, reason=str(error)))) from error
 
     def on_fit_start(self) -> None:
         """When resuming: check that the optimisers and schedules just built are those that are restored next.
