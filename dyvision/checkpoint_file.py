@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import InvalidVersion, Version
+from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
@@ -194,11 +195,7 @@ def _problem(content: Any) -> str | None:
 
 
 def _is_version(value: Any) -> bool:
-    try:
-        Version(value)
-    except (InvalidVersion, TypeError):
-        return False
-    return True
+    return isinstance(value, str) and re.fullmatch(VERSION_PATTERN, value, re.VERBOSE | re.IGNORECASE) is not None
 
 
 def check_finite(state: Mapping[str, Any], where: str) -> None:

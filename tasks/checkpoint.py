@@ -119,7 +119,9 @@ class CheckpointMixin(L.LightningModule):
         try:
             with LimitedMemory(count(content["state_dict"]), where):
                 model = cls(**arguments)
-        except (ValueError, OSError, ImportError):
+        except ValueError as error:
+            raise error if where in str(error) else ValueError(f"{where}: {error}") from error
+        except (OSError, ImportError):
             raise
         # values of the wrong type fail anywhere on the way to a network
         except Exception as error:
