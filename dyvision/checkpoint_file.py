@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import InvalidVersion, Version
+from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
-from dyvision.text import first_line
+from dyvision.text import first_line, printable
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
@@ -61,7 +62,9 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         if tensor.layout == torch.strided and tensor.device.type != "meta":
             declared, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
             if declared > there:
-                raise ValueError(f"{path}: {name} declares {tensor.numel():,} values, but the file has {there:,} bytes")
+                raise ValueError(
+                    f"{path}: {printable(name)} declares {tensor.numel():,} values, but the file has {there:,} bytes"
+                )
     return content
 
 
@@ -92,8 +95,7 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
                 raise ValueError(f"{path}: {structures[0].file_size:,} bytes of names and structure; not a checkpoint")
             # torch.serialization.set_crc32_options(False) writes zeros
             if any(record.CRC for record in records):
-                damaged = archive.testzip()
-                if damaged is not None:
+                if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {_AGAIN}")
             else:
                 structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
@@ -193,11 +195,7 @@ def _problem(content: Any) -> str | None:
 
 
 def _is_version(value: Any) -> bool:
-    try:
-        Version(value)
-    except (InvalidVersion, TypeError):
-        return False
-    return True
+    return isinstance(value, str) and re.fullmatch(VERSION_PATTERN, value, re.VERBOSE | re.IGNORECASE) is not None
 
 
 def check_finite(state: Mapping[str, Any], where: str) -> None:
@@ -221,8 +219,8 @@ def check_finite(state: Mapping[str, Any], where: str) -> None:
     if broken:
         more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
         raise ValueError(
-            f"{where}: {broken[0]}{more} of {len(state)} hold NaN or infinite values; the training had diverged or the "
-            "file is damaged. Use an earlier checkpoint"
+            f"{where}: {printable(broken[0])}{more} of {len(state)} hold NaN or infinite values; the "
+            "training had diverged or the file is damaged. Use an earlier checkpoint"
         )
 
 
@@ -292,5 +290,5 @@ def _refused(path: Path, error: Exception) -> str:
 
 
 def _some(names: Any) -> str:
-    listed = [str(name) for name in names]
+    listed = [printable(name) for name in names]
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") or "nothing"

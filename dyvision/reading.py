@@ -120,7 +120,8 @@ def check_plain(value: Any, where: str) -> None:
         where: Name for messages.
 
     Raises:
-        ValueError: If it holds anything else, itself, too many values or too many levels; names the place.
+        ValueError: If it holds anything else, itself, too many values or too many levels, integers of more than 64
+            bits, or text that no file can hold; names the place.
     """
     count = 0
     pending: list[tuple[Any, str, int]] = [(value, where, 1)]
@@ -135,11 +136,31 @@ def check_plain(value: Any, where: str) -> None:
             for key, below in item.items():
                 if not isinstance(key, str | int | float | bool | None):
                     raise ValueError(f"{name}: a key is {type(key).__name__}, expected text or a number")
+                if isinstance(key, str) and not _is_text(key):
+                    raise ValueError(f"{name}: the name {ascii(key)[:60]} has half a character, expected text")
                 pending.append((below, f"{name}.{key}", depth + 1))
         elif isinstance(item, list | tuple):
             pending.extend((below, name, depth + 1) for below in item)
         elif not isinstance(item, str | int | float | bool | None):
             raise ValueError(f"{name}: {type(item).__name__}, expected numbers, text, lists or mappings")
+        elif isinstance(item, str) and not _is_text(item):
+            raise ValueError(
+                f"{name}: {ascii(item)[:60]} has half a character, expected text; give {name.rpartition(': ')[2]} "
+                "yourself"
+            )
+        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+            raise ValueError(
+                f"{name}: an integer of {item.bit_length()} bits, expected one of at most 64; give "
+                f"{name.rpartition(': ')[2]} yourself"
+            )
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # half a character: a byte of a file name that is no UTF-8, or made up
+        return False
+    return True
 
 
 def _brackets(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dyvision.moved import current_path
 from dyvision.reading import check_plain
+from dyvision.text import printable
 
 #: hyperparameter -> the package whose classes need no trust: the one that its names are looked up in, too
 _PACKAGES = {
@@ -58,8 +59,8 @@ def hyperparameters_of(
     Raises:
         ValueError: If it names code that is neither dyvision's nor trusted, or holds other than plain values.
     """
-    check_plain(stored, f"{where}: {prefix.rstrip('.') or 'hyper_parameters'}")
     kept = {name: value for name, value in stored.items() if name not in given and name not in _LIGHTNINGS}
+    check_plain(kept, f"{where}: {prefix.rstrip('.') or 'hyper_parameters'}")
     ignored = [name for name, unset in _PLACES.items() if kept.get(name, unset) not in (unset, None)]
     kept |= {name: unset for name, unset in _PLACES.items() if name in kept}
     arguments = kept.get("backbone_kwargs")
@@ -67,17 +68,19 @@ def hyperparameters_of(
         kept["backbone_kwargs"] = _without_places(arguments, "backbone_kwargs", ignored)
     if ignored:
         listed = ", ".join(f"{prefix}{name}" for name in ignored)
-        warnings.warn(f"{where}: {listed} of the checkpoint not used; give it yourself if you want it", stacklevel=3)
+        said = f"{where}: {listed} of the checkpoint not used; give it yourself if you want it"
+        warnings.warn(printable(said), stacklevel=3)
     unknown = [(name, code) for name, value in kept.items() for code in code_in(name, value) if code not in trusted]
     unknown = [(name, code) for name, code in unknown if not is_known(name, code)]
     if unknown:
         codes = list(dict.fromkeys(code for _, code in unknown))
         listed = ", ".join(dict.fromkeys(f"{prefix}{name} names {code!r}" for name, code in unknown))
         allow = option.format(names=",".join(codes), quoted=", ".join(map(repr, codes)))
-        raise ValueError(
+        said = (
             f"{where}: {listed}, which is not part of dyvision and could be any program. If you know it and where this "
             f"checkpoint comes from, allow it by {allow}"
         )
+        raise ValueError(printable(said))
     return kept
 
 
@@ -121,7 +124,8 @@ def name_unknown(stored: Mapping[str, Any], known: Collection[str], where: str, 
     unknown = [name for name in stored if name not in known and name not in _LIGHTNINGS]
     if unknown:
         listed = ", ".join(f"{prefix}{name}" for name in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
-        warnings.warn(f"{where}: hyperparameters that this version does not have are ignored: {listed}", stacklevel=3)
+        said = f"{where}: hyperparameters that this version does not have are ignored: {listed}"
+        warnings.warn(printable(said), stacklevel=3)
     return {name: value for name, value in stored.items() if name not in unknown}
 
 

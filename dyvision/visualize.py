@@ -6,6 +6,7 @@ Images are uint8 arrays ``[H, W, 3]`` or Pillow images; everything array-like (a
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,12 +254,23 @@ def grid(images: Iterable[ImageLike], columns: int = 4, gap: int = 6, footer: Im
 
 
 def save(image: ImageLike, path: str | Path) -> Path:
-    """Writes an image, making the folder if needed; the extension decides the format (PNG if there is none)."""
+    """Writes an image, making the folder if needed; the extension decides the format (PNG if there is none).
+
+    A new file without an extension gets ``.png``; what exists under the very name (a pipe, a file) is what is written.
+
+    Raises:
+        ValueError: If the extension is that of no picture.
+        OSError: As for :func:`dyvision.saving.replacing`.
+    """
     target = Path(path)
-    if not target.suffix:
+    if not target.suffix and not os.path.lexists(target):
         target = target.with_suffix(".png")
+    known = Image.registered_extensions()
+    kind = known.get(target.suffix.lower(), "PNG" if not target.suffix else None)
+    if kind not in Image.SAVE:
+        raise ValueError(f"{target}: {target.suffix!r} is no picture that can be written; give .png or .jpg")
     with replacing(target) as part:
-        as_image(image).save(part)
+        as_image(image).save(part, format=kind)
     return target
 
 

@@ -23,6 +23,7 @@ from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
+from dyvision.text import printable
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -130,11 +131,13 @@ class CheckpointMixin(L.LightningModule):
         try:
             with LimitedMemory(count(content["state_dict"]), where):
                 model = cls(**arguments)
-        except (ValueError, OSError, ImportError):
+        except ValueError as error:
+            raise error if where in str(error) else ValueError(f"{where}: {error}") from error
+        except (OSError, ImportError):
             raise
         # values of the wrong type fail anywhere on the way to a network
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = printable(" ".join(str(error).split())[:300])
             raise ValueError(
                 f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
             ) from error
@@ -204,7 +207,7 @@ class CheckpointMixin(L.LightningModule):
         except RuntimeError as error:
             if self._loaded is None:
                 raise
-            raise ValueError(self._difference(*self._loaded, state_dict)) from error
+            raise ValueError(printable(self._difference(*self._loaded, state_dict))) from error
 
     def on_fit_start(self) -> None:
         """When resuming: check that the optimisers and schedules just built are those that are restored next.

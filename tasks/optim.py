@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from dyvision.arguments import check_flag, check_number, check_numbers
+from dyvision.arguments import check_flag, check_number, check_numbers, shown
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
 
@@ -208,6 +208,36 @@ def warmup_length(warmup_steps: float, total_steps: float) -> int:
     return int(warmup_steps)
 
 
+def _schedule_of_class(scheduler_class: Any, optimizer: Optimizer, arguments: Mapping[str, Any], steps: int = 0) -> Any:
+    try:
+        schedule = scheduler_class(optimizer, **arguments)
+        for _ in range(steps):
+            schedule.step(*([1.0] if isinstance(schedule, ReduceLROnPlateau) else []))
+        return schedule
+    # a schedule takes its first step here: a text in place of a function or of a number shows in any way
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        needs = [name for name, value in arguments.items() if isinstance(value, str) and "not callable" in reason]
+        hint = f"; {needs[0]} is a function, which no configuration holds: choose another schedule" if needs else ""
+        raise ValueError(f"lr_schedule {scheduler_class.__name__!r}: {reason}{hint}") from error
+
+
+def _check_schedule(scheduler_class: Any, arguments: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
+    """Try a schedule on a throwaway optimiser; arguments may have a value for each of its up to 4 groups."""
+    problem: ValueError | None = None
+    for number in range(1, 5):
+        groups = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(number)]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # no optimiser takes these steps
+                _schedule_of_class(scheduler_class, build_optimizer(hparams, groups), arguments, steps=2)
+            return
+        except ValueError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+
+
 def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, total_steps: float) -> dict[str, Any]:
     """Build the learning-rate schedule of ``hparams["lr_schedule"]``, which advances every step.
 
@@ -238,7 +268,12 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
         check_arguments(scheduler_class, arguments, f"lr_schedule {component.name!r}")
         if warmup:
             raise ValueError("warmup_steps works with the named schedules; give lr_schedule's class its own warm-up")
-        return {"scheduler": optimizer and scheduler_class(optimizer, **arguments), "interval": interval}
+        if interval not in ("step", "epoch"):
+            raise ValueError(f"lr_schedule: interval={shown(interval)}: expected 'step' or 'epoch'")
+        if optimizer is None:
+            _check_schedule(scheduler_class, arguments, hparams)
+            return {"scheduler": None, "interval": interval}
+        return {"scheduler": _schedule_of_class(scheduler_class, optimizer, arguments), "interval": interval}
     shape = _SCHEDULES[choose(component.name, _SCHEDULES, "lr_schedule")]
     check_arguments(shape, component.arguments, f"lr_schedule {component.name!r}")
     if total_steps == math.inf and component.name != "constant":

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from dyvision.checkpoint_file import check_finite
 from dyvision.cli import main
 from dyvision.data import CityscapesDataModule
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 from dyvision.tasks.components import import_object
-from dyvision.trust import code_in, hyperparameters_of, is_known
+from dyvision.trust import code_in, hyperparameters_of, is_known, name_unknown
 
 TASKS = {task.task: task for task in (ClassificationTask, SegmentationTask, DetectionTask)}
 #: written below, imported by nobody: importing it leaves a trace, so does calling anything in it
@@ -219,6 +220,31 @@ def test_lightnings_own_entries_choose_nothing(plain_checkpoints, tmp_path, stra
         warnings.simplefilter("error")
         assert type(ClassificationTask.load_from_checkpoint(tmp_path / "a.ckpt")) is ClassificationTask
     assert not stranger.exists()
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"lr": 10**400}, "a: hyper_parameters.lr: an integer of 1329 bits, expected one of at most 64"),
+        ({"layer_kwargs": {"ratio": -(10**5000)}}, "hyper_parameters.layer_kwargs.ratio: an integer of"),
+        ({"root": "k\udce4se"}, r"hyper_parameters.root: 'k\\udce4se' has half a character, expected text"),
+        ({"layer_kwargs": {"\ud800": 1}}, r"hyper_parameters.layer_kwargs: the name '\\ud800' has half a character"),
+    ],
+)
+def test_values_that_no_option_takes_are_named(stored, message):
+    with pytest.raises(ValueError, match=message):
+        hyperparameters_of(stored, "a")
+    assert hyperparameters_of(stored, "a", given=stored) == {}
+
+
+def test_names_are_shown_not_obeyed():
+    name = "\x1b[31mHACK\x1b[2J"
+    with pytest.warns(UserWarning, match=r"ignored: \\x1b\[31mHACK\\x1b\[2J$"):
+        name_unknown({name: 1}, (), "a")
+    with pytest.raises(ValueError, match=r"a: \\x1b\[31mHACK\\x1b\[2J names 'os\.system'"):
+        hyperparameters_of({name: {"class_path": "os.system"}}, "a")
+    with pytest.raises(ValueError, match=r"a: \\x1b\[31mHACK\\x1b\[2J of 1 hold NaN"):
+        check_finite({name: torch.tensor(float("nan"))}, "a")
 
 
 @pytest.mark.parametrize(

@@ -126,17 +126,35 @@ def find_builder(name: str) -> Builder | None:
     """The function registered for a name, or None for one of timm's.
 
     Raises:
-        ValueError: If nobody knows the name; the message gives the closest ones.
+        ValueError: If nobody knows the name, or the tag of its weights; the message gives the closest ones.
     """
     if name in _BUILDERS:
         return _BUILDERS[name]
     if not isinstance(name, str) or not name:
         raise ValueError(f"a backbone is chosen by its name, not by {name!r}; see dyvision.list_backbones()")
-    if name.startswith(_REMOTE) or timm.is_model(name):
+    if name.startswith(_REMOTE):
+        return None
+    if timm.is_model(name):
+        _check_tag(name)
         return None
     close = similar_names(name, [*list_backbones(), *_BUILDERS], 4)
     close += [other for other in similar_names(name, timm.list_models()) if other not in close]
     raise ValueError(f"unknown backbone {name!r}{suggestion(close[:5]) or '; see dyvision.list_backbones()'}")
+
+
+def _check_tag(name: str) -> None:
+    """Check what timm names after a dot: which of several published weights."""
+    network, dot, tag = name.partition(".")
+    if not dot:
+        return
+    try:
+        timm.get_pretrained_cfg(name, allow_unregistered=False)
+        return
+    except RuntimeError:
+        tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{network}.*")]
+    close = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) or tags[:3]
+    known = f"give {' or '.join(f'{network}.{other}' for other in close)}, or" if close else "give"
+    raise ValueError(f"backbone={name!r}: {network} has no weights named {tag!r}; {known} {network!r} alone")
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -186,6 +186,12 @@ def test_a_name_is_registered_once():
         (lambda: create_model("resnet18", num_kernels=4), "'static' takes no arguments.*num_kernels"),
         (lambda: create_model("shufflenetv2_050", drop_path_rate=0.1), "no residual connections"),
         (lambda: create_backbone("resnet18", output_stride=4), "output_stride must be 8, 16 or 32, not 4"),
+        (
+            lambda: create_backbone("resnet18.nonsense"),
+            "no weights named 'nonsense'; give resnet18.*, or 'resnet18' alone",
+        ),
+        (lambda: create_backbone("resnet18.a1_in1"), "give resnet18.a1_in1k"),
+        (lambda: create_backbone("resnet18."), "no weights named ''"),
         (lambda: create_backbone("densenet121", output_stride=8), "densenet121 does not support output_stride=8"),
         (lambda: create_backbone("resnet18", out_indices=(5,)), "no level 5; resnet18 has 5 levels, 0 to 4"),
         (lambda: create_backbone("convnext_atto", out_indices=(-5,)), "has 4 levels"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +100,23 @@ def test_grids_and_legends(tmp_path: Path) -> None:
     path = save(sheet, tmp_path / "deep" / "sheet")
     assert Image.open(path).size == sheet.size
     assert path.name == "sheet.png"
+
+
+def test_a_picture_is_written_into_what_is_named(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    assert save(BLACK, pipe) == pipe
+    reader.join(10)
+    assert Image.open(BytesIO(found[0])).format == "PNG" and pipe.is_fifo()
+    (tmp_path / "mine").write_text("old")
+    assert Image.open(save(BLACK, tmp_path / "mine")).format == "PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "pipe"]
+    for name in ("a.xyz", "a.json"):
+        with pytest.raises(ValueError, match=rf"{name}: .* no picture that can be written"):
+            save(BLACK, tmp_path / name)
 
 
 def test_images_come_in_one_form() -> None:

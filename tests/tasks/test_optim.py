@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,40 @@ def test_errors(options, message):
     options = {**OPTIONS, **options}
     with pytest.raises(ValueError, match=message):
         build_schedule(options, build_optimizer(options, [{"params": [nn.Parameter(torch.zeros(1))]}]), 10)
+
+
+def torchs(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"torch.optim.lr_scheduler.{name}", "init_args": arguments}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr_schedule": torchs("LambdaLR", lr_lambda="text")}, "LambdaLR.*lr_lambda is a function, which no config"),
+        ({"lr_schedule": torchs("MultiplicativeLR", lr_lambda=3)}, "MultiplicativeLR"),
+        ({"lr_schedule": torchs("StepLR", step_size="x")}, "StepLR"),
+        ({"lr_schedule": torchs("StepLR", step_size=0)}, "StepLR"),
+        ({"lr_schedule": torchs("OneCycleLR", max_lr=0.1)}, "OneCycleLR.*total_steps"),
+        ({"lr_schedule": torchs("SequentialLR", schedulers=[], milestones=[])}, "SequentialLR"),
+        ({"lr_schedule": torchs("StepLR", step_size=1, interval="x")}, "interval='x': expected 'step' or 'epoch'"),
+        ({"lr_schedule": torchs("CosineAnnealingLR", T_max=0)}, "CosineAnnealingLR"),
+    ],
+)
+def test_schedules_that_cannot_run_are_refused_where_they_enter(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_schedule({**OPTIONS, "optimizer": "sgd", **options}, None, 10)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        torchs("CyclicLR", base_lr=[0.1, 0.1, 0.1], max_lr=0.2),
+        torchs("OneCycleLR", max_lr=[0.1, 0.2], total_steps=9),
+        torchs("ReduceLROnPlateau", min_lr=[0.1] * 4),
+    ],
+)
+def test_schedules_may_have_a_value_for_each_group(schedule):
+    assert build_schedule({**OPTIONS, "optimizer": "sgd", "lr_schedule": schedule}, None, 10)["scheduler"] is None
 
 
 def test_a_schedule_without_an_end_says_what_to_set():
