@@ -84,8 +84,10 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     from dyvision.data import show
+    from dyvision.data.outputs import refuse_over_data
 
     module = _module(options) if options.config or options.data_options else None
+    refuse_over_data(options.output, options.root, {} if module is None else module.hparams, "--output")
     path = show(
         options.root,
         format=options.format,
@@ -103,11 +105,14 @@ def _check(options: argparse.Namespace) -> None:
 
     from dyvision.cli._data_report import print_report
     from dyvision.data.check import check
+    from dyvision.data.outputs import refuse_over_data
     from dyvision.saving import write_text
 
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: expected at least 0")
     module = _module(options)
+    if options.json is not None:
+        refuse_over_data(options.json, options.root, module.hparams, "--json")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         tasks: dict[str, Any] = {}
