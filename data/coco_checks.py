@@ -53,8 +53,10 @@ def check_boxes(
     _check_doubles(table, owners, labels, good, fields)
     empty = objects & (boxes[:, 2:] <= 0).any(axis=1)
     clipped = clip_boxes(boxes, sizes)
-    outside = objects & ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-    trained = objects & ~empty & ~outside
+    # sides that vanish beside x or y; told as small already
+    nothing = objects & ~empty & (boxes[:, :2] + boxes[:, 2:] == boxes[:, :2]).any(axis=1)
+    outside = objects & ~empty & ~nothing & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    trained = objects & ~empty & ~nothing & ~outside
     # official files have boxes that reach over the border by rounding only
     stated = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     over = trained & (np.abs(clipped - stated) > 1).any(axis=1)
@@ -76,16 +78,15 @@ def _check_fractions(table: AnnotationTable, objects: NDArray[np.bool_], fields:
     tiny = objects & (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, 2:] <= 1).all(axis=1)
     fractions = tiny & (boxes[:, :2] <= 1).all(axis=1) & (boxes[:, :2] >= 0).all(axis=1)
     count = int(fractions.sum())
-    if not count:
-        small = objects & (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, 2:] < 0.5).any(axis=1)
-        _report(table, small, "boxes of less than half a pixel", "left out of training", fields)
-    elif count == int(objects.sum()):
+    small = objects & ~fractions & (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, 2:] < 0.5).any(axis=1)
+    _report(table, small, "boxes of less than half a pixel", "left out of training", fields)
+    if count and count == int(objects.sum()):
         fields.findings.refused_because(
             fields.path,
             "every box is smaller than one pixel; are these fractions of the image? COCO's boxes are in pixels",
             "multiply x and width by the width of the image, y and height by its height",
         )  # fmt: skip
-    else:
+    elif count:
         _report(
             table, fractions, "boxes smaller than one pixel; fractions of the image? COCO's boxes are in pixels",
             "left out of training below half a pixel", fields,

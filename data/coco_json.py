@@ -88,7 +88,8 @@ class CocoFile(Sequence[CocoImage]):
         self._trained = check_boxes(table, owners, sizes, self._labels, good)
         if table.segmentations is not None:
             self._segmentations = table.segmentations
-            table.segmentations.check(sizes[:, 0], sizes[:, 1], table.name)
+            table.segmentations.check(sizes[:, 0], sizes[:, 1], self._boxes, self._areas, table.name)
+            self._trained &= ~table.segmentations.blank
             self._masked = self._segmentations.present
         # rows by image, in the file's order
         rows = np.flatnonzero(good)

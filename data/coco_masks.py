@@ -53,6 +53,16 @@ def decode_mask(segmentation: Any, height: int, width: int, name: str = "the seg
     return mask
 
 
+def count_pixels(segmentation: Any, height: int, width: int) -> int:
+    """Pixels that a segmentation, as :func:`decode_mask` takes it, covers; without making the bitmap."""
+    run_lengths = segmentation
+    if isinstance(segmentation, list):
+        run_lengths = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        return sum(segmentation["counts"][1::2])
+    return int(mask_api.area(run_lengths))
+
+
 def clean(segmentation: Any, where: str, fields: Fields) -> list[list[float]] | dict[str, Any] | None:
     """What an odd segmentation means, with every repair reported.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyvision.data.coco_fields import Fields, RefusedError
-from dyvision.data.coco_masks import MIN_POLYGON, clean, total_of
+from dyvision.data.coco_masks import MIN_POLYGON, clean, count_pixels, total_of
 
 _NONE, _POLYGONS, _RUNS, _TEXT = range(4)
 #: coordinates of more corners than this are looked at for the length of the outline
@@ -18,6 +18,8 @@ _MANY = 4000
 #: pycocotools keeps five points per pixel of an outline
 _LONGEST_OUTLINE = 10_000_000
 _CHUNK = 2_000_000
+#: run lengths, or characters of them, that an empty mask may have
+_SHORT = 16
 
 
 class Segmentations:
@@ -25,10 +27,14 @@ class Segmentations:
 
     Args:
         fields: Reports repairs and refusals.
+
+    Attributes:
+        blank: bool ``[N]``: the masks without a pixel in their image, or in their box; after :meth:`check`.
     """
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
+        self.blank = np.zeros(0, dtype=np.bool_)
         self._kinds: Any = bytearray()
         self._numbers: Any = array("d")
         self._part_ends: Any = array("q")
@@ -90,12 +96,21 @@ class Segmentations:
                 self._text += counts.encode("ascii")
                 self._kinds.append(_TEXT)
 
-    def check(self, heights: NDArray[np.int64], widths: NDArray[np.int64], where: Callable[[int], str]) -> None:
+    def check(
+        self,
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        boxes: NDArray[np.float64],
+        areas: NDArray[np.float64],
+        where: Callable[[int], str],
+    ) -> None:
         """Compares all rows with the sizes of their images; afterwards nothing can be added.
 
         Args:
             heights: Of each row's image.
             widths: The same.
+            boxes: x, y, width, height of each row.
+            areas: As the file states them, or the boxes'.
             where: Names a row in messages.
 
         Raises:
@@ -117,20 +132,14 @@ class Segmentations:
         for position in np.flatnonzero(total != heights[rows] * widths[rows]):
             self._refuse(int(rows[position]), "run lengths do not add up to the size of the image", where)
         self._check_polygons(heights, widths, where)
+        self.blank = np.zeros(len(self._kinds), dtype=np.bool_)
+        self._find_blank(heights, widths, boxes, areas, where)
 
     def _check_polygons(self, heights: NDArray[Any], widths: NDArray[Any], where: Callable[[int], str]) -> None:
-        ends = np.where(self._last_part > 0, np.concatenate([[0], self._part_ends])[self._last_part], 0)
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        starts, ends = self._row_bounds()
         rows = np.flatnonzero(self._kinds == _POLYGONS)
-        reach = np.zeros(len(rows))
-        step = max(1, int(_CHUNK * len(rows) / max(1, len(self._numbers))))
-        for first in range(0, len(rows), step):
-            some = rows[first : first + step]
-            low, high = starts[some[0]], ends[some[-1]]
-            # from each start to its end; what lies between two rows (run lengths) is every other result
-            bounds = np.stack([starts[some], ends[some]], axis=1).ravel() - low
-            numbers = np.append(np.abs(self._numbers[low:high]), 0.0)
-            reach[first : first + step] = np.maximum.reduceat(numbers, bounds)[::2]
+        low, high = self._corners(starts[rows], ends[rows])
+        reach = np.maximum(np.abs(low), np.abs(high)).max(axis=1, initial=0)
         for position in np.flatnonzero(~np.isfinite(reach)):
             self._refuse(int(rows[position]), "a polygon holds a coordinate that is not finite", where)
         far = rows[reach > _reach(heights[rows], widths[rows])]
@@ -146,6 +155,74 @@ class Segmentations:
                 and self._outline(row, int(heights[row]), int(widths[row])) > _LONGEST_OUTLINE
             ):
                 self._refuse(row, "the outline of a polygon is longer than any object's", where)
+
+    def _corners(
+        self, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Smallest and largest x and y of the numbers from each start to its end, float64 ``[N, 2]`` both."""
+        low, high = np.zeros((len(starts), 2)), np.zeros((len(starts), 2))
+        step = max(1, int(_CHUNK * len(starts) / max(1, len(self._numbers))))
+        for first in range(0, len(starts), step):
+            some = slice(first, first + step)
+            begin, end = starts[some], ends[some]
+            # from each start to its end; what lies between two rows (run lengths) is every other result
+            bounds = np.stack([begin, end], axis=1).ravel() - begin[0]
+            numbers = self._numbers[begin[0] : end[-1]]
+            if (bounds % 2).any():  # run lengths of odd number between them
+                numbers = np.concatenate(
+                    [self._numbers[b:e] for b, e in zip(begin.tolist(), end.tolist(), strict=True)]
+                )
+                bounds = np.repeat(np.concatenate([[0], np.cumsum(end - begin)]), 2)[1:-1]
+            for axis in (0, 1):
+                values = np.append(numbers[axis::2], 0.0)
+                low[some, axis] = np.minimum.reduceat(values, bounds // 2)[::2]
+                high[some, axis] = np.maximum.reduceat(values, bounds // 2)[::2]
+        return low, high
+
+    def _find_blank(
+        self,
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        boxes: NDArray[np.float64],
+        areas: NDArray[np.float64],
+        where: Callable[[int], str],
+    ) -> None:
+        """Which masks have no pixel; counted exactly, of those only that may have none."""
+        starts, ends = self._row_bounds()
+        rows = np.flatnonzero(self._kinds == _POLYGONS)
+        low, high = self._corners(starts[rows], ends[rows])
+        sizes = np.stack([widths[rows], heights[rows]], axis=1)
+        # fractions of an image, or the numbers of a bitmap, may cover the first pixels
+        self.blank[rows] = ((low >= 0) & (high <= 1) & (boxes[rows, 2:] > 2)).all(axis=1)
+        narrow = ((high - low < 1) | (high <= 0) | (low >= sizes)).any(axis=1) | (areas[rows] < 1)
+        short = (self._kinds == _RUNS) & (ends - starts <= _SHORT)
+        text = (self._kinds == _TEXT) & (np.diff(self._text_ends, prepend=0) <= _SHORT)
+        for row in np.concatenate([rows[narrow & ~self.blank[rows]], np.flatnonzero(short | text)]).tolist():
+            height, width = int(heights[row]), int(widths[row])
+            self.blank[row] = count_pixels(self.get(row, height, width), height, width) == 0
+        polygons = self.blank & (self._kinds == _POLYGONS)
+        if len(rows) and polygons.sum() == len(rows):
+            self._fields.findings.refused_because(
+                self._fields.path,
+                "no polygon covers a pixel of its box; are these fractions of the image, or bitmaps? COCO's polygons "
+                "are corners in pixels",
+                "multiply x by the width and y by the height of the image, and write bitmaps as run lengths",
+            )
+        for found, what in (
+            (
+                polygons,
+                "a polygon covers no pixel of its image, or one of a larger box; fractions of the image, or a bitmap?",
+            ),
+            (self.blank & ~polygons, "run lengths without a pixel"),
+        ):
+            for row in np.flatnonzero(found).tolist():
+                training = "left out of training; evaluation counts it as pycocotools does"
+                self._fields.findings.warned(self._fields.path, what, training, where(row))
+
+    def _row_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each row's numbers start and end."""
+        ends = np.where(self._last_part > 0, np.concatenate([[0], self._part_ends])[self._last_part], 0)
+        return (np.concatenate([[0], ends[:-1]]) if len(ends) else ends), ends
 
     def _outline(self, row: int, height: int, width: int) -> float:
         polygons = self.get(row, height, width)

@@ -89,10 +89,12 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     from dyvision.data import show
+    from dyvision.data.outputs import refuse_over_data
     from dyvision.saving import check_target
 
     check_target(options.output, "--output")
     module = _module(options) if options.config or options.data_options else None
+    refuse_over_data(options.output, options.root, {} if module is None else module.hparams, "--output")
     broken: list[str] = []
     path = show(
         options.root,
@@ -116,6 +118,7 @@ def _check(options: argparse.Namespace) -> None:
 
     from dyvision.cli._data_report import print_report
     from dyvision.data.check import check
+    from dyvision.data.outputs import refuse_over_data
     from dyvision.saving import check_target, write_text
 
     if options.workers < 0:
@@ -123,6 +126,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_target(options.json, "--json")
     module = _module(options)
+    if options.json is not None:
+        refuse_over_data(options.json, options.root, module.hparams, "--json")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         tasks: dict[str, Any] = {}

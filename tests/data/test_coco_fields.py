@@ -231,3 +231,25 @@ def test_val_fraction_divides_the_training_file(write_coco: Write, coco_json: di
     assert len(val) == pytest.approx(10, abs=1)
     assert sum(number % 10 == 0 for number in val) == 1  # of the four with the rare category
     assert np.all(np.diff(val) > 0)
+
+
+def test_a_box_of_nothing_is_told_once(write_coco: Write, coco_json: dict[str, Any]) -> None:
+    """Beside an ordinary box of fractions, too; and it is not outside its image."""
+    coco_json["annotations"][0]["bbox"] = [3.0, 3.0, 1e-320, 1e-320]
+    findings = Findings(collect=True)
+    module = COCODataModule(write_coco(coco_json), num_workers=0)
+    module.findings = findings
+    module.build_dataset("train2017", train=True)
+    name = f"annotation {coco_json['annotations'][0]['id']}"
+    assert [found.what for found in findings.all if name in found.examples] == ["boxes of less than half a pixel"]
+
+
+def test_names_of_categories_that_move_the_cursor_or_look_alike(write_coco: Write, coco_json: dict[str, Any]) -> None:
+    names = ["c\x1b[2Jat", "C\x1b[2JAT"]
+    coco_json["categories"] = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    for annotation in coco_json["annotations"]:
+        annotation["category_id"] = 1
+    module = COCODataModule(write_coco(coco_json), num_workers=0)
+    with pytest.warns(UserWarning, match="differ in case, spaces or Unicode form only"):
+        module.build_dataset("train2017", train=True)
+    assert module.class_names == ["c\\x1b[2Jat", "C\\x1b[2JAT"]
