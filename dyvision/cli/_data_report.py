@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"refused": "red", "warned": "yellow", "repaired": "green"}
 _CLASSES_SHOWN = 40
+_COUNTED = {"classification": "images", "segmentation": "share of pixels", "detection": "objects"}
 
 
 def print_report(report: Report, root: Path) -> None:
@@ -29,8 +30,11 @@ def print_report(report: Report, root: Path) -> None:
     console = Console()
     for split in report.splits:
         _print_split(console, split, report.duplicates.get(split.split, 0))
-    if report.splits and len(report.splits[0].class_names) <= _CLASSES_SHOWN:
-        console.print(_class_table(report.splits))
+    classes = len(report.splits[0].class_names) if report.splits else 0
+    if classes > _CLASSES_SHOWN:
+        console.print(f"{classes} classes: --json FILE has the counts of each", highlight=False)
+    elif classes:
+        console.print(_class_table(report.splits, report.task))
     found = report.findings.all
     if not found:
         console.print("nothing to repair, to doubt or to refuse")
@@ -93,9 +97,8 @@ def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> N
     console.print(f"{escape(split.split)}: {', '.join(parts)}")
 
 
-def _class_table(splits: list[SplitStatistics]) -> Table:
-    pixels = any(split.pixels is not None for split in splits)
-    table = Table(title="share of pixels" if pixels else "images or objects")
+def _class_table(splits: list[SplitStatistics], task: str) -> Table:
+    table = Table(title=_COUNTED.get(task, "images or objects"))
     table.add_column("class")
     for split in splits:
         table.add_column(escape(split.split), justify="right")
