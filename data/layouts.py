@@ -192,7 +192,8 @@ def detect_layout(root: Path) -> str | None:
 def layout_table(name: str, root: Path) -> tuple[dict[int, str] | None, list[int]]:
     """The label table that comes with a layout, and the ids that are ignored.
 
-    Mapillary's and Roboflow's lie in the data set (``config_v1.2.json``, ``config_v2.0.json`` or ``config.json``; ``_classes.csv``).
+    Mapillary's and Roboflow's lie in the data set (``config_v1.2.json``, ``config_v2.0.json`` or ``config.json``;
+    ``_classes.csv``).
 
     Returns:
         ``{labelId: name}``, or None if the layout says nothing about classes.

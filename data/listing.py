@@ -108,8 +108,8 @@ def find_images(path: Path, findings: Findings | None = None) -> list[Path]:
     found = [path / name for name in list_images(path, findings, dead_links=True)] if path.is_dir() else []
     if not found:
         raise DataError(
-            f"predict_root={str(path)!r}{looked_up(path)} holds no image ({describe(path)}); give an image file, or a folder with "
-            f"files of these kinds: {some(IMAGE_EXTENSIONS, 8)}."
+            f"predict_root={str(path)!r}{looked_up(path)} holds no image ({describe(path)}); give an image file, or a "
+            f"folder with files of these kinds: {some(IMAGE_EXTENSIONS, 8)}."
         )
     return found
 

@@ -50,6 +50,9 @@ class CheckpointMixin(L.LightningModule):
 
     _loaded: tuple[str | None, dict[str, Any]] | None = None
     _restored: dict[str, int] | None = None
+    #: steps in the whole training, once the optimiser is configured
+    total_steps: float | None = None
+    _progress: dict[str, Any] | None = None
     _stored_states: list[dict[str, Any]] | None = None
     _random_state: dict[str, Any] | None = None
     #: what the data of the training calls the classes, where that is not what the task calls them
@@ -161,6 +164,8 @@ class CheckpointMixin(L.LightningModule):
             check_resumable(checkpoint, str(path))
             self._restored = {name: len(checkpoint[name]) for name in ("optimizer_states", "lr_schedulers")}
             self._stored_states = checkpoint["optimizer_states"]
+            # the callback that puts the counters right rewrites them in place, before the schedule is built
+            self._progress = {name: checkpoint[name] for name in ("global_step", "loops")}
             self._random_state = checkpoint.get("random_state")
             self._initialized_from = checkpoint.get("initialized_from")
 

@@ -14,6 +14,7 @@ from PIL import Image
 from dyvision.data import CityscapesDataModule, DataError
 from dyvision.data.cityscapes_labels import VOC_COLORS, LabelTable
 from dyvision.data.files import ImageReader
+from dyvision.data.layouts import detect_layout
 
 
 def module(root: Path, **options: Any) -> CityscapesDataModule:
