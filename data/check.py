@@ -38,11 +38,13 @@ class Report:
         findings: Everything repaired, doubted or refused.
         splits: Counts of each split.
         duplicates: Images that repeat an earlier one of the same split, by split.
+        task: What the data is for.
     """
 
     findings: Findings
     splits: list[SplitStatistics]
     duplicates: dict[str, int]
+    task: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -84,18 +86,33 @@ def check(
         _compare_splits(module, datasets, findings)
     statistics, duplicates = [], Duplicates()
     for name, dataset in datasets.items():
-        counts = SplitStatistics(name, dataset.class_names)
-        done = 0
-        for sample, found in _read_all(dataset, num_workers):
+        kept, part_names = _validated(module, name, findings) if splits is None else (set(), [name])
+        parts = [SplitStatistics(part, dataset.class_names) for part in part_names]
+        for position, (sample, found) in enumerate(_read_all(dataset, num_workers)):
+            counts = parts[position in kept]
             _merge(findings, found)
             counts.add(sample)
-            _report_duplicate(findings, name, sample, duplicates)
-            done += 1
+            _report_duplicate(findings, counts.split, sample, duplicates)
             if progress is not None:
-                progress(name, done, len(dataset))
-        _judge(findings, module, counts)
-        statistics.append(counts)
-    return Report(findings, statistics, dict(duplicates.within))
+                progress(name, position + 1, len(dataset))
+        for counts in parts:
+            _judge(findings, module, counts, name)
+        statistics += parts
+    return Report(findings, statistics, dict(duplicates.within), module.task)
+
+
+def _validated(module: VisionDataModule, split: str, findings: Findings) -> tuple[set[int], list[str]]:
+    """Positions of the samples that ``val_fraction`` keeps for validation, and the names of the parts."""
+    if module.val_fraction is None or split != module.train_split:
+        return set(), [split]
+    try:
+        validated = set(module.build_validation_dataset().paths())
+        paths = module.build_dataset(split, train=False).paths()
+    except (DataError, OSError) as error:
+        _refuse(findings, str(module.root / split), error)
+        return set(), [split]
+    kept = {position for position, path in enumerate(paths) if path in validated}
+    return kept, [f"{split}, without val_fraction", f"{split}, val_fraction={module.val_fraction:g}"]
 
 
 def _own_splits(module: VisionDataModule) -> list[str]:
@@ -108,6 +125,7 @@ def _build(module: VisionDataModule, split: str, findings: Findings) -> VisionDa
     try:
         dataset = module.build_dataset(split, train=False)
         if split == module.train_split:
+            dataset.reader.findings = Findings(collect=True)  # every label map is read, and told of, later
             module.check_labels(dataset)
     except (DataError, OSError) as error:
         _refuse(findings, str(module.root / split), error)
@@ -217,14 +235,15 @@ def _report_duplicate(findings: Findings, split: str, sample: SampleCounts, dupl
         findings.warned(sample.path, "the same picture has other classes elsewhere", "trained on both", path)
 
 
-def _judge(findings: Findings, module: VisionDataModule, counts: SplitStatistics) -> None:
+def _judge(findings: Findings, module: VisionDataModule, counts: SplitStatistics, split: str) -> None:
     missing = counts.missing_classes()
     if counts.images and missing and len(missing) < len(counts.class_names):
-        what = "pixel" if counts.pixels is not None else "object" if module.task == "detection" else "image"
+        what = "a pixel" if counts.pixels is not None else "an object" if module.task == "detection" else "an image"
+        trained = split == module.train_split and "val_fraction=" not in counts.split
         findings.warned(
             module.root / counts.split,
-            f"{len(missing)} classes without a {what}: {some(missing, 8)}",
-            "never learnt from this split" if counts.split == module.train_split else "no metric for them",
+            f"{len(missing)} class{'es' * (len(missing) > 1)} without {what}: {some(missing, 8)}",
+            "never learnt from this split" if trained else "no metric for them",
         )
-    if counts.images and counts.ignored_share() == 1 and counts.split != module.train_split:
-        findings.warned(module.root / counts.split, "every pixel is ignored", "nothing can be measured")
+    if counts.images and counts.ignored_share() == 1 and split != module.train_split:
+        findings.warned(module.root / split, "every pixel is ignored", "nothing can be measured")

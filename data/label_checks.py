@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dyvision.data.cityscapes_labels import LabelTable
-from dyvision.data.errors import some
+from dyvision.data.errors import DataError, some
 from dyvision.data.files import ImageReader
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import IGNORE_INDEX
@@ -31,18 +31,19 @@ def look_at_labels(paths: Sequence[str], table: LabelTable, reader: ImageReader,
     spread = [paths[position * len(paths) // min(_LOOKS, len(paths))] for position in range(min(_LOOKS, len(paths)))]
     ids: set[int] = set()
     labelled = False
-    for path in spread:
-        found = table.label_ids(path, reader)
+    looked = set(spread)
+    for number, path in enumerate([*spread, *(path for path in paths if path not in looked)]):
+        if number >= len(spread) and labelled:
+            break
+        try:
+            found = table.label_ids(path, reader)
+        except DataError:
+            if not findings.collect:
+                raise
+            labelled = True  # it cannot be read, which a check of the whole set tells of each file; others may be fine
+            continue
         ids.update(found.tolist())
         labelled |= bool(table.is_trained(found).any())
-    if not labelled:
-        looked = set(spread)
-        for path in (path for path in paths if path not in looked):
-            found = table.label_ids(path, reader)
-            ids.update(found.tolist())
-            if table.is_trained(found).any():
-                labelled = True
-                break
     if not labelled:
         findings.refused_because(
             paths[0],

@@ -25,7 +25,7 @@ class Layout:
         label_suffix: What stands in its place in the label maps' names.
         splits: Folders of splits that have another name here.
         split_file: Text file with the names of a split; None takes all that lies in the folders.
-        others: Folders to look in where ``images`` has no folder of the split: pairs of ``images`` and ``labels``.
+        others: Where to look if ``images`` or ``labels`` has no folder of the split: pairs of both.
     """
 
     images: str
@@ -40,7 +40,10 @@ class Layout:
 LAYOUTS = {
     "cityscapes": Layout("leftImg8bit", "gtFine", "_leftImg8bit", "_gtFine_labelIds"),
     "mapillary": Layout(
-        "{split}/images", "{split}/v1.2/labels", splits={"train": "training", "val": "validation", "test": "testing"}
+        "{split}/images",
+        "{split}/v1.2/labels",
+        splits={"train": "training", "val": "validation", "test": "testing"},
+        others=(("{split}/images", "{split}/v2.0/labels"), ("{split}/images", "{split}/labels")),
     ),
     "voc": Layout("JPEGImages", "SegmentationClass", split_file="ImageSets/Segmentation/{split}.txt"),
     "folders": Layout(
@@ -66,7 +69,8 @@ class PairFinder:
         layout = self.layout
         candidates = [(layout.images, layout.labels), *layout.others]
         found = [(self._folder(images, split), self._folder(labels, split)) for images, labels in candidates]
-        return next((pair for pair in found if pair[0].is_dir()), found[0])
+        whole = [pair for pair in found if pair[0].is_dir() and pair[1].is_dir()]
+        return next((pair for pair in [*whole, *found] if pair[0].is_dir()), found[0])
 
     def _folder(self, template: str, split: str) -> Path:
         split = self.layout.splits.get(split, split)
@@ -178,7 +182,8 @@ def detect_layout(root: Path) -> str | None:
         return "cityscapes"
     if (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir():
         return "voc"
-    if any((root / split / "v1.2" / "labels").is_dir() for split in LAYOUTS["mapillary"].splits.values()):
+    splits = LAYOUTS["mapillary"].splits.values()
+    if any((root / split / version / "labels").is_dir() for split in splits for version in ("v1.2", "v2.0", ".")):
         return "mapillary"
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return "folders"
@@ -190,7 +195,8 @@ def detect_layout(root: Path) -> str | None:
 def layout_table(name: str, root: Path) -> tuple[dict[int, str] | None, list[int]]:
     """The label table that comes with a layout, and the ids that are ignored.
 
-    Mapillary's and Roboflow's lie in the data set (``config_v1.2.json``, ``_classes.csv``).
+    Mapillary's and Roboflow's lie in the data set (``config_v1.2.json``, ``config_v2.0.json`` or ``config.json``;
+    ``_classes.csv``).
 
     Returns:
         ``{labelId: name}``, or None if the layout says nothing about classes.
@@ -200,8 +206,12 @@ def layout_table(name: str, root: Path) -> tuple[dict[int, str] | None, list[int
     """
     if name == "voc":
         return dict(enumerate(VOC_COLORS)), []
-    if name == "mapillary" and (root / "config_v1.2.json").is_file():
-        return _mapillary_table(root / "config_v1.2.json")
+    if name == "mapillary":
+        older = any(root.glob("*/v1.2/labels")) or not any(root.glob("*/v2.0/labels"))
+        version = "config_v1.2.json" if older else "config_v2.0.json"
+        for config in (version, "config.json"):  # without a version in the first release
+            if (root / config).is_file():
+                return _mapillary_table(root / config)
     if name == "roboflow":
         for file in sorted(root.glob("*/_classes.csv")):
             return _roboflow_table(file), []

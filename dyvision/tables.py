@@ -86,6 +86,9 @@ class FittingTable:
             worst = max(candidates, key=lambda index: (self._columns[index].importance, index))
             kept.remove(worst)
             dropped.append(worst)
+        wide = self._title_above(_width(widths[index] for index in kept))
+        if wide:
+            yield Text.from_markup(str(self.title), style="table.title")
         # names that do not fit even so take several lines
         yield self._build(kept, widths, fold_names=_width(widths[index] for index in kept) > options.max_width)
         if dropped:
@@ -108,8 +111,13 @@ class FittingTable:
             widths.append(min(longest, _FOLDED) if column.folds else longest)
         return widths
 
+    def _title_above(self, width: int) -> bool:
+        """Whether the title is a line of its own: rich breaks one that is wider than its table."""
+        return self.title is not None and cell_len(Text.from_markup(self.title).plain) > width
+
     def _build(self, kept: list[int], widths: list[int], fold_names: bool = False) -> Table:
-        table = Table(title=self.title, caption=self.caption, caption_justify="left")
+        above = self._title_above(_width(widths[index] for index in kept))
+        table = Table(title=None if above else self.title, caption=self.caption, caption_justify="left")
         for index in kept:
             column = self._columns[index]
             folds = column.folds or fold_names

@@ -22,6 +22,7 @@ from dyvision.tasks.divergence import check_loss
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
+from dyvision.tasks.resume_state import schedule_length
 from dyvision.tasks.transfer import tell_weights
 
 
@@ -161,7 +162,8 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         """The optimiser with its parameter groups, and a schedule that advances every step."""
         groups = parameter_groups(self, list(self.backbone_parameters()), self.hparams)
         optimizer = build_optimizer(self.hparams, groups)
-        schedule = build_schedule(self.hparams, optimizer, self.trainer.estimated_stepping_batches)
+        self.total_steps = schedule_length(self.trainer, self._progress)
+        schedule = build_schedule(self.hparams, optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_callbacks(self) -> list[Callback]:

@@ -55,6 +55,9 @@ class CheckpointMixin(L.LightningModule):
     _loaded: tuple[str | None, dict[str, Any]] | None = None
     _loaded_from = "the given state dict"
     _stored: dict[str, list[dict[str, Any]]] | None = None
+    #: steps in the whole training, once the optimiser is configured
+    total_steps: float | None = None
+    _progress: dict[str, Any] | None = None
     _random_state: dict[str, Any] | None = None
     #: what the data of the training calls the classes, where that is not what the task calls them
     _data_names: Any = None
@@ -168,6 +171,8 @@ class CheckpointMixin(L.LightningModule):
         if trainer is not None and trainer.state.fn == "fit":
             check_resumable(checkpoint, str(path))
             self._stored = {name: checkpoint[name] for name in ("optimizer_states", "lr_schedulers")}
+            # the callback that puts the counters right rewrites them in place, before the schedule is built
+            self._progress = {name: checkpoint[name] for name in ("global_step", "loops")}
             self._random_state = checkpoint.get("random_state")
             if self._random_state is None:
                 warnings.warn(

@@ -196,7 +196,8 @@ def _build(
         if pretrained is not True:
             raise
         raise ValueError(
-            f"no pretrained weights for {name} ({first_line(error)}); use pretrained=False or the path of a file"
+            f"no pretrained weights for {name} ({first_line(error)}); give --model.pretrained false, or "
+            "--model.pretrained FILE (in Python pretrained=False or the path of a file)"
         ) from error
     if pretrained is False:
         return model, None

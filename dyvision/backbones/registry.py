@@ -152,7 +152,7 @@ def _check_tag(name: str) -> None:
         return
     except RuntimeError:
         tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{network}.*")]
-    close = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) or tags[:3]
+    close = similar_names(tag, tags, 3) or tags[:3]
     known = f"give {' or '.join(f'{network}.{other}' for other in close)}, or" if close else "give"
     raise ValueError(f"backbone={name!r}: {network} has no weights named {tag!r}; {known} {network!r} alone")
 

@@ -278,12 +278,13 @@ def _misfit(model: nn.Module, fit: _Fit, what: str) -> str:
     if fit.unexpected:
         parts.append(f"{len(fit.unexpected)} are unknown ({_few(fit.unexpected)})")
     if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
-        hint = (
-            "only its dynamic layers differ: if the weights are those of a static network, pass the file as "
-            "pretrained=... when creating the backbone, otherwise use the layer, policy and layer_kwargs they were "
-            "trained with"
+        # the counts say nothing here: weights of a static network are converted by another option
+        return (
+            f"{what} fits but for the dynamic layers of this {type(model).__name__} ({len(fit.missing)} "
+            "tensors are missing): weights of a static network are given as --model.pretrained FILE (in Python "
+            "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
         )
-    elif not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
+    if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
         hint = "the weights have dynamic layers: create the backbone with the layer they were trained with"
     else:
         hint = "check the backbone's name, in_chans, layer, policy and out_indices"

@@ -20,19 +20,21 @@ _CLASSES_SHOWN = 40
 _COUNTED = {"classification": "images", "segmentation": "share of pixels", "detection": "objects"}
 
 
-def print_report(report: Report, root: Path, task: str) -> None:
+def print_report(report: Report, root: Path) -> None:
     """Print findings, one row per kind, and statistics, one row per class.
 
     Args:
         report: What was found.
         root: Folder of the data set; files are shown relative to it.
-        task: ``classification``, ``segmentation`` or ``detection``: what is counted.
     """
     console = Console()
     for split in report.splits:
         _print_split(console, split, report.duplicates.get(split.split, 0))
-    if report.splits and len(report.splits[0].class_names) <= _CLASSES_SHOWN:
-        console.print(_class_table(report.splits, task))
+    classes = len(report.splits[0].class_names) if report.splits else 0
+    if classes > _CLASSES_SHOWN:
+        console.print(f"{classes} classes: --json FILE has the counts of each", highlight=False)
+    elif classes:
+        console.print(_class_table(report.splits, report.task))
     found = report.findings.all
     if not found:
         console.print("nothing to repair, to doubt or to refuse")
@@ -96,7 +98,7 @@ def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> N
 
 
 def _class_table(splits: list[SplitStatistics], task: str) -> Table:
-    table = Table(title=_COUNTED[task])
+    table = Table(title=_COUNTED.get(task, "images or objects"))
     table.add_column("class")
     for split in splits:
         table.add_column(escape(split.split), justify="right")

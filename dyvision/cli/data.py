@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace) -> None:
             bar.update(tasks[split], completed=done)
 
         report: Report = check(module, options.split, num_workers=options.workers, progress=advance)
-    print_report(report, options.root, module.task)
+    print_report(report, options.root)
     if options.json is not None:
         write_text(options.json, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
         print(options.json)
@@ -189,6 +189,24 @@ def _parse(kind: Any, section: dict[str, Any], options: Sequence[str]) -> Vision
         parsed = parser.parse_object({"data": section})
         parsed = parser.parse_args(list(options), namespace=parsed)
     except jsonargparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+        from dyvision.cli._option_errors import explain
+        from dyvision.cli.request import Request
+
+        line = explain(
+            str(error), Request([(Path("--config"), {"data": section})], typed=list(options)), {"data": kind}
+        )
+        raise ValueError(f"{line}{_other_format(kind, [*options, *map(str, section.values())])}") from error
     module: VisionDataModule = kind(**parsed.data.as_dict())
     return module
+
+
+def _other_format(kind: Any, given: Sequence[str]) -> str:
+    """What would help where a layout of another format was given."""
+    from dyvision.data.coco import COCO_LAYOUTS, COCODataModule
+    from dyvision.data.layouts import LAYOUTS
+
+    other, layouts = ("cityscapes", LAYOUTS) if kind is COCODataModule else ("coco", COCO_LAYOUTS)
+    own = set(COCO_LAYOUTS if kind is COCODataModule else LAYOUTS)
+    names = {option.rpartition("=")[2] for option in given} & (set(layouts) - own)
+    what = "label maps" if other == "cityscapes" else "COCO files"
+    return "".join(f"; the layout {name} is one of {what}: --format {other}" for name in sorted(names))

@@ -158,4 +158,8 @@ def _shorten(message: str) -> str:
     """Cut the middle out of what is too long to be read: the start says what, the end what to do."""
     if len(message) <= _LONGEST:
         return message
-    return f"{message[: _LONGEST - 140].rstrip()} ... {message[-120:].lstrip()}"
+    start, end = message[: _LONGEST - 140], message[-120:]
+    # between words, unless one is as long as a line
+    start = start.rpartition(" ")[0] if " " in start[-60:] else start
+    end = end.partition(" ")[2] if " " in end[:60] else end
+    return f"{start.rstrip()} ... {end.lstrip()}"

@@ -95,7 +95,9 @@ class PredictionResults:
                     written[f"detections_{name}.json"] = json.dumps(entries)
             written["images.json"] = json.dumps([found.image for found in images if found.image is not None])
         if self.failed or (folder / "failed.csv").exists():  # one of an earlier run would be wrong now
-            written["failed.csv"] = _csv([["path", "reason"], *self.failed.items()])
+            # a reason names its file first, as it has to alone; here that is the other column
+            reasons = [[path, reason.removeprefix(f"{path}: ")] for path, reason in self.failed.items()]
+            written["failed.csv"] = _csv([["path", "reason"], *reasons])
         for name, text in written.items():
             write_text(folder / name, text)
         return list(written)

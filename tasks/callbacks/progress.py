@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from dyvision.arguments import check_number
+from dyvision.tasks.callbacks.temperature import whole_training
 
 
 class TrainingProgress(Callback):
@@ -46,7 +47,7 @@ class TrainingProgress(Callback):
         """Set the values of this step."""
         if not (self._mixing or self._progress):
             return
-        done = min(1.0, trainer.global_step / trainer.estimated_stepping_batches)
+        done = min(1.0, trainer.global_step / whole_training(trainer))
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         opened = epoch / self.mixing_epochs if self.mixing_epochs else max(epoch / 20, done / 0.5)
         for layer in self._mixing:

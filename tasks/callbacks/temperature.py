@@ -72,7 +72,7 @@ class TemperatureAnnealing(Callback):
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         if self.epochs is not None:
             return epoch / self.epochs
-        training = trainer.global_step / trainer.estimated_stepping_batches
+        training = trainer.global_step / whole_training(trainer)
         if self.fraction is not None:
             return training / self.fraction
         return max(epoch / 10, training / 0.5)
@@ -81,3 +81,8 @@ class TemperatureAnnealing(Callback):
 def find_temperature_layers(module: nn.Module) -> list[nn.Module]:
     """All modules with a ``set_temperature`` method."""
     return [child for child in module.modules() if callable(getattr(child, "set_temperature", None))]
+
+
+def whole_training(trainer: L.Trainer) -> float:
+    """Optimiser steps in the whole training, those of the runs that this one goes on with included."""
+    return getattr(trainer.lightning_module, "total_steps", None) or trainer.estimated_stepping_batches

@@ -88,3 +88,10 @@ def test_a_further_process_leaves_the_line_to_the_first(monkeypatch: pytest.Monk
     monkeypatch.setattr("dyvision.cli.errors.os.getppid", lambda: 10)
     assert report(ValueError("only seen here")) == 2
     assert "only seen here" in capsys.readouterr().err
+
+
+def test_a_long_message_is_cut_between_words() -> None:
+    words = [f"word{number}" for number in range(200)]
+    start, _, end = one_line(ValueError(" ".join(words))).partition(" ... ")
+    assert set(start.split()) | set(end.split()) <= set(words)
+    assert len(start.split()) > 20 and len(end.split()) > 10

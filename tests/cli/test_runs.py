@@ -270,6 +270,19 @@ def test_an_end_inside_an_epoch_names_that_epoch(sample_data, place, capsys) -> 
     assert "goes on after step 6, in epoch 2, of" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("steps", [5])
+def test_a_run_goes_on_with_epochs_of_another_length_to_the_end_of_its_schedule(steps, sample_data, place) -> None:
+    """Two epochs of 4 steps, ended after ``steps``, go on with 2 an epoch: the rate is 0 at the end all the same."""
+    short = ["--trainer.max_epochs=2", f"--trainer.max_steps={steps}"]
+    assert main(arguments(sample_data, *short, "--trainer.limit_val_batches=0")) == 0
+    end = version(place) / "checkpoints" / "last.ckpt"
+    more = ["--trainer.max_epochs=4", "--trainer.max_steps=-1", "--trainer.limit_train_batches=2"]
+    assert main([*arguments(sample_data, *more, "--data.batch_size=4"), f"--ckpt_path={end}"]) == 0
+    last = load(max(place.glob("runs/*/*/checkpoints/last.ckpt"), key=os.path.getmtime))
+    assert last["global_step"] > steps
+    assert last["lr_schedulers"][0]["_last_lr"] == pytest.approx([0.0] * len(last["lr_schedulers"][0]["_last_lr"]))
+
+
 def test_nothing_to_train_leaves_no_folder(sample_data, place, capsys) -> None:
     assert main(arguments(sample_data, "--trainer.max_epochs=1")) == 0
     best = next(path for path in (version(place) / "checkpoints").glob("*.ckpt") if path.name != "last.ckpt")

@@ -99,3 +99,52 @@ def test_show_takes_the_options_of_the_data(tmp_path: Path, save: Any) -> None:
     options = ["--config", str(config), "--data.val_fraction=0.4", "--data.image_size", "[12,16]"]
     assert main(["data", "show", str(tmp_path), "--split=val", "--output", str(output), *options]) == 0
     assert Image.open(output).width > 100
+
+
+def test_a_layout_of_another_format_is_one_line(write_coco: Any, coco_json: dict[str, Any], capsys: Any) -> None:
+    root = write_coco(coco_json)
+    assert main(["data", "check", str(root), "--data.layout", "voc", "--format", "coco"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--data.layout='voc': expected one of coco, roboflow, lvis" in line and "--format cityscapes" in line
+    assert "Parser key" not in line
+
+
+def test_a_bad_label_map_is_counted_once(cityscapes: Path, save: Any) -> None:
+    """The look before training reads some maps first; here that must not count."""
+    bad = sorted((cityscapes / "gtFine" / "train").rglob("*_gtFine_labelIds.png"))
+    assert bad
+    for path in bad:
+        save(path, np.full((24, 32), 77, np.uint8))
+    report = check(CityscapesDataModule(cityscapes, num_workers=0))
+    refused = [one for one in report.findings.all if one.outcome == "refused" and "label ids" in one.what]
+    assert sorted(one.file for one in refused) == sorted(map(str, bad))
+    assert {one.count for one in refused} == {1}
+    for path in bad:
+        save(path, np.full((24, 32, 3), 7, np.uint8))
+    report = check(CityscapesDataModule(cityscapes, num_workers=0))
+    repaired = [one for one in report.findings.all if one.outcome == "repaired" and "grey" in one.what]
+    assert len(repaired) == len(bad) and {one.count for one in repaired} == {1}
+
+
+def test_both_parts_of_a_division_are_shown(folder: Path, capsys: Any) -> None:
+    whole = len(list((folder / "train").rglob("*.png")))
+    assert main(["data", "check", str(folder), "--workers=0", "--data.val_fraction=0.3"]) in (0, None)
+    out = capsys.readouterr().out
+    module = ImageFolderDataModule(str(folder), num_workers=0, val_fraction=0.3)
+    kept = len(module.build_validation_dataset())
+    assert f"train, without val_fraction: {whole - kept} images" in out
+    assert f"train, val_fraction=0.3: {kept} images" in out
+
+
+def test_many_classes_say_where_the_counts_are(folder: Path, save: Any, capsys: Any) -> None:
+    for split in ("train", "val"):
+        for number in range(50):
+            save(folder / split / f"c{number:02}" / f"{split}.png")
+    main(["data", "check", str(folder), "--workers=0"])
+    assert "classes: --json FILE" in capsys.readouterr().out
+
+
+def test_one_class_is_one(write_coco: Any, coco_json: dict[str, Any]) -> None:
+    coco_json["categories"].append({"id": 99, "name": "unused"})
+    report = check(COCODataModule(write_coco(coco_json), num_workers=0))
+    assert any(one.what == "1 class without an object: unused" for one in report.findings.all)

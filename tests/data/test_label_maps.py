@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from dyvision.data import CityscapesDataModule, DataError
 from dyvision.data.cityscapes_labels import VOC_COLORS, LabelTable
 from dyvision.data.files import ImageReader
+from dyvision.data.layouts import detect_layout
 
 
 def module(root: Path, **options: Any) -> CityscapesDataModule:
@@ -199,3 +201,23 @@ def test_evaluation_has_the_stored_label_map(cityscapes: Path) -> None:
     assert sample["mask"].shape == sample["image"].shape[-2:] == (8, 8)
     with pytest.raises(ValueError, match="cannot be undone"):
         crop.setup("predict")
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [("config.json", "v1.2/labels"), ("config.json", "labels"), ("config_v1.2.json", "v1.2/labels"),
+     ("config_v2.0.json", "v2.0/labels")],
+)  # fmt: skip
+def test_mapillary_brings_its_classes(tmp_path: Path, save: Any, config: str, labels: str) -> None:
+    listed = [
+        {"name": "object--bird", "readable": "Bird", "color": [165, 42, 42], "evaluate": True},
+        {"name": "void--unlabeled", "readable": "Unlabeled", "color": [0, 0, 0], "evaluate": False},
+    ]
+    (tmp_path / config).write_text(json.dumps({"version": "1.2", "labels": listed}))
+    for split in ("training", "validation"):
+        save(tmp_path / split / "images" / "0.jpg")
+        save(tmp_path / split / labels / "0.png", np.zeros((24, 32), np.uint8))
+    data = module(tmp_path, layout="mapillary")
+    data.setup("fit")
+    assert data.class_names == ["Bird"] and data.datasets["val"][0]["mask"].unique().tolist() == [0]
+    assert detect_layout(tmp_path) == "mapillary"

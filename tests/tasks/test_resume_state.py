@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dyvision.tasks import ClassificationTask
+from dyvision.tasks.resume_state import schedule_length
 
 
 def loader() -> DataLoader[Any]:
@@ -250,3 +252,25 @@ def test_other_kinds_of_content_are_named(saved, tmp_path, changes, message):
 def test_networks_refuse_arguments_of_checkpoints_in_a_sentence():
     with pytest.raises(ValueError, match=r"test_resnet does not support act_layer='no\.such'"):
         task(backbone_kwargs={"model_kwargs": {"act_layer": "no.such"}})
+
+
+@pytest.mark.parametrize(
+    ("taken", "completed", "processed", "begun", "steps", "expected"),
+    [
+        (12, 3, 4, False, 4, 16),  # three epochs of 4 steps, a fourth one alike
+        (9, 2, 1, True, 4, 16),  # stopped inside the third
+        (12, 3, 4, False, 2, 14),  # the fourth with a batch size twice as large
+        (12, 3, 4, False, 8, 20),  # and half as large
+        (14, 4, 2, False, 2, 14),  # that run once more
+    ],
+)
+def test_a_schedule_has_the_steps_taken_and_those_left(taken, completed, processed, begun, steps, expected):
+    trainer = SimpleNamespace(
+        estimated_stepping_batches=4 * steps, max_epochs=4, max_steps=-1, num_training_batches=steps,
+        accumulate_grad_batches=1,
+    )  # fmt: skip
+    epoch = {"completed": completed, "ready": completed + begun}
+    loops = {"epoch_progress": {"current": epoch}, "epoch_loop.batch_progress": {"current": {"processed": processed}}}
+    checkpoint = {"global_step": taken, "loops": {"fit_loop": loops}}
+    assert schedule_length(trainer, checkpoint) == expected
+    assert schedule_length(trainer, None) == 4 * steps
