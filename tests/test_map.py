@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def below() -> dict[str, set[str]]:
     direct: dict[str, set[str]] = {}
     for line in DRAWING.splitlines():
         floors = [re.findall(r"\w+", floor) for floor in line.split("-->")]
-        for upper, lower in zip(floors, floors[1:], strict=False):
+        for upper, lower in pairwise(floors):
             for name in upper:
                 direct.setdefault(name, set()).update(lower)
 
