@@ -16,14 +16,13 @@ from dyvision.analysis.cost import Call, Cost, cheapest_cost, convolution
 from dyvision.analysis.profile import stage_of
 from dyvision.backbones import create_backbone, create_model
 from dyvision.cli.profile import add_profile
-from dyvision.layers import CondConv2d, DCDConv2d, DyConv2d, DynamicConv2d, get_layer
+from dyvision.layers import CondConv2d, DCDConv2d, DyConv2d, DynamicConv2d, get_layer, list_layers
 from dyvision.layers.dgc import DGConv2d
 from dyvision.layers.odconv import ODConv2d
 from dyvision.layers.weightnet import WeightNetConv2d
 
 SMALL = (1, 3, 64, 64)
-LAYERS = ["condconv", "dcd", "dgc", "drconv", "dyconv", "dynet", "eca", "fdconv"]
-LAYERS += ["kernelwarehouse", "odconv", "se", "sk", "weightnet"]
+LAYERS = [name for name in list_layers() if name != "static"]
 
 
 def one(layer: DynamicConv2d, size: tuple[int, ...], **options: bool) -> Cost:

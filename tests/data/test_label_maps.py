@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyvision.data import CityscapesDataModule, DataError
+from dyvision.data import CityscapesDataModule, DataError, layouts
 from dyvision.data.cityscapes_labels import VOC_COLORS, LabelTable
 from dyvision.data.files import ImageReader
 from dyvision.data.layouts import detect_layout
@@ -132,6 +132,11 @@ LAYOUTS = {
     "folders, splits first": ("{split}/images/0.jpg", "{split}/masks/0.png", ("train", "val")),
     "roboflow": ("{split}/0.jpg", "{split}/0_mask.png", ("train", "valid")),
 }
+
+
+def test_every_layout_is_tested() -> None:
+    # Cityscapes' own has test_cityscapes.py
+    assert {name.split(",")[0] for name in LAYOUTS} | {"cityscapes"} == set(layouts.LAYOUTS)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

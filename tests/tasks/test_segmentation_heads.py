@@ -16,7 +16,7 @@ from dyvision.tasks.heads.segmentation import create_segmentation_head, default_
 from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS
 
 CHANNELS, REDUCTION = [6, 10, 12, 20], [4, 8, 16, 32]
-OWN = ["deeplabv3", "fcn", "lraspp"]
+OWN = [name for name in list_heads("segmentation") if name not in MMSEG_HEADS]
 
 
 def feature_info(channels: list[int] = CHANNELS, reduction: list[int] = REDUCTION) -> FeatureInfo:
