@@ -51,15 +51,15 @@ class Problem(NamedTuple):
     training: bool
     linear: bool
 
-    @property
-    def depthwise(self) -> bool:
+    # no property: the compiler of PyTorch 2.6 knows the methods of named tuples only
+    def is_depthwise(self) -> bool:
         """Whether every output channel sees one input channel."""
         return self.geometry.groups == self.in_channels
 
     @property
     def kind(self) -> str:
         """One of :data:`KINDS`: the formulations rank differently in each."""
-        if self.depthwise and self.geometry.groups > 1:
+        if self.is_depthwise() and self.geometry.groups > 1:
             return "depthwise"
         if self.kernel == (1, 1):
             return "pointwise"

@@ -25,7 +25,7 @@ def shifted(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | No
 
 SHIFTED = Formulation(
     "shifted",
-    applies=lambda problem: problem.depthwise,
+    applies=lambda problem: problem.is_depthwise(),
     rank=lambda problem: 3,  # unlike "unfold" it writes no columns
     forward=shifted,
     # a library convolution has a gradient per tap, too
