@@ -48,7 +48,7 @@ def test_imports_follow_the_arrows(room) -> None:
 def test_files_of_the_map_exist() -> None:
     for name in re.findall(r"`([\w/.]+\.(?:py|yaml|csv|md))`", WHERE):
         # test files of one folder are listed behind the first of them
-        places = [ROOT / folder / name for folder in (".", "tests/layers", "tests/backbones")]
+        places = [ROOT / folder / name for folder in (".", "tests/layers", "tests/convert")]
         assert "NAME" in name or any(place.is_file() for place in places), name
 
 
