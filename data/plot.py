@@ -132,7 +132,8 @@ def detect_format(path: str | Path) -> str:
             return "imagefolder"
     raise DataError(
         f"{root}{looked_up(root)}: {describe(root)}; expected one of: <split>/<class>/*.jpg (imagefolder), "
-        "leftImg8bit/ and gtFine/ or images/ and masks/ (cityscapes), annotations/instances_<split>.json or <split>/_annotations.coco.json (coco); "
+        "leftImg8bit/ and gtFine/ or images/ and masks/ (cityscapes), annotations/instances_<split>.json or "
+        "<split>/_annotations.coco.json (coco); "
         "or say which with format."
     )
 

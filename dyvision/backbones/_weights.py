@@ -274,7 +274,7 @@ def _misfit(model: nn.Module, fit: _Fit, what: str) -> str:
         return (
             f"{what} fits but for the dynamic layers of this {type(model).__name__} ({len(fit.missing)} "
             "tensors are missing): weights of a static network are given as --model.pretrained FILE (in Python "
-            "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs they were trained with"
+            "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
         )
     if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
         hint = "the weights have dynamic layers: create the backbone with the layer they were trained with"

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dyvision.tasks import ClassificationTask
+from dyvision.tasks.resume_state import schedule_length
 
 
 def loader() -> DataLoader[Any]:
