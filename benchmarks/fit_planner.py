@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dyvision.ops import planner
-from dyvision.ops._geometry import Geometry
-from dyvision.ops._measure import measure
-from dyvision.ops.planner import KINDS, Problem, monomials
+from dyvision.ops import cost_model
+from dyvision.ops.cost_model import monomials
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.measuring import measure
+from dyvision.ops.problem import KINDS, Problem
 from dyvision.saving import write_text
 
 #: multiply-adds and numbers of a problem, at most: what a layer of a network has
@@ -66,7 +67,7 @@ def main() -> None:
             weights[direction][kind] = {name: fit([(p, t[name]) for p, t in pairs if name in t]) for name in fitted}
     console.print(table)
     if options.write:
-        path = Path(planner.__file__).with_name(f"planner_{options.device}.json")
+        path = Path(cost_model.__file__).with_name(f"planner_{options.device}.json")
         content = {"machine": machine(options.device), "shapes": len(problems), "weights": weights}
         write_text(path, json.dumps(content, indent=1) + "\n")
         console.print(path)

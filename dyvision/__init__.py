@@ -15,13 +15,11 @@ if TYPE_CHECKING:
         Backbone,
         create_backbone,
         create_model,
-        dynamize,
-        fuse,
         list_backbones,
-        list_policies,
         load_backbone_weights,
     )
     from dyvision.checkpoints import load_official
+    from dyvision.convert import dynamize, fuse, list_policies
     from dyvision.layers import get_layer, list_layers, register_layer
 
 try:
@@ -29,17 +27,28 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_SUBPACKAGES = ("analysis", "backbones", "checkpoints", "configs", "data", "layers", "ops", "tasks", "visualize")
+_SUBPACKAGES = (
+    "analysis",
+    "backbones",
+    "checkpoints",
+    "configs",
+    "convert",
+    "data",
+    "layers",
+    "ops",
+    "tasks",
+    "visualize",
+)
 _ORIGIN = {
     "Backbone": "backbones",
     "create_backbone": "backbones",
     "create_model": "backbones",
-    "dynamize": "backbones",
-    "fuse": "backbones",
+    "dynamize": "convert",
+    "fuse": "convert",
     "get_layer": "layers",
     "list_backbones": "backbones",
     "list_layers": "layers",
-    "list_policies": "backbones",
+    "list_policies": "convert",
     "load_backbone_weights": "backbones",
     "load_official": "checkpoints",
     "profile": "analysis",

@@ -18,8 +18,9 @@ from dyvision.backbones import create_model
 from dyvision.backbones._registration import find_builder
 from dyvision.layers import get_layer
 from dyvision.ops import dynamic_conv2d, formulation, mixture_conv2d
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.planner import describe_problem
+from dyvision.ops.formulations import applicable
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import describe_problem
 
 #: kernels K of the operators
 NUM_KERNELS = 4
@@ -159,7 +160,7 @@ def operator_runs(shape: ConvShape, batch: int, setting: Setting, formulations: 
         runs["timm"] = partial(setting.compile(rival), x, coefficients)
     if formulations:
         # where one does not apply, forcing it would measure the ordinary choice under its name
-        for name in describe_problem(x, kernels, shape.geometry, NUM_KERNELS, False).applicable:
+        for name in applicable(describe_problem(x, kernels, shape.geometry, NUM_KERNELS, False)):
             function = setting.compile(lambda x, *two: mixture_conv2d(x, *two, **arguments))
             runs[name] = partial(_forced, name, function, x, kernels, coefficients)
     return runs

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyvision.layers import DCDConv2d, DynamicConv2d, ODConv2d
-from dyvision.ops.mixing import mix_kernels
+from dyvision.ops.kernels import mix_kernels
 
 #: bins of the histogram of |correlation| over [0, 1]
 BINS = 25

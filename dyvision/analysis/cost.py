@@ -18,13 +18,13 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from dyvision.layers._mixture import MixtureConv2d
-from dyvision.layers.attention import ChannelAttentionConv2d
+from dyvision.layers.channel_attention import ChannelAttentionConv2d
 from dyvision.layers.dcd import DCDConv2d
 from dyvision.layers.dgc import DGConv2d
 from dyvision.layers.drconv import DRConv2d
 from dyvision.layers.fdconv import FDConv2d
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
+from dyvision.layers.mixture import MixtureConv2d
 from dyvision.layers.odconv import ODConv2d
 from dyvision.layers.sk import SKConv2d
 from dyvision.layers.weightnet import WeightNetConv2d

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyvision.ops import formulation
-from dyvision.ops.mixing import mixing_as_products
+from dyvision.ops.kernels import mixing_as_products
 
 
 def count_macs(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> int:

@@ -12,12 +12,10 @@ from dyvision.backbones import (  # register their names
     weightnet_shufflenetv2,
 )
 from dyvision.backbones._features import Backbone
-from dyvision.backbones._fuse import fuse
 from dyvision.backbones._registration import list_backbones, register_backbone
 from dyvision.backbones._registry import create_backbone, create_model
 from dyvision.backbones._weights import LoadReport, load_backbone_weights, read_state_dict
-from dyvision.backbones.dynamize import dynamize
-from dyvision.backbones.policies import list_policies
+from dyvision.convert import dynamize, fuse, list_policies
 
 __all__ = (
     "Backbone",

@@ -18,8 +18,8 @@ from dyvision.backbones._features import Backbone
 from dyvision.backbones._pretrained import report_pretrained
 from dyvision.backbones._registration import find_builder
 from dyvision.backbones._weights import load_pretrained_file, plain_weights
-from dyvision.backbones.dynamize import dynamize
-from dyvision.backbones.policies import Policy
+from dyvision.convert.dynamize import dynamize
+from dyvision.convert.policies import Policy
 from dyvision.layers import get_layer
 
 _OUTPUT_STRIDES = (8, 16, 32)

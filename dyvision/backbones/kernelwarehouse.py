@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.backbones._registration import register_backbone
-from dyvision.layers._warehouse import share_warehouses, warehouse_of
 from dyvision.layers.classifier import DynamicClassifier
-from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
+from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d, share_warehouses
+from dyvision.layers.warehouse import warehouse_of
 
 #: MobileNetV2's stages of 16, 24, 32, 64, 96, 160 and 320 channels; the last two share
 _MOBILENETV2_STAGES = (1, 2, 3, 4, 5, 6, 6)
@@ -87,7 +87,7 @@ class Variant:
     Attributes:
         backbone: timm's name of the static network.
         layers: Layer names by module name.
-        sharing_range: See :func:`dyvision.layers._warehouse.warehouse_of`.
+        sharing_range: See :func:`dyvision.layers.warehouse.warehouse_of`.
         arguments: Of every :class:`KernelWarehouseConv2d`.
         exceptions: Further arguments, by warehouse.
         model_kwargs: For timm's constructor.

@@ -11,7 +11,6 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from dyvision.backbones._classifier import replace_classifier
-from dyvision.backbones.dynamize import dynamize
 from dyvision.backbones.kernelwarehouse import (
     VARIANTS,
     add_warehouses,
@@ -25,8 +24,9 @@ from dyvision.checkpoints._static import family_of, static_network
 from dyvision.checkpoints.dgc import follow_progress
 from dyvision.checkpoints.dyconv import TEMPERATURE
 from dyvision.checkpoints.kernelwarehouse import MANAGER_DEFAULTS, of_warehouses
-from dyvision.layers._warehouse import share_warehouses, warehouse_of
-from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
+from dyvision.convert.dynamize import dynamize
+from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d, share_warehouses
+from dyvision.layers.warehouse import warehouse_of
 
 _TIMM_CONDCONV = re.compile(r"(tf_)?efficientnet_cc_(b\d)_(\d)e")
 _Dynamic = Callable[[nn.Module, str, Mapping[str, Any], Shapes], nn.Module]

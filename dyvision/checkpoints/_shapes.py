@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dyvision.layers._dcd_branch import dimensions
+from dyvision.layers.dcd_branch import dimensions
 from dyvision.layers.dgc import gates_width
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dyvision.checkpoints._methods import REQUIRED, bind_arguments, widen
 from dyvision.layers.classifier import dcd_classifier
 from dyvision.layers.dcd import DCDConv2d
-from dyvision.ops._geometry import pair
+from dyvision.ops.geometry import pair
 
 #: the official constructors; the code's default squeeze is 8, the released weights have 16
 _DEFAULTS: dict[str, dict[str, Any]] = {

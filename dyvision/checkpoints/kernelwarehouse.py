@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.checkpoints._methods import REQUIRED, bind_arguments, check_arguments
-from dyvision.layers._warehouse import share_warehouses, warehouse_of
-from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
+from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d, share_warehouses
+from dyvision.layers.warehouse import warehouse_of
 
 #: the official manager's arguments and their defaults, without ``sharing_range``
 MANAGER_DEFAULTS: dict[str, Any] = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dyvision.checkpoints._methods import REQUIRED, bind_arguments
 from dyvision.layers.condconv import CondConv2d
-from dyvision.ops._geometry import pair
+from dyvision.ops.geometry import pair
 
 CLASS = "CondConv2d"
 _DEFAULTS: dict[str, Any] = {

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import (
+from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
+from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers.arguments import (
     abstract_methods,
     check_dtype,
     check_own_arguments,
     check_positive,
     reject_unknown,
 )
-from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
-from dyvision.layers._branch import CoefficientBranch
-from dyvision.ops._geometry import Padding, Size, is_channels_last, pads, pair
+from dyvision.ops.geometry import Padding, Size, is_channels_last, pads, pair
 
 Layer = TypeVar("Layer", bound="DynamicConv2d")
 

@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
-from dyvision.ops._calls import follow
-from dyvision.ops._geometry import resolve
-from dyvision.ops.mixing import autocasts
-
-if TYPE_CHECKING:
-    from dyvision.layers._base import DynamicConv2d
+from dyvision.ops.autocast import autocasts
+from dyvision.ops.empty_batch import empty_output
+from dyvision.ops.geometry import resolve
 
 Forward = Callable[..., Tensor]
+
+
+class Convolution(Protocol):
+    """A layer with the arguments of ``nn.Conv2d``, as far as an input has to fit them."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: str | tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As of ``nn.Module``."""
+
+    def extra_repr(self) -> str:
+        """As of ``nn.Module``."""
 
 
 def at_boundary(forward: Forward) -> Forward:
@@ -34,7 +49,7 @@ def at_boundary(forward: Forward) -> Forward:
     """
 
     @functools.wraps(forward)
-    def guarded(self: DynamicConv2d, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def guarded(self: Convolution, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(x, Tensor) and x.ndim == 4:
             if torch.jit.is_tracing():  # shapes are recorded, not compared
                 return forward(self, x, *args, **kwargs)
@@ -54,7 +69,7 @@ def at_boundary(forward: Forward) -> Forward:
     return guarded
 
 
-def record_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def record_call(module: object, *args: Any, **kwargs: Any) -> Any:
     """Record one call of a module in the graph that the ``torch.fx`` proxy ``args[0]`` belongs to."""
     tracer = args[0].tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args, kwargs)
@@ -71,7 +86,7 @@ def refuse_script(module: nn.Module) -> None:
     )
 
 
-def refuse_fusion(layer: nn.Module) -> None:
+def refuse_fusion(layer: Convolution) -> None:
     """Say that ``torch.nn.utils.fusion`` cannot fold a BatchNorm into a layer, when that is who copies it.
 
     It scales ``weight``, which of a dynamic layer is not all, or not one, of the kernels: some outputs would be wrong.
@@ -88,12 +103,12 @@ def refuse_fusion(layer: nn.Module) -> None:
         )
 
 
-def describe(layer: nn.Module) -> str:
+def describe(layer: Convolution) -> str:
     """Class and arguments of a layer."""
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
-def _unusual(layer: DynamicConv2d, forward: Forward, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _unusual(layer: Convolution, forward: Forward, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(x, fx.Proxy):
         return record_call(layer, x, *args, **kwargs)
     if not isinstance(x, Tensor):
@@ -112,17 +127,11 @@ def _unusual(layer: DynamicConv2d, forward: Forward, x: Any, args: tuple[Any, ..
     return _empty(layer, x, [*args, *kwargs.values()])
 
 
-def _empty(layer: DynamicConv2d, x: Tensor, coefficients: Iterable[Any]) -> Tensor:
+def _empty(layer: Convolution, x: Tensor, coefficients: Iterable[Any]) -> Tensor:
     """``[0, C_out, H', W']`` in the type of other outputs."""
     edges, geometry = resolve(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    left, right, top, bottom = edges or (0, 0, 0, 0)
-    size = geometry.output_size((x.shape[2] + top + bottom, x.shape[3] + left + right), layer.kernel_size)
-    cast = autocasts(x.device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
-    output = x.new_zeros((0, layer.out_channels, *size), dtype=dtype)
-    if not torch.is_grad_enabled():
-        return output
-    return follow(output, (x, *layer.parameters(), *_tensors(coefficients)))
+    tensors = (x, *layer.parameters(), *_tensors(coefficients))
+    return empty_output(x, layer.out_channels, layer.kernel_size, edges, geometry, tensors)
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
@@ -133,7 +142,7 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
-def _explain(layer: DynamicConv2d, x: Tensor, error: Exception) -> None:
+def _explain(layer: Convolution, x: Tensor, error: Exception) -> None:
     """Raise an error that names the layer if type, device or size of ``x`` are why it failed."""
     if not x.is_floating_point():
         raise TypeError(f"{describe(layer)} expects a floating-point input, got {x.dtype}") from error

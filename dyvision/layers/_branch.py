@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear
-from dyvision.ops._modes import is_exporting
-from dyvision.ops.mixing import autocasts, without_autocast
+from dyvision.ops.autocast import autocasts, without_autocast
+from dyvision.ops.modes import is_exporting
 
 
 class CoefficientBranch(nn.Module):
@@ -55,6 +55,20 @@ class CoefficientBranch(nn.Module):
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
+
+
+def require_branch(layer: Any) -> CoefficientBranch:
+    """Return a layer's own branch.
+
+    Raises:
+        ValueError: If it was built with ``branch=False``.
+    """
+    if layer.branch is None:
+        raise ValueError(
+            f"{type(layer).__name__} was built with branch=False: call it as layer(x, coefficients) with its entry "
+            "of the block's shared branch"
+        )
+    return layer.branch
 
 
 def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._frequency import conv1d_size
 from dyvision.layers._initialise import FAN_OUT, InitialisedConv1d, reset_children
-from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
+from dyvision.layers.norm import GuardedBatchNorm1d, apply_norm
 
 
 class FDConvCoefficients(NamedTuple):

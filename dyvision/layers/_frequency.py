@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_positive
 from dyvision.layers._branch import CoefficientBranch
-from dyvision.ops._modes import is_exporting
+from dyvision.layers.arguments import check_positive
+from dyvision.ops.modes import is_exporting
 
 #: as the kernels' gates: what the map's gates are at a logit of zero is one
 ACTIVATIONS = ("sigmoid", "tanh", "softmax")

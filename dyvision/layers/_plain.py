@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Padding, Size, resolve
+from dyvision.ops.geometry import Padding, Size, resolve
 
 
 def plain_conv2d(

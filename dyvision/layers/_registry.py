@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from dyvision.layers._arguments import abstract_methods
+from dyvision.layers.arguments import abstract_methods
 
 _LAYERS: dict[str, type[nn.Module]] = {}
 LayerType = TypeVar("LayerType", bound=type[nn.Module])

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
 from dyvision.layers._initialise import Initializer
-from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.mixture import MixtureConv2d
 
 #: start of the routing's weights
 ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
@@ -120,17 +120,3 @@ class CondConv2d(MixtureConv2d):
             self.bias.copy_((bias * (2 / self.num_kernels)).expand_as(self.bias))
         if self.branch is not None:
             self.branch.start_constant()
-
-
-def require_branch(layer: Any) -> CoefficientBranch:
-    """Return a layer's own branch.
-
-    Raises:
-        ValueError: If it was built with ``branch=False``.
-    """
-    if layer.branch is None:
-        raise ValueError(
-            f"{type(layer).__name__} was built with branch=False: call it as layer(x, coefficients) with its entry "
-            "of the block's shared branch"
-        )
-    return layer.branch

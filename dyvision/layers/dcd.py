@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
-from dyvision.layers._dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
-from dyvision.layers._norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers._registry import register_layer
+from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
+from dyvision.layers.norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
-from dyvision.ops._geometry import is_channels_last
-from dyvision.ops._modes import is_exporting
-from dyvision.ops.mixing import without_autocast
+from dyvision.ops.autocast import without_autocast
+from dyvision.ops.geometry import is_channels_last
+from dyvision.ops.modes import is_exporting
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16

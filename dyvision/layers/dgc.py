@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_positive, check_share
 from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._norm import GuardedBatchNorm2d, apply_norm
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import check_between, check_positive, check_share
+from dyvision.layers.norm import GuardedBatchNorm2d, apply_norm
 from dyvision.ops import dynamic_conv2d
 
 #: below this number of input channels the squeeze rate is halved

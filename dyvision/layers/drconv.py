@@ -23,7 +23,7 @@ from dyvision.layers._branch import CoefficientBranch, PreciseLinear, pool_to
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.ops import dynamic_conv2d
-from dyvision.ops._modes import is_exporting
+from dyvision.ops.modes import is_exporting
 
 
 class DRConvCoefficients(NamedTuple):

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_positive, check_temperature
 from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
-from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.mixture import MixtureConv2d
 
 
 class DyConvAttention(CoefficientBranch):

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
 from dyvision.layers._initialise import reset_children
-from dyvision.layers._mixture import MixtureConv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.condconv import require_branch
+from dyvision.layers.mixture import MixtureConv2d
 
 
 class DyNetBranch(CoefficientBranch):

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_positive, check_temperature
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._frequency import (
@@ -35,6 +34,7 @@ from dyvision.layers._frequency import (
 )
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import check_between, check_positive, check_temperature
 from dyvision.ops import dynamic_conv2d
 
 

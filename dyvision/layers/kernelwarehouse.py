@@ -10,92 +10,18 @@ falling from 1 to 0 in the first epochs (:meth:`KernelWarehouseConv2d.set_mixing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_share
 from dyvision.layers._base import DynamicConv2d
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import FAN_OUT, reset_children
-from dyvision.layers._norm import GuardedBatchNorm1d, apply_norm
+from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
-from dyvision.layers._warehouse import Warehouse, build_warehouse, count_pieces, own_cells, share_warehouses
+from dyvision.layers.arguments import check_between, check_share
+from dyvision.layers.warehouse import Warehouse, own_cells
 from dyvision.ops import dynamic_conv2d
-
-#: added to ``sum |z|``
-EPSILON = 1e-3
-#: smallest hidden layer of the attention, and smallest basis of the cells that belong to other layers
-SMALLEST = 16
-NORMS: dict[str, type[nn.Module]] = {"batchnorm": GuardedBatchNorm1d, "layernorm": nn.LayerNorm}
-
-
-class CellAttention(CoefficientBranch):
-    """Coefficients ``z / (sum_j |z_j| + 1e-3)`` with ``z = W2 ReLU(norm(W1 GAP(x))) + b2``, N + 1 for each mixture.
-
-    Args:
-        in_channels: Channels of the layer's input.
-        hidden: Width of the hidden layer.
-        num_mixtures: Pieces m of the layer's kernel.
-        num_cells: Cells N of the warehouse.
-        norm_layer: Name in :data:`NORMS`; with ``"layernorm"`` W1 has a bias.
-        own: First and number of the cells that get a coefficient from W2 each; the others get theirs through a basis.
-            None for all.
-        basis: Size of that basis.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        hidden: int,
-        num_mixtures: int,
-        num_cells: int,
-        norm_layer: str,
-        own: tuple[int, int] | None = None,
-        basis: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_mixtures, self.num_cells, self.basis = num_mixtures, num_cells, basis
-        self.start, self.local = (0, num_cells) if own is None else own
-        self.fc1 = PreciseLinear(in_channels, hidden, bias=norm_layer == "layernorm", initializer=FAN_OUT, **dd)
-        self.norm = NORMS[norm_layer](hidden, **dd)
-        per_mixture = self.local + basis + 1
-        self.fc2 = PreciseLinear(hidden, num_mixtures * per_mixture, bias=own is None, initializer=FAN_OUT, **dd)
-        self.fc3: PreciseLinear | None = None
-        self.basis_bias: nn.Parameter | None = None
-        if own is not None:
-            self.fc3 = PreciseLinear(basis, num_cells - self.local, bias=False, initializer=FAN_OUT, **dd)
-            self.basis_bias = nn.Parameter(torch.empty(num_mixtures * (num_cells + 1), **dd))
-        self.reset_parameters()
-
-    @property
-    def logit_bias(self) -> Tensor:
-        """The bias of all logits, ``[m * (N + 1)]``."""
-        return self.fc2.bias if self.basis_bias is None else self.basis_bias
-
-    def reset_parameters(self) -> None:
-        """Kaiming-normal (fan out), biases 0."""
-        reset_children(self)
-        nn.init.zeros_(self.logit_bias)
-
-    def predict(self, pooled: Tensor) -> Tensor:
-        """Map ``[B, C_in]`` to ``[B, m, N + 1]``; the last is the cell of zeros."""
-        hidden = self.fc1(pooled)
-        hidden = torch.relu(apply_norm(self.norm, hidden))
-        logits = self.fc2(hidden).unflatten(1, (self.num_mixtures, -1))
-        if self.fc3 is not None and self.basis_bias is not None:
-            own, basis, zero = logits.split([self.local, self.basis, 1], 2)
-            others = self.fc3(basis)
-            logits = torch.cat([others[..., : self.start], own, others[..., self.start :], zero], 2)
-            logits = logits + self.basis_bias.to(logits.dtype).view(self.num_mixtures, -1)
-        return logits / (logits.abs().sum(2, keepdim=True) + EPSILON)
 
 
 @register_layer("kernelwarehouse")
@@ -285,3 +211,74 @@ class KernelWarehouseConv2d(DynamicConv2d):
         if taps != [1, 1]:  # a cell covers all taps
             weight = weight.transpose(4, 5)
         return weight.permute(4, 0, 2, 1, 3, 5).reshape(self.num_mixtures, -1)
+
+
+def count_pieces(layer: KernelWarehouseConv2d, cell_shape: Sequence[int]) -> int:
+    """Number of cells that a layer's kernel is cut into."""
+    return math.prod(size // part for size, part in zip(layer.kernel_shape, cell_shape, strict=True))
+
+
+def build_warehouse(
+    layers: Sequence[KernelWarehouseConv2d],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Warehouse:
+    """Build the warehouse that several layers can share; they do not join it.
+
+    Raises:
+        ValueError: If the layers disagree in their ratios, or cells of that size do not divide their kernels.
+    """
+    first = layers[0]
+    for name in ("cell_num_ratio", "cell_inplane_ratio", "cell_outplane_ratio", "spatial_partition"):
+        values = {getattr(layer, name) for layer in layers}
+        if len(values) > 1:
+            raise ValueError(f"{name} must be the same for all layers of a warehouse, got {sorted(values)}")
+    taps = (1, 1)
+    if not first.spatial_partition:
+        taps = first.kernel_size
+        if any(layer.kernel_size != taps for layer in layers):
+            sizes = sorted({layer.kernel_size for layer in layers})
+            raise ValueError(f"kernel_size must be the same for all layers without spatial_partition, got {sizes}")
+    sides = []
+    for name, axis, ratio in (
+        ("cell_outplane_ratio", 0, first.cell_outplane_ratio),
+        ("cell_inplane_ratio", 1, first.cell_inplane_ratio),
+    ):
+        common = math.gcd(*(layer.kernel_shape[axis] for layer in layers))
+        size = max(int(common * ratio), 1)
+        if common % size:
+            raise ValueError(f"{name}={ratio!r} of {common} channels is {size}, which has to divide them")
+        sides.append(size)
+    shape = (sides[0], sides[1], *taps)
+    mixtures = sum(count_pieces(layer, shape) for layer in layers)
+    return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)
+
+
+def share_warehouses(groups: Mapping[str, Sequence[KernelWarehouseConv2d]]) -> dict[str, Warehouse]:
+    """Give each group of layers a common warehouse, in place of their own; cells and attentions are initialised anew.
+
+    Do this before loading weights (``load_state_dict``, ``load_static``) and before building an optimiser.
+
+    Args:
+        groups: Layers by the name of their warehouse, in the order in which the network calls them.
+
+    Returns:
+        The warehouses by name.
+
+    Raises:
+        ValueError: If a group is empty or its layers cannot share.
+    """
+    warehouses = {}
+    for name, layers in groups.items():
+        if not layers:
+            raise ValueError(f"groups: {name!r} has no layers")
+        cells = layers[0].warehouse.cells
+        warehouse = build_warehouse(layers, device=cells.device, dtype=cells.dtype)
+        # One module, a child of every layer: PyTorch's own way to share. Parameters are listed once (optimisers, DDP),
+        # deepcopy and .to() keep the identity, and a layer stays whole when it is taken out of the network. A reference
+        # outside the module tree would lose that. The state dict has the cells under each layer's name, as one storage.
+        start = 0
+        for layer in layers:
+            start = layer.join(warehouse, start)
+        warehouses[name] = warehouse
+    return warehouses

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._arguments import check_between, check_positive, check_temperature
 from dyvision.layers._base import DynamicConv2d, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
-from dyvision.layers._norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
-from dyvision.ops._modes import is_exporting
-from dyvision.ops.mixing import mix_kernels
+from dyvision.ops.kernels import mix_kernels
+from dyvision.ops.modes import is_exporting
 
 
 class ODConvCoefficients(NamedTuple):

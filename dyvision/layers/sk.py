@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from dyvision.layers._base import _PADDING_MODES, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import reset_children
-from dyvision.layers._norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
 from dyvision.layers._registry import register_layer
+from dyvision.layers.norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
 
 
 class KernelSelection(CoefficientBranch):

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from dyvision.layers._boundary import record_call
 from dyvision.layers._registry import register_layer
-from dyvision.ops._geometry import Padding, Size, is_channels_last, pads, pair
+from dyvision.ops.geometry import Padding, Size, is_channels_last, pads, pair
 
 
 @register_layer("static")

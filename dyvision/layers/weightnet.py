@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
 from dyvision.layers._registry import register_layer
-from dyvision.layers.condconv import require_branch
 from dyvision.ops import dynamic_conv2d
 
 #: G of the paper's models ("1x"); used where ``generator_groups`` is not given

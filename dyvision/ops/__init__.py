@@ -1,8 +1,9 @@
 """Per-sample convolution as pure functions: several formulations of the same mathematics behind two names."""
 
 from dyvision.ops.dynamic import dynamic_conv2d
+from dyvision.ops.formulations import FORMULATIONS
 from dyvision.ops.mixture import mixture_conv2d
-from dyvision.ops.planner import FORMULATIONS, formulation
+from dyvision.ops.planner import formulation
 
 __all__ = ("FORMULATIONS", "dynamic_conv2d", "formulation", "mixture_conv2d")
 

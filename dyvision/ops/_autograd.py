@@ -12,40 +12,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyvision.ops._formulations import BACKWARD, FORWARD
-from dyvision.ops._geometry import Geometry
-from dyvision.ops._tiled import convolve_mixture, convolve_mixture_backward
-from dyvision.ops.mixing import Mixture
+from dyvision.ops._tiling import Tile, convolve_mixture, convolve_mixture_backward
+from dyvision.ops.formulations import TABLE
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import Mixture
+from dyvision.ops.problem import Plan
+
+#: what the two passes of a mixture go through at a time
+Tiles = tuple[Tile | None, Tile | None]
 
 
-class PerSampleConvolution(torch.autograd.Function):
-    """``(input, weight, geometry, forward, backward)``: the names of two formulations."""
+def differentiable_convolution(input: Tensor, weight: Tensor, geometry: Geometry, plan: Plan) -> Tensor:
+    """Convolve by a plan; the formulation's backward pass is in the graph, or the operations of its forward pass."""
+    row = TABLE[plan.forward]
+    if row.backward is None:
+        return row.forward(input, weight, geometry, None)
+    output: Tensor = _PerSampleConvolution.apply(input, weight, geometry, plan)
+    return output
+
+
+def differentiable_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, plan: Plan, tiles: Tiles) -> Tensor:
+    """Convolve with mixtures by a plan, see :func:`differentiable_convolution`; the input in the convolution's type."""
+    row = TABLE[plan.forward]
+    if row.backward is None:
+        return row.convolve_mixture(input, mixture, geometry)
+    output: Tensor = _MixtureConvolution.apply(input, *mixture, geometry, plan, tiles)
+    return output
+
+
+class _PerSampleConvolution(torch.autograd.Function):
+    """``(input, weight, geometry, plan)``."""
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, geometry: Geometry, forward: str, backward: str) -> Tensor:
-        """Compute by the formulation ``forward``."""
-        return FORWARD[forward](input, weight, geometry, None)
+    def forward(input: Tensor, weight: Tensor, geometry: Geometry, plan: Plan) -> Tensor:
+        """Compute by the plan's first formulation."""
+        return TABLE[plan.forward].forward(input, weight, geometry, None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the arguments."""
         ctx.save_for_backward(*inputs[:2])
-        ctx.plan = inputs[2:]
+        ctx.constants = inputs[2:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute by the formulation ``backward``."""
+        """Compute by the plan's second formulation."""
         input, weight = ctx.saved_tensors
-        geometry, forward, backward = ctx.plan
+        geometry, plan = ctx.constants
         wanted = list(ctx.needs_input_grad[:2])
         if torch.is_grad_enabled():
-            found = _differentiable(lambda x, w: FORWARD[forward](x, w, geometry, None), (input, weight), wanted, grad)
-            return *found, None, None, None
-        return *BACKWARD[backward](grad, input, weight, geometry, wanted), None, None, None
+            forward = TABLE[plan.forward].forward
+            found = _differentiable(lambda x, w: forward(x, w, geometry, None), (input, weight), wanted, grad)
+            return *found, None, None
+        return *TABLE[plan.backward].gradients(grad, input, weight, geometry, wanted), None, None
 
 
-class MixtureConvolution(torch.autograd.Function):
-    """``(input, kernels, coefficients, taps, geometry, forward, backward)``, the input in the convolution's type."""
+class _MixtureConvolution(torch.autograd.Function):
+    """``(input, kernels, coefficients, taps, geometry, plan, tiles)``, the input in the convolution's type."""
 
     @staticmethod
     def forward(
@@ -54,31 +77,31 @@ class MixtureConvolution(torch.autograd.Function):
         coefficients: Tensor,
         taps: Tensor | None,
         geometry: Geometry,
-        forward: str,
-        backward: str,
+        plan: Plan,
+        tiles: Tiles,
     ) -> Tensor:
-        """Mix and compute by the formulation ``forward``."""
-        return convolve_mixture(input, Mixture(kernels, coefficients, taps), geometry, forward)
+        """Mix and compute by the plan's first formulation."""
+        return convolve_mixture(input, Mixture(kernels, coefficients, taps), geometry, plan.forward, tiles[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the arguments."""
         ctx.save_for_backward(*inputs[:4])
-        ctx.plan = inputs[4:]
+        ctx.constants = inputs[4:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Mix again, and compute by the formulation ``backward``."""
+        """Mix again, and compute by the plan's second formulation."""
         input, *mixed = ctx.saved_tensors
-        geometry, forward, backward = ctx.plan
+        geometry, plan, tiles = ctx.constants
         wanted = list(ctx.needs_input_grad[:4])
         if torch.is_grad_enabled():
 
             def plain(x: Tensor, *parts: Tensor) -> Tensor:
-                return FORWARD[forward](x, Mixture(*parts).mix().to(x.dtype), geometry, None)
+                return TABLE[plan.forward].convolve_mixture(x, Mixture(*parts), geometry)
 
             return *_differentiable(plain, (input, *mixed), wanted, grad), None, None, None
-        found = convolve_mixture_backward(grad, input, Mixture(*mixed), geometry, backward, wanted)
+        found = convolve_mixture_backward(grad, input, Mixture(*mixed), geometry, plan.backward, tiles[1], wanted)
         return *found, None, None, None
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dyvision.ops import triton
-from dyvision.ops._autograd import PerSampleConvolution
-from dyvision.ops._calls import Arguments, Call, prepare, remember
+from dyvision.ops._autograd import differentiable_convolution
+from dyvision.ops._call_cache import Arguments, Call, prepare, remember
 from dyvision.ops._checks import check_shape, check_tensors
-from dyvision.ops._formulations import FORWARD
-from dyvision.ops._geometry import Geometry, Padding, Size
-from dyvision.ops._modes import is_traced
-from dyvision.ops._straight import straight_convolution
-from dyvision.ops.planner import EMPTY
+from dyvision.ops.formulations import TABLE
+from dyvision.ops.geometry import Padding, Size
+from dyvision.ops.modes import is_traced
 
 
 def dynamic_conv2d(
@@ -50,20 +47,17 @@ def dynamic_conv2d(
     call = remember(_prepare, (input, weight, bias), (stride, padding, dilation, groups))
     if call.run is not None:
         return call.run(input, weight, bias)
-    if call.plan.forward == EMPTY:
+    if call.plan is None:
         return call.empty(input, weight, bias)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     weight = weight if weight.dtype == call.dtype else weight.to(call.dtype)
     bias = bias if bias is None or bias.dtype == call.dtype else bias.to(call.dtype)
-    if plan.forward == "triton":
-        return add_bias(convolve_by_triton(input, weight, geometry), bias)
     if is_traced():
         # compilers see the plain operations and plan the backward pass themselves; nothing is added in place
-        return add_bias(FORWARD[plan.forward](input, weight, geometry, None), bias)
+        return add_bias(TABLE[plan.forward].forward(input, weight, geometry, None), bias)
     if call.training:
-        output = PerSampleConvolution.apply(input, weight, geometry, *plan)
-        return add_bias(output, bias)
-    return FORWARD[plan.forward](input, weight, geometry, bias)
+        return add_bias(differentiable_convolution(input, weight, geometry, plan), bias)
+    return TABLE[plan.forward].forward(input, weight, geometry, bias)
 
 
 def _prepare(tensors: tuple[Tensor, Tensor, Tensor | None], arguments: Arguments, training: bool) -> Call:
@@ -75,18 +69,7 @@ def _prepare(tensors: tuple[Tensor, Tensor, Tensor | None], arguments: Arguments
             f"weight {tuple(weight.shape)} has {weight.shape[0]}"
         )
     check_shape("bias", bias, ((input.shape[0], weight.shape[1]),), "[B, C_out]")
-    call = prepare(tensors, arguments, training)
-    if not call.plain:
-        return call
-    run = straight_convolution(call.plan.forward, input.shape[0], input.shape[2:], weight.shape[1:], call.geometry)
-    return call._replace(run=run)
-
-
-def convolve_by_triton(input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The kernel for the case: depthwise with an output per channel, or any other."""
-    if geometry.groups == input.shape[1] == weight.shape[1]:
-        return triton.depthwise(input, weight[:, :, 0], geometry)
-    return triton.dense(input, weight, geometry)
+    return prepare(input, weight, bias, None, arguments, training)
 
 
 def add_bias(output: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from dyvision.analysis._benchmark_cases import (
 from dyvision.analysis.benchmark import Comparison, compare, make_timer, measure_peak_memory, time_calls
 from dyvision.backbones import create_model
 from dyvision.ops import FORMULATIONS
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from dyvision.backbones import create_model, dynamize, list_policies
-from dyvision.backbones._blocks import find_convs
-from dyvision.backbones.policies import select_convs
+from dyvision.convert._sites import find_convs
+from dyvision.convert.policies import select_convs
 
 
 def names(model, policy):

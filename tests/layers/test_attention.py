@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyvision.layers.attention import ECA, ECAConv2d, SEConv2d, SqueezeExcite
+from dyvision.layers import ECA, ECAConv2d, SEConv2d, SqueezeExcite
 from dyvision.layers.sk import SKConv2d
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dyvision.layers._dcd_branch import dimensions
 from dyvision.layers.dcd import DCDConv2d
+from dyvision.layers.dcd_branch import dimensions
 
 
 @pytest.mark.parametrize(

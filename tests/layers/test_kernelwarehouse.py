@@ -12,8 +12,8 @@ from torch import nn
 
 from dyvision.backbones.kernelwarehouse import VARIANTS, create_kernelwarehouse
 from dyvision.checkpoints.kernelwarehouse import build_layer, layer_state
-from dyvision.layers._warehouse import own_cells, share_warehouses, warehouse_of
-from dyvision.layers.kernelwarehouse import EPSILON, KernelWarehouseConv2d
+from dyvision.layers.kernelwarehouse import EPSILON, KernelWarehouseConv2d, share_warehouses
+from dyvision.layers.warehouse import own_cells, warehouse_of
 
 SETTINGS = [
     {},

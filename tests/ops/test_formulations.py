@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyvision.ops import FORMULATIONS, _calls, _tiled, dynamic_conv2d, formulation, mixing, mixture_conv2d
+from dyvision.ops import FORMULATIONS, _call_cache, _tiling, dynamic_conv2d, formulation, mixture_conv2d
+from dyvision.ops import kernels as mixing
 
 
 @st.composite
@@ -65,11 +66,11 @@ def test_mixtures_agree_with_a_loop_over_samples(shape: dict) -> None:
     seed = torch.randn(expected.shape, generator=g, dtype=torch.float64)
     wanted = torch.autograd.grad((expected * seed).sum(), leaves)
     in_cache, long = shape["sums"]
-    _calls._calls.clear()  # they remember what the patched sizes decide
+    _call_cache._calls.clear()  # they remember what the patched sizes decide
     for name in FORMULATIONS:
         with (
             formulation(name),
-            patch.object(_tiled, "TILE_BYTES", shape["tile"]),
+            patch.object(_tiling, "TILE_BYTES", shape["tile"]),
             patch.multiple(mixing, _IN_CACHE=in_cache, _LONG=long),
         ):
             found = mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=taps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,11 @@ from torch import nn
 import dyvision
 import dyvision.ops
 from dyvision.layers import get_layer
-from dyvision.ops import _measure, dynamic_conv2d, formulation, mixture_conv2d, planner
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.planner import Plan, Problem, estimate
+from dyvision.ops import dynamic_conv2d, formulation, measuring, mixture_conv2d, planner
+from dyvision.ops.cost_model import estimate
+from dyvision.ops.formulations import TABLE, applicable, separable
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import Plan, Problem
 
 
 def problem(**changes) -> Problem:
@@ -42,9 +46,9 @@ POINTWISE = {"kernel": (1, 1), "geometry": Geometry((1, 1), (0, 0), (1, 1), 1)}
 def test_the_plan_can_run(shape, training, device):
     one = problem(**shape, training=training, device=device)
     plan = estimate(one)
-    assert plan.forward in one.applicable and plan.backward in one.applicable
+    assert plan.forward in applicable(one) and plan.backward in applicable(one)
     if training:
-        assert {plan.forward, plan.backward} <= set(one.single)
+        assert {plan.forward, plan.backward} <= set(separable(one))
 
 
 def test_what_was_measured_on_cpus_is_used():
@@ -66,48 +70,45 @@ def test_benchmark_measures_each_shape_once_and_keeps_the_fastest(monkeypatch):
         calls.append(problem)
         return {"forward": {"grouped": 3.0, "unfold": 2.0, "loop": 1.0, "mix_outputs": 4.0}}
 
-    monkeypatch.setattr(_measure, "measure", measure)
+    monkeypatch.setattr(measuring, "measure", measure)
     monkeypatch.setattr(dyvision.ops, "benchmark", True)
-    planner._measured.cache_clear()
+    measuring._measured.cache_clear()
     try:
         x, kernels, coefficients = torch.randn(2, 3, 6, 6), torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2)
         for _ in range(2):
             mixture_conv2d(x, kernels, coefficients)
-        assert len(calls) == 1 and planner._measured(calls[0]) == Plan("loop", "loop")
+        assert len(calls) == 1 and measuring._measured(calls[0]) == Plan("loop", "loop")
         mixture_conv2d(x[:1], kernels, coefficients[:1])
         assert len(calls) == 2
     finally:
-        planner._measured.cache_clear()
+        measuring._measured.cache_clear()
 
 
 @pytest.mark.parametrize("mixed", [0, 3])
 @pytest.mark.parametrize("shape", [{}, DEPTHWISE, POINTWISE])
 def test_measurements_cover_what_can_run(shape, mixed):
     one = problem(**shape, batch=2, size=(5, 5), mixed=mixed, training=True)
-    times = _measure.measure(one, rounds=1)
-    assert set(times["forward"]) == set(one.applicable) and set(times["backward"]) == set(one.single)
-    assert set(times["whole"]) == set(one.applicable) - set(one.single)
+    times = measuring.measure(one, rounds=1)
+    assert set(times["forward"]) == set(applicable(one)) and set(times["backward"]) == set(separable(one))
+    assert set(times["whole"]) == set(applicable(one)) - set(separable(one))
     assert all(seconds > 0 for part in times.values() for seconds in part.values())
 
 
 def test_several_processes_do_not_measure(monkeypatch):
     monkeypatch.setattr(dyvision.ops, "benchmark", True)
-    assert planner.wants_measurement()
+    assert measuring.wants_measurement()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert not planner.wants_measurement()
+    assert not measuring.wants_measurement()
 
 
 def test_what_is_forced_wins_inside_the_block_only(monkeypatch):
     x, weight = torch.randn(2, 3, 6, 6), torch.randn(2, 4, 3, 3, 3)
     used = []
     for name in ("grouped", "unfold", "loop"):
-        function = dyvision.ops.dynamic.FORWARD[name]
-        monkeypatch.setitem(
-            dyvision.ops.dynamic.FORWARD,
-            name,
-            lambda *a, name=name, function=function: used.append(name) or function(*a),
-        )
+        function = TABLE[name].forward
+        spy = lambda *a, name=name, function=function: used.append(name) or function(*a)  # noqa: E731
+        monkeypatch.setitem(TABLE, name, replace(TABLE[name], forward=spy))
     with formulation("loop"):
         dynamic_conv2d(x, weight)
         with formulation("unfold"):

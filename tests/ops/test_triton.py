@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops import _call_cache, dynamic_conv2d, formulation, mixture_conv2d
+from dyvision.ops.formulations import TABLE
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton import DTYPES, available, dense, depthwise, mixture_pointwise
 
 pytest.importorskip("triton")
@@ -250,7 +253,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner
 import torch
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton import DTYPES, dense, depthwise, mixture_pointwise
 
 pointers = dict(zip(DTYPES, ("*fp32", "*bf16", "*fp16")))
@@ -285,6 +288,53 @@ def test_kernels_compile_for_a_device_that_is_not_here(tmp_path) -> None:
     result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(result.stdout.splitlines()) == 2 * 4 * 3  # output and two gradients of four calls
+
+
+@pytest.fixture
+def on_this_device(monkeypatch) -> Iterator[None]:
+    """The interpreter counts as a device; what is remembered of calls with it is forgotten."""
+    monkeypatch.setattr("dyvision.ops.triton.available", lambda device: True)
+    _call_cache._calls.clear()
+    yield
+    _call_cache._calls.clear()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups", "taps"), [(1, 1, False), (1, 1, True), (3, 1, False), (3, 4, False), (3, 2, True)]
+)
+def test_the_operators_run_the_kernels(on_this_device, monkeypatch, kernel, groups, taps) -> None:
+    ran = []
+    row = TABLE["triton"]
+    monkeypatch.setitem(
+        TABLE,
+        "triton",
+        replace(
+            row,
+            forward=lambda *a: ran.append("given") or row.forward(*a),
+            forward_of_mixture=lambda *a: ran.append("mixture") or row.forward_of_mixture(*a),
+        ),
+    )
+    x, kernels = make(3, 4, 5, 6), make(2, 4, 4 // groups, kernel, kernel)
+    coefficients, bias = make(3, 2), make(4)
+    factors = make(3, kernel, kernel) if taps else None
+    weight, biases = make(3, 4, 4 // groups, kernel, kernel), make(3, 4)
+    geometry = {"padding": kernel // 2, "groups": groups}
+
+    def results(name: str) -> list[Tensor]:
+        with formulation(name):
+            mixed = mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=factors)
+            given = dynamic_conv2d(x, weight, biases, **geometry)
+            leaves = [t for t in (x, kernels, coefficients, bias, factors, weight, biases) if t is not None]
+            gradients = torch.autograd.grad((mixed * given).sum(), leaves)
+            with torch.no_grad():
+                again = mixture_conv2d(x, kernels, coefficients, bias, **geometry, taps=factors)
+                return [mixed, given, *gradients, again, dynamic_conv2d(x, weight, biases, **geometry)]
+
+    expected = results("grouped")
+    assert not ran
+    for found, value in zip(results("triton"), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3)
+    assert ran == ["mixture", "given"] * 2
 
 
 def test_the_cpu_is_no_device_for_kernels() -> None:

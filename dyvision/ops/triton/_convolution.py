@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton._layout import Sizes, empty_like, geometry_of, output_size, sizes_of
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 from dyvision.ops.triton._common import autotune, config, dot, near, source
 from dyvision.ops.triton._layout import constants, empty_like
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyvision.ops._geometry import Geometry
+from dyvision.ops.geometry import Geometry
 
 Sizes = list[int]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from dyvision.ops.autocast import autocasts, without_autocast
 
 #: numbers up to which a temporary tensor of all products stays in a core's cache
 _IN_CACHE = 2**18
@@ -129,13 +131,3 @@ def mixing_as_products() -> Iterator[None]:
         yield
     finally:
         _products = before
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off; entering its context where it is off already would cost as much as a small product."""
-    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
-
-
-def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for a device; it knows no "meta" device."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)

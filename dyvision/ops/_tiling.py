@@ -8,13 +8,15 @@ channels at a time, whose kernels are mixed for all samples; library convolution
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dyvision.ops._formulations import BACKWARD, FORWARD, columns_of, fold_columns
-from dyvision.ops._geometry import Geometry
-from dyvision.ops.mixing import Mixture
+from dyvision.ops.formulations import TABLE
+from dyvision.ops.formulations.columns import columns_of, fold_columns
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import Mixture
 
 #: bytes of mixed kernels at a time, on a CPU; caches of other devices are too small for it to pay
 TILE_BYTES = 16 * 2**20
@@ -22,53 +24,94 @@ TILE_BYTES = 16 * 2**20
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
+class Tile(NamedTuple):
+    """Which part of the kernels is mixed at a time.
+
+    Attributes:
+        by_rows: Whether it is some output channels of all samples, or all of some samples.
+        step: How many of these.
+    """
+
+    by_rows: bool
+    step: int
+
+
+def choose_tile(name: str, dtype: torch.dtype, batch: int, mixture: Mixture, geometry: Geometry) -> Tile | None:
+    """Decide how a formulation goes through a mixture; shapes, types and the device say it, and no numbers.
+
+    Args:
+        name: The formulation.
+        dtype: Type of the convolution.
+        batch: Samples.
+        mixture: What the kernels are mixed from.
+        geometry: Stride, padding, dilation, groups.
+
+    Returns:
+        The part, or None if all kernels are mixed at once.
+    """
+    if mixture.kernels.device.type != "cpu" or TABLE[name].forward_of_mixture is not None:
+        return None
+    # rows: where kernels are matrices and mixed as they are
+    plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {dtype}
+    by_rows = plain and TABLE[name].row_by_row and geometry.groups == 1
+    out_channels = mixture.kernels.shape[1]
+    row = math.prod(mixture.kernels.shape[2:]) * mixture.kernels.element_size()
+    whole, one = (out_channels, batch * row) if by_rows else (batch, out_channels * row)
+    step = max(TILE_BYTES // one, 8 if by_rows else 1)
+    return None if step >= whole else Tile(by_rows, step)
+
+
 def convolve_mixture(
-    input: Tensor, mixture: Mixture, geometry: Geometry, name: str, bias: Tensor | None = None
+    input: Tensor, mixture: Mixture, geometry: Geometry, name: str, tile: Tile | None, bias: Tensor | None = None
 ) -> Tensor:
     """Convolve each sample with its mixture by the formulation ``name``; nothing is kept for a backward pass."""
-    by_rows = _by_rows(name, input.dtype, mixture, geometry)
-    step = _step(input.shape[0], mixture, by_rows)
-    if step is None:
-        return FORWARD[name](input, mixture.mix().to(input.dtype), geometry, bias)
+    row = TABLE[name]
+    if tile is None:
+        return row.convolve_mixture(input, mixture, geometry, bias)
     size = geometry.output_size(input.shape[-2:], mixture.kernels.shape[-2:])
     batch, out_channels = input.shape[0], mixture.kernels.shape[1]
-    if by_rows:
+    if tile.by_rows:
         columns = columns_of(input, mixture.kernels.shape[-2:], geometry)
         output = input.new_empty(batch, out_channels, math.prod(size))
-        buffer = _Buffer(mixture, step)
-        for start in range(0, out_channels, step):
-            part = slice(start, start + step)
+        buffer = _Buffer(mixture, tile.step)
+        for start in range(0, out_channels, tile.step):
+            part = slice(start, start + tile.step)
             output[:, part] = torch.bmm(buffer.mix(mixture.rows(part)), columns)
         output = output if bias is None else output.add_(bias[:, :, None])
         return output.view(batch, out_channels, *size)
     output = input.new_empty(batch, out_channels, *size)
-    for start in range(0, batch, step):
-        part = slice(start, start + step)
-        kernels, shift = mixture.samples(part).mix().to(input.dtype), None if bias is None else bias[part]
-        output[part] = FORWARD[name](input[part], kernels, geometry, shift)
+    for start in range(0, batch, tile.step):
+        part = slice(start, start + tile.step)
+        shift = None if bias is None else bias[part]
+        output[part] = row.convolve_mixture(input[part], mixture.samples(part), geometry, shift)
     return output
 
 
 def convolve_mixture_backward(
-    grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, name: str, mask: list[bool]
+    grad: Tensor,
+    input: Tensor,
+    mixture: Mixture,
+    geometry: Geometry,
+    name: str,
+    tile: Tile | None,
+    mask: list[bool],
 ) -> Gradients:
     """Gradients for input, kernels, coefficients and taps; ``mask`` says for which."""
-    by_rows = _by_rows(name, input.dtype, mixture, geometry)
-    step = _step(input.shape[0], mixture, by_rows)
-    if step is not None and by_rows:
-        return _rows_backward(grad, input, mixture, geometry, step, mask)
-    if step is None:
+    if tile is not None and tile.by_rows:
+        return _rows_backward(grad, input, mixture, geometry, tile.step, mask)
+    gradients, wanted = TABLE[name].gradients, [mask[0], any(mask[1:])]
+    if tile is None:
         weight = mixture.mix().to(input.dtype)
-        grad_input, grad_weight = BACKWARD[name](grad, input, weight, geometry, [mask[0], any(mask[1:])])
+        grad_input, grad_weight = gradients(grad, input, weight, geometry, wanted)
         return grad_input, *((None,) * 3 if grad_weight is None else mixture.backward(grad_weight, mask[1:]))
     grad_input = torch.empty_like(input) if mask[0] else None
     kernels = torch.zeros_like(mixture.kernels) if mask[1] else None
     coefficients, taps = [], []
-    for start in range(0, input.shape[0], step):
-        part = slice(start, start + step)
+    for start in range(0, input.shape[0], tile.step):
+        part = slice(start, start + tile.step)
         some = mixture.samples(part)
         weight = some.mix().to(input.dtype)
-        grads = BACKWARD[name](grad[part], input[part], weight, geometry, [mask[0], any(mask[1:])])
+        grads = gradients(grad[part], input[part], weight, geometry, wanted)
         if grad_input is not None and grads[0] is not None:
             grad_input[part] = grads[0]
         if grads[1] is not None:
@@ -140,25 +183,3 @@ class _Buffer:
             taps = mixture.taps.flatten(1)
             rows.unflatten(2, (-1, taps.shape[1])).mul_(taps[:, None, None])
         return rows
-
-
-def is_tiled(dtype: torch.dtype, batch: int, mixture: Mixture, geometry: Geometry, name: str) -> bool:
-    """Whether :func:`convolve_mixture` would mix the kernels in parts, for an input of this type and batch."""
-    return _step(batch, mixture, _by_rows(name, dtype, mixture, geometry)) is not None
-
-
-def _by_rows(name: str, dtype: torch.dtype, mixture: Mixture, geometry: Geometry) -> bool:
-    """Whether to go through output channels: where kernels are matrices and mixed as they are."""
-    plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {dtype}
-    return plain and name in ("matmul", "unfold") and geometry.groups == 1
-
-
-def _step(batch: int, mixture: Mixture, by_rows: bool) -> int | None:
-    """Output channels or samples at a time; None for all at once."""
-    if mixture.kernels.device.type != "cpu":
-        return None
-    out_channels = mixture.kernels.shape[1]
-    row = math.prod(mixture.kernels.shape[2:]) * mixture.kernels.element_size()
-    whole, one = (out_channels, batch * row) if by_rows else (batch, out_channels * row)
-    step = max(TILE_BYTES // one, 8 if by_rows else 1)
-    return None if step >= whole else step

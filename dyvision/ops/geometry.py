@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyvision.ops._modes import is_transformed
+from dyvision.ops.modes import is_transformed
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int]

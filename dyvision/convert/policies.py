@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dyvision.backbones._blocks import ConvSite, find_convs
-from dyvision.backbones._handover import say_what_is_dynamic, skipped_convs
+from dyvision.convert._handover import say_what_is_dynamic, skipped_convs
+from dyvision.convert._sites import ConvSite, find_convs
 from dyvision.layers import DynamicConv2d
 
 Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from dyvision.backbones._blocks import CONVERTIBLE, ConvSite
+from dyvision.convert._sites import CONVERTIBLE, ConvSite
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 
 #: private: torch lists a module's hooks nowhere else

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.layers import DynamicConv2d
-from dyvision.layers._norm import absorb, affine
+from dyvision.layers.norm import absorb, affine
 
 #: largest relative difference of the outputs that folding may make, in float64
 _TOLERANCE = 1e-6

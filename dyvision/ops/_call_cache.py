@@ -6,17 +6,24 @@ Python takes as long. So the result is remembered by the shapes, types and devic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.ops._geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
-from dyvision.ops._modes import is_traced
-from dyvision.ops.mixing import autocasts
-from dyvision.ops.planner import EMPTY, Plan, describe_problem, forced_formulation, make_plan, wants_measurement
+from dyvision.ops._autograd import Tiles
+from dyvision.ops._fast_path import straight_code
+from dyvision.ops._tiling import choose_tile
+from dyvision.ops.autocast import autocasts, convolution_dtype
+from dyvision.ops.empty_batch import empty_output
+from dyvision.ops.geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
+from dyvision.ops.kernels import Mixture
+from dyvision.ops.measuring import find_fastest, wants_measurement
+from dyvision.ops.modes import is_traced
+from dyvision.ops.planner import forced_formulation, make_plan
+from dyvision.ops.problem import Plan, describe_problem
 
 #: signatures that are remembered; beyond it all are forgotten
 _MOST = 4096
@@ -30,9 +37,8 @@ class Call(NamedTuple):
         dtype: Type of the convolution.
         geometry: Stride, remaining padding, dilation, groups.
         training: Whether autograd will ask for a backward pass.
-        plan: The formulations.
-        plain: Whether inference needs neither padding before nor conversions of the tensors.
-        tiled: Whether kernels are mixed in parts.
+        plan: The formulations; None for an empty batch, for which there is nothing to choose.
+        tiles: What the two passes of a mixture mix at a time.
         run: All of it for the function's tensors, if the case is common enough for straight-line code.
     """
 
@@ -40,9 +46,8 @@ class Call(NamedTuple):
     dtype: torch.dtype
     geometry: Geometry
     training: bool
-    plan: Plan
-    plain: bool
-    tiled: bool = False
+    plan: Plan | None
+    tiles: Tiles = (None, None)
     run: Callable[..., Tensor] | None = None
 
     def ready(self, input: Tensor) -> Tensor:
@@ -52,18 +57,9 @@ class Call(NamedTuple):
         return input if input.dtype == self.dtype else input.to(self.dtype)
 
     def empty(self, input: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
-        """The output of an empty batch; every tensor gets a gradient of zeros, as from a library convolution."""
-        size = self.geometry.output_size(self.ready(input).shape[2:], weight.shape[3:])
-        output = input.new_zeros((0, weight.shape[1], *size), dtype=self.dtype)
-        return follow(output, (input, weight, *others)) if self.training else output
-
-
-def follow(output: Tensor, tensors: Iterable[Tensor | None]) -> Tensor:
-    """An empty output as a function of some tensors, so that each gets a gradient, of zeros."""
-    for tensor in tensors:
-        if tensor is not None and tensor.requires_grad:
-            output = output + 0 * tensor.sum().to(output.dtype)
-    return output
+        """The output of an empty batch."""
+        tensors = (input, weight, *others)
+        return empty_output(input, weight.shape[1], weight.shape[3:], self.edges, self.geometry, tensors)
 
 
 #: the input, the kernels, and what else a function takes
@@ -108,28 +104,43 @@ def remember(work_out: Callable[[Any, Arguments, bool], Call], tensors: Tensors,
     return call
 
 
-def prepare(tensors: Tensors, arguments: Arguments, training: bool, mixed: int = 0, linear: bool = True) -> Call:
-    """Work out geometry, type and plan for tensors that have been checked.
+def prepare(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mixture: Mixture | None,
+    arguments: Arguments,
+    training: bool,
+) -> Call:
+    """Work out geometry, type, plan, tiles and straight-line code for tensors that have been checked.
 
     Args:
-        tensors: The input, the kernels ``[N, C_out, C_in/groups, kH, kW]``, and others.
+        input: ``[B, C_in, H, W]``.
+        weight: The kernels that are given or mixed, ``[N, C_out, C_in/groups, kH, kW]``.
+        bias: As the function takes it.
+        mixture: What kernels are mixed from, None if they are given.
         arguments: Of the convolution.
         training: Whether there will be a backward pass.
-        mixed: Number of kernels that are mixed, 0 if they are given.
-        linear: Whether outputs can be mixed instead of kernels.
 
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
-    input, weight = tensors[:2]
-    assert input is not None and weight is not None
     edges, geometry = resolve(input, weight.shape[-2:], *arguments)
-    dtype = input.dtype
-    if dtype != torch.float64 and autocasts(input.device):
-        dtype = torch.get_autocast_dtype(input.device.type)
-    if not torch.jit.is_tracing() and input.shape[0] == 0:
-        return Call(edges, dtype, geometry, training, Plan(EMPTY, EMPTY), plain=False)
+    dtype, batch = convolution_dtype(input), input.shape[0]
+    if not torch.jit.is_tracing() and batch == 0:
+        return Call(edges, dtype, geometry, training, None)
+    mixed, linear = (0, True) if mixture is None else (weight.shape[0], mixture.taps is None)
     problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges)
+    plan = make_plan(problem, find_fastest)
+    if is_traced():
+        return Call(edges, dtype, geometry, training, plan)
+    tiles: Tiles = (None, None)
+    if mixture is not None:
+        forward = choose_tile(plan.forward, dtype, batch, mixture, geometry)
+        tiles = (forward, choose_tile(plan.backward, dtype, batch, mixture, geometry))
+    tensors = (input, weight, bias, *(mixture or ()))
     plain = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)
-    plain = plain and not (training or problem.channels_last or is_traced())
-    return Call(edges, dtype, geometry, training, make_plan(problem), plain)
+    run = None
+    if plain and not training and not problem.channels_last and tiles[0] is None:
+        run = straight_code(plan.forward, input, weight, bias, mixture, geometry)
+    return Call(edges, dtype, geometry, training, plan, tiles, run)

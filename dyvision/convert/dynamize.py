@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dyvision.backbones._blocks import ConvSite, find_convs
-from dyvision.backbones._handover import skipped_convs, warn_of_dynamic, warn_of_losses, warn_of_skipped
-from dyvision.backbones._sharing import BlockTrace, UntraceableBlockError, share_branch, trace_block
-from dyvision.backbones.policies import Policy, default_policy, list_policies, select_convs
+from dyvision.convert._handover import skipped_convs, warn_of_dynamic, warn_of_losses, warn_of_skipped
+from dyvision.convert._shared_branches import BlockTrace, UntraceableBlockError, share_branch, trace_block
+from dyvision.convert._sites import ConvSite, find_convs
+from dyvision.convert.policies import Policy, default_policy, list_policies, select_convs
 from dyvision.layers import DynamicConv2d, get_layer
-from dyvision.layers._arguments import check_own_arguments
+from dyvision.layers.arguments import check_own_arguments
 
 
 def dynamize(

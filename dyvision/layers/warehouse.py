@@ -1,18 +1,14 @@
-"""The cells of KernelWarehouse, and how the kernels of several layers are cut into them."""
+"""The cells of KernelWarehouse, and which of them belong to whom."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dyvision.ops.mixing import mix_kernels
-
-if TYPE_CHECKING:
-    from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d
+from dyvision.ops.kernels import mix_kernels
 
 
 class Warehouse(nn.Module):
@@ -96,74 +92,3 @@ def own_cells(num_mixtures: int, num_cells: int, ratio: float, start: int) -> tu
         indices.append(start if takes else num_cells)
         start += takes
     return indices, start
-
-
-def count_pieces(layer: KernelWarehouseConv2d, cell_shape: Sequence[int]) -> int:
-    """Number of cells that a layer's kernel is cut into."""
-    return math.prod(size // part for size, part in zip(layer.kernel_shape, cell_shape, strict=True))
-
-
-def build_warehouse(
-    layers: Sequence[KernelWarehouseConv2d],
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Warehouse:
-    """Build the warehouse that several layers can share; they do not join it.
-
-    Raises:
-        ValueError: If the layers disagree in their ratios, or cells of that size do not divide their kernels.
-    """
-    first = layers[0]
-    for name in ("cell_num_ratio", "cell_inplane_ratio", "cell_outplane_ratio", "spatial_partition"):
-        values = {getattr(layer, name) for layer in layers}
-        if len(values) > 1:
-            raise ValueError(f"{name} must be the same for all layers of a warehouse, got {sorted(values)}")
-    taps = (1, 1)
-    if not first.spatial_partition:
-        taps = first.kernel_size
-        if any(layer.kernel_size != taps for layer in layers):
-            sizes = sorted({layer.kernel_size for layer in layers})
-            raise ValueError(f"kernel_size must be the same for all layers without spatial_partition, got {sizes}")
-    sides = []
-    for name, axis, ratio in (
-        ("cell_outplane_ratio", 0, first.cell_outplane_ratio),
-        ("cell_inplane_ratio", 1, first.cell_inplane_ratio),
-    ):
-        common = math.gcd(*(layer.kernel_shape[axis] for layer in layers))
-        size = max(int(common * ratio), 1)
-        if common % size:
-            raise ValueError(f"{name}={ratio!r} of {common} channels is {size}, which has to divide them")
-        sides.append(size)
-    shape = (sides[0], sides[1], *taps)
-    mixtures = sum(count_pieces(layer, shape) for layer in layers)
-    return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)
-
-
-def share_warehouses(groups: Mapping[str, Sequence[KernelWarehouseConv2d]]) -> dict[str, Warehouse]:
-    """Give each group of layers a common warehouse, in place of their own; cells and attentions are initialised anew.
-
-    Do this before loading weights (``load_state_dict``, ``load_static``) and before building an optimiser.
-
-    Args:
-        groups: Layers by the name of their warehouse, in the order in which the network calls them.
-
-    Returns:
-        The warehouses by name.
-
-    Raises:
-        ValueError: If a group is empty or its layers cannot share.
-    """
-    warehouses = {}
-    for name, layers in groups.items():
-        if not layers:
-            raise ValueError(f"groups: {name!r} has no layers")
-        cells = layers[0].warehouse.cells
-        warehouse = build_warehouse(layers, device=cells.device, dtype=cells.dtype)
-        # One module, a child of every layer: PyTorch's own way to share. Parameters are listed once (optimisers, DDP),
-        # deepcopy and .to() keep the identity, and a layer stays whole when it is taken out of the network. A reference
-        # outside the module tree would lose that. The state dict has the cells under each layer's name, as one storage.
-        start = 0
-        for layer in layers:
-            start = layer.join(warehouse, start)
-        warehouses[name] = warehouse
-    return warehouses

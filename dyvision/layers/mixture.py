@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dyvision.layers._base import DynamicConv2d
-from dyvision.layers._norm import absorb
+from dyvision.layers.norm import absorb
 from dyvision.ops import mixture_conv2d
 
 
