@@ -25,7 +25,7 @@ def refuse_over_data(output: Path, root: Path, options: Mapping[str, Any], name:
     Raises:
         DataError: If the file is there and, links resolved, lies in a folder of the data set.
     """
-    if not os.path.lexists(output):
+    if not os.path.lexists(output) or _is_report(output):
         return
     target = Path(os.path.realpath(output))
     for place in (root, *(Path(str(options[key])) for key in _PATHS if options.get(key))):
@@ -38,6 +38,14 @@ def refuse_over_data(output: Path, root: Path, options: Mapping[str, Any], name:
                 f"{name} {output}: this file lies in the data set ({folder}) and would be overwritten; write somewhere "
                 "else, or remove it first."
             )
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is an earlier report of a check, which may be written anew."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"".join(file.read(32).split()).startswith(b'{"refused":')
 
 
 def _same(one: Path, other: Path) -> bool:

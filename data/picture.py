@@ -103,8 +103,8 @@ def orientation(image: Image.Image) -> int:
 def stored_size(image: Image.Image) -> tuple[int, int]:
     """Height and width as stored; Pillow opens TIFFs with those of the upright picture."""
     tags = getattr(image, "tag_v2", {})
-    size = tags.get(_TIFF_HEIGHT), tags.get(_TIFF_WIDTH)
-    return (int(size[0]), int(size[1])) if image.format == "TIFF" and all(size) else (image.height, image.width)
+    height, width = tags.get(_TIFF_HEIGHT), tags.get(_TIFF_WIDTH)
+    return (int(height), int(width)) if image.format == "TIFF" and height and width else (image.height, image.width)
 
 
 def decode(image: Image.Image, path: str | Path) -> Picture:
@@ -151,7 +151,9 @@ def _read_deep(path: str | Path, image: Image.Image) -> NDArray[np.uint16] | Non
         values = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    usable = values is not None and values.dtype == np.uint16 and values.ndim == 3 and values.shape[2] >= 3
-    if not usable or values.shape[:2] != (image.height, image.width):
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] < 3:
         return None
-    return np.ascontiguousarray(values[:, :, 2::-1])
+    if values.shape[:2] != (image.height, image.width):
+        return None
+    deep: NDArray[np.uint16] = np.ascontiguousarray(values[:, :, 2::-1]).astype(np.uint16, copy=False)
+    return deep

@@ -69,8 +69,10 @@ def _to_8_bits(values: NDArray[Any], bit_depth: int | None, declared: float | No
         raise ValueError("it holds values that are not finite (NaN or infinity); replace them")
     if low < 0:
         raise ValueError(f"it holds negative values (down to {low:g}); shift it to 0 and above")
-    if bit_depth is not None or declared is not None:
-        scale = declared if bit_depth is None else 2.0**bit_depth - 1
+    if bit_depth is not None:
+        scale = 2.0**bit_depth - 1
+    elif declared is not None:
+        scale = declared
     elif values.dtype.kind == "f" and high <= 1:
         scale = 1.0
     else:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,10 +29,8 @@ def constructor_signature(cls: type) -> Signature:
     found: dict[str, Parameter] = {}
     handed_on: list[Parameter] = []
     by_position = True
-    for kind in cls.__mro__[:-1]:  # object takes nothing, whatever it says
-        if "__init__" not in vars(kind):
-            continue
-        own = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+    for constructor in _constructors(cls):
+        own = list(inspect.signature(constructor).parameters.values())[1:]
         for parameter in own:
             if parameter.kind in _STARRED or parameter.name in found:
                 continue
@@ -42,11 +40,32 @@ def constructor_signature(cls: type) -> Signature:
                 parameter = parameter.replace(kind=Parameter.KEYWORD_ONLY)
             found[parameter.name] = parameter
         handed_on = [parameter for parameter in own if parameter.kind in _STARRED]
-        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in own):
-            break
         # behind positional arguments of its own, *args are not the base's first ones
         by_position = by_position and len(handed_on) == 2 and own[0].kind is Parameter.VAR_POSITIONAL
     return Signature(sorted([*found.values(), *handed_on], key=lambda parameter: parameter.kind))
+
+
+def constructor_types(cls: type) -> dict[str, Any]:
+    """The types of what a class is called with, by name; see :func:`constructor_signature`.
+
+    Raises:
+        NameError: If an annotation names something that its module does not have.
+    """
+    found: dict[str, Any] = {}
+    for constructor in _constructors(cls):
+        found = get_type_hints(constructor) | found
+    return found
+
+
+def _constructors(cls: type) -> Iterator[Callable[..., None]]:
+    """The constructor of a class, and those of its bases to which it hands ``**kwargs`` on."""
+    for kind in cls.__mro__[:-1]:  # object takes nothing, whatever it says
+        constructor = vars(kind).get("__init__")
+        if constructor is not None:
+            yield constructor
+            parameters = inspect.signature(constructor).parameters.values()
+            if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+                return
 
 
 class SharesArguments:

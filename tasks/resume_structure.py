@@ -194,7 +194,7 @@ def _of_schedule(name: str, state: Mapping[str, Any], schedule: Any) -> Iterator
 def _of_mapping(name: str, stored: Mapping[str, Any], built: Mapping[str, Any]) -> Iterator[str]:
     if not all(isinstance(key, str) for key in built):  # milestones: what counts is that they are numbers
         for key, value in stored.items():
-            if not (_is_number(key) and _is_number(value) and key >= 0):
+            if not (isinstance(key, int | float) and _is_number(value) and key >= 0):
                 yield f"{name} has {shown({key: value})}, expected whole numbers"
         return
     for key, value in built.items():

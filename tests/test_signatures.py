@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from dyvision.signatures import SharesArguments, constructor_signature, documented_arguments, takes
+from dyvision.signatures import (
+    SharesArguments,
+    constructor_signature,
+    constructor_types,
+    documented_arguments,
+    takes,
+)
 
 
 class Base(SharesArguments):
@@ -84,6 +90,17 @@ def test_a_class_that_takes_anything_says_so():
         def __init__(self, width: int = 1, **anything: Any) -> None: ...
 
     assert str(constructor_signature(Anything)) == "(width: 'int' = 1, **anything: 'Any')"
+
+
+def test_types_follow_what_is_handed_on():
+    types = constructor_types(Leaf)
+    assert {name: types[name] for name in ("first", "own", "second", "third")} == {
+        "first": int,
+        "own": int,
+        "second": str,
+        "third": float,
+    }
+    assert constructor_types(Closed).keys() == {"width", "return"}
 
 
 def test_a_callable_instance_has_its_own_signature():

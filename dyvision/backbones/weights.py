@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
+from dyvision.backbones._matching import Fit, describe_misfit, find_prefix, match, without_head
 from dyvision.backbones.features import Backbone
 from dyvision.checkpoint_file import check_finite, load_plain
-from dyvision.layers import CoefficientBranch, DynamicConv2d
 from dyvision.tensor_kinds import check_kinds
 
 #: makes every torch.load one of plain data
@@ -49,18 +48,6 @@ class LoadReport:
     prefix: str = ""
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """How the tensors of a source compare with those of a network."""
-
-    tensors: dict[str, torch.Tensor]
-    missing: list[str]
-    reshaped: list[str]
-    unexpected: list[str]
-    skipped: list[str]
-    prefix: str
-
-
 def load_backbone_weights(backbone: Backbone, source: Source, *, where: str | None = None) -> LoadReport:
     """Load the weights of a classifier, a backbone or a trained task into a backbone.
 
@@ -79,9 +66,9 @@ def load_backbone_weights(backbone: Backbone, source: Source, *, where: str | No
             nothing is loaded then.
     """
     what = where or ("the given state dict" if isinstance(source, Mapping) else str(source))
-    fit = _fit(backbone.body, read_state_dict(source), backbone._pruned)
+    fit = match(backbone.body, read_state_dict(source), backbone._pruned)
     if fit.missing or fit.reshaped or fit.unexpected:
-        raise ValueError(_misfit(backbone.body, fit, what))
+        raise ValueError(describe_misfit(backbone.body, fit, what))
     check_kinds(fit.tensors, backbone.body.state_dict(), what)
     backbone.body.load_state_dict(fit.tensors, strict=False)
     return LoadReport(len(fit.tensors), tuple(fit.skipped), prefix=fit.prefix)
@@ -100,17 +87,17 @@ def load_pretrained_file(model: nn.Module, path: str | PathLike[str]) -> LoadRep
     config = dict(getattr(model, "pretrained_cfg", None) or {})
     head = tuple(f"{name}." for name in _names(config.get("classifier")))
     state = read_state_dict(path)
-    first: _Fit | None = None
+    first: Fit | None = None
     for rename in (_as_they_are, _as_timm_converts_them, _in_order):
         renamed = _adapt_input(model, rename(model, state, head), _names(config.get("first_conv")))
-        fit = _without(_fit(model, renamed), head)
+        fit = without_head(match(model, renamed), head)
         if not (fit.missing or fit.reshaped or fit.unexpected):
             check_kinds(fit.tensors, model.state_dict(), f"weights file {path}")
             model.load_state_dict(fit.tensors, strict=False)
             fresh = tuple(key for key in model.state_dict() if key.startswith(head) and key not in fit.tensors)
             return LoadReport(len(fit.tensors), tuple(fit.skipped), fresh, fit.prefix)
         first = first or fit
-    raise ValueError(_misfit(model, first, str(path)) if first else f"{path} holds no weights")
+    raise ValueError(describe_misfit(model, first, str(path)) if first else f"{path} holds no weights")
 
 
 @contextmanager
@@ -178,36 +165,6 @@ def read_state_dict(source: Source) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _fit(model: nn.Module, source: Mapping[str, torch.Tensor], pruned: frozenset[str] = frozenset()) -> _Fit:
-    target = model.state_dict()
-    prefix = _prefix(target, source)
-    renamed = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
-    tensors = {key: value for key, value in renamed.items() if key in target}
-    reshaped = [key for key, value in tensors.items() if value.shape != target[key].shape]
-    # old checkpoints lack BatchNorm's step counter
-    missing = [key for key in target if key not in tensors and not key.endswith("num_batches_tracked")]
-    roots = {key.split(".")[0] for key in target}
-    unexpected = [key for key in renamed if key not in target and key not in pruned and key.split(".")[0] in roots]
-    foreign = set(unexpected)
-    skipped = [
-        key
-        for key in source
-        if not key.startswith(prefix) or (key[len(prefix) :] not in target and key[len(prefix) :] not in foreign)
-    ]
-    return _Fit(tensors, missing, reshaped, unexpected, skipped, prefix)
-
-
-def _without(fit: _Fit, head: tuple[str, ...]) -> _Fit:
-    """The same but for the classifier, whose size may differ."""
-
-    def kept(keys: Sequence[str]) -> list[str]:
-        return [key for key in keys if not key.startswith(head)]
-
-    resized = {key for key in fit.reshaped if key.startswith(head)}
-    tensors = {key: value for key, value in fit.tensors.items() if key not in resized}
-    return _Fit(tensors, kept(fit.missing), kept(fit.reshaped), kept(fit.unexpected), fit.skipped, fit.prefix)
-
-
 def _as_they_are(model: nn.Module, state: _State, head: tuple[str, ...]) -> _State:
     return state
 
@@ -240,59 +197,16 @@ def _in_order(model: nn.Module, state: _State, head: tuple[str, ...]) -> _State:
     return {key: state[name] for key, name in zip(order, names, strict=False)}
 
 
-def _prefix(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> str:
-    """What stands before the network's names in the source: the prefix under which most of them are found."""
-    votes: Counter[str] = Counter()
-    for key in source:
-        segments = key.split(".")
-        for start in range(len(segments)):
-            if ".".join(segments[start:]) in target:
-                votes["".join(f"{segment}." for segment in segments[:start])] += 1
-    return max(votes, key=lambda prefix: (votes[prefix], -len(prefix))) if votes else ""
-
-
 def _adapt_input(model: nn.Module, state: Mapping[str, torch.Tensor], convs: Sequence[str]) -> dict[str, torch.Tensor]:
     adapted = dict(state)
     target = model.state_dict()
-    prefix = _prefix(target, state)
+    prefix = find_prefix(target, state)
     for name in convs:
         key = f"{name}.weight"
         weight = adapted.get(prefix + key)
         if weight is not None and key in target and weight.ndim == 4 and weight.shape[1] != target[key].shape[1]:
             adapted[prefix + key] = adapt_input_conv(target[key].shape[1], weight)
     return adapted
-
-
-def _misfit(model: nn.Module, fit: _Fit, what: str) -> str:
-    target = model.state_dict()
-    dynamic = tuple(
-        f"{name}." for name, module in model.named_modules() if isinstance(module, (DynamicConv2d, CoefficientBranch))
-    )
-    parts = []
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} of {len(target)} tensors are missing ({_few(fit.missing)})")
-    if fit.reshaped:
-        first = fit.reshaped[0]
-        shapes = f"{first}: {list(fit.tensors[first].shape)} instead of {list(target[first].shape)}"
-        parts.append(f"{len(fit.reshaped)} have another shape ({shapes})")
-    if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} are unknown ({_few(fit.unexpected)})")
-    if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
-        # the counts say nothing here: weights of a static network are converted by another option
-        return (
-            f"{what} fits but for the dynamic layers of this {type(model).__name__} ({len(fit.missing)} "
-            "tensors are missing): weights of a static network are given as --model.pretrained FILE (in Python "
-            "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
-        )
-    if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
-        hint = "the weights have dynamic layers: create the backbone with the layer they were trained with"
-    else:
-        hint = "check the backbone's name, in_chans, layer, policy and out_indices"
-    return f"{what} does not fit this {type(model).__name__}: {', '.join(parts)}; {hint}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from dyvision.arguments import shown
 from dyvision.cli.configs import closest
 from dyvision.cli.request import Request, option
+from dyvision.signatures import constructor_types
 
 _NAMES = {
     bool: "true or false",
@@ -111,7 +112,7 @@ def _hint_of(key: str, classes: Mapping[str, type]) -> Any:
     if not name:
         return str | None if key in ("task", "ckpt_path", "output", "sample_data") else None
     try:
-        return get_type_hints(classes[section].__init__).get(name)  # type: ignore[misc]
+        return constructor_types(classes[section]).get(name)
     except (KeyError, NameError, TypeError):  # a class of the user whose annotations cannot be evaluated here
         return None
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from dyvision.cli._ending import RunMessages
+from dyvision.cli._loggers import make_loggers
 from dyvision.cli._resume import RunOptions, take_folder
 from dyvision.cli.request import Request
 from dyvision.saving import write_text
@@ -39,18 +40,24 @@ class TrainingRun:
         self.folder, self._log = take_folder(config, request)
         if not self.folder.continued and self.folder.is_first_process:
             content = {**yaml.safe_load(text), "ckpt_path": None}
+            if request.loggers:
+                content["trainer"] = {**content["trainer"], "logger": request.loggers}
             write_text(self.folder.path / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         self.messages = RunMessages(self.folder, request)
 
     def loggers(self) -> list[Any]:
-        """TensorBoard and CSV, both in the folder of the run."""
+        """TensorBoard and CSV, both in the folder of the run, or those that were given by name."""
         root, name, version = self.folder.root, self.folder.name, self.folder.version
         # TensorBoard hides what the run before logged after the checkpoint
         purge: dict[str, Any] = {"purge_step": self.request.checkpoint.get("global_step")}
         board = TensorBoardLogger(
             root, name, version, default_hp_metric=False, **(purge if self.folder.continued else {})
         )
-        return [board, MetricsLog(root, name, version, kept=self._log)]
+        own: dict[str, Any] = {"TensorBoardLogger": board, "CSVLogger": MetricsLog(root, name, version, kept=self._log)}
+        if not self.request.loggers:
+            return list(own.values())
+        others = make_loggers([name for name in self.request.loggers if name not in own], self.folder.path)
+        return [*(own[name] for name in dict.fromkeys(self.request.loggers) if name in own), *others]
 
     def callbacks(self) -> list[Callback]:
         """What has to be called before all other callbacks, which do and log what belongs to the next step."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision import checkpoint_file
+from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names, typed_options
 from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
@@ -37,12 +38,14 @@ class Request:
             hyperparameters of ``model`` and ``data``; empty if none was given.
         typed: The remaining command line.
         checkpoint_path: The file behind ``checkpoint``.
+        loggers: Classes of loggers that were given by name only.
     """
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
     checkpoint: dict[str, Any] = field(default_factory=dict)
     typed: list[str] = field(default_factory=list)
     checkpoint_path: Path | None = None
+    loggers: list[str] = field(default_factory=list)
 
     @property
     def task(self) -> str:
@@ -114,6 +117,7 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         else:
             request.typed.append(argument)
     check_typed(request.typed)
+    request.loggers = take_loggers(request.layers, request.typed)
     checkpoint = request.value("", "ckpt_path")
     if checkpoint in ("last", "best"):
         request.checkpoint_path = resolve_checkpoint(request, checkpoint, command)

@@ -25,6 +25,7 @@ from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._evaluated import check_evaluated
+from dyvision.cli._loggers import make_loggers
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._option_errors import explain
 from dyvision.cli._results_folder import ResultsFolder
@@ -168,6 +169,8 @@ class TaskCLI(cli.LightningCLI):
         if self.command in ("validate", "test") and not options["fast_dev_run"]:
             self.results = ResultsFolder.take(self.config, self.command)
             options["default_root_dir"] = str(self.results.path)
+            if self.request.loggers:
+                options["logger"] = make_loggers(self.request.loggers, self.results.path)
             added.append(ConfusionMatrixWriter(self.results.path))
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from timm.layers import Conv2dSame
 from torch import nn
@@ -87,12 +87,13 @@ class ConvSite:
         return self.conv.kernel_size == (1, 1)
 
 
-def find_convs(model: nn.Module) -> list[ConvSite]:
+def find_convs(model: nn.Module, dynamic: bool = False) -> list[ConvSite]:
     """List the convolutions of a model that a dynamic layer could replace, in order of registration.
 
     Args:
         model: Any module. Convolutions inside dynamic layers and their coefficient branches are not listed, nor are
             those whose class is not exactly ``nn.Conv2d``, timm's ``Conv2dSame`` or ``StaticConv2d``.
+        dynamic: List the dynamic layers, too, as the convolutions that they stand for.
 
     Returns:
         The sites; a network without recognisable blocks has one ``stem`` (its first convolution) and otherwise sites
@@ -100,7 +101,12 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
     """
     modules = dict(model.named_modules())
     blocks = _outermost_blocks(model, modules)
-    names = [name for name, module in modules.items() if _is_convertible(module) and not _owned(name, modules)]
+    names = [
+        name
+        for name, module in modules.items()
+        if (_is_convertible(module) and not _owned(name, modules))
+        or (dynamic and isinstance(module, DynamicConv2d) and not _owned(name.rpartition(".")[0], modules))
+    ]
     order = {name: position for position, name in enumerate(modules)}
     if blocks:
         first, last = order[blocks[0]], order[blocks[-1]]
@@ -110,7 +116,7 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
     sites = []
     for name in names:
         conv = modules[name]
-        if not isinstance(conv, nn.Conv2d):  # for the type checker: CONVERTIBLE are all Conv2d
+        if not isinstance(conv, (nn.Conv2d, DynamicConv2d)):  # for the type checker: CONVERTIBLE are all Conv2d
             continue
         block = _enclosing(name, blocks)
         if _is_attention(name, modules):
@@ -127,7 +133,11 @@ def find_convs(model: nn.Module) -> list[ConvSite]:
             role = "head"
         else:
             role = "transition" if blocks else "block"
-        sites.append(ConvSite(name, conv, role, block, type(modules[block]).__name__ if block is not None else ""))
+        sites.append(
+            ConvSite(
+                name, cast(nn.Conv2d, conv), role, block, type(modules[block]).__name__ if block is not None else ""
+            )
+        )
     return sites
 
 

@@ -173,8 +173,9 @@ def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
     already = [name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)]
     if isinstance(policy, str):
         known = policy in _POLICIES
-        chosen = _POLICIES[policy](find_convs(model)) if known else _matching(sites, [policy], already)
-        chosen = [site for site in chosen if site.role not in _NEVER]
+        # a policy that counts blocks counts those that are dynamic already
+        chosen = _POLICIES[policy](find_convs(model, dynamic=True)) if known else _matching(sites, [policy], already)
+        chosen = [site for site in chosen if site.role not in _NEVER and site.name not in already]
     elif isinstance(policy, Sequence) and all(isinstance(pattern, str) for pattern in policy):
         chosen = _matching(sites, policy, already)
     elif callable(policy):

@@ -272,7 +272,7 @@ def test_an_end_inside_an_epoch_names_that_epoch(sample_data, place, capsys) -> 
 
 @pytest.mark.parametrize("steps", [5])
 def test_a_run_goes_on_with_epochs_of_another_length_to_the_end_of_its_schedule(steps, sample_data, place) -> None:
-    """Two epochs of 4 steps, ended after ``steps``, go on with 2 an epoch: the rate is 0 at the end all the same."""
+    """Two epochs of 4 steps, ended after ``steps``, go on with 2 steps an epoch: the rate ends at 0."""
     short = ["--trainer.max_epochs=2", f"--trainer.max_steps={steps}"]
     assert main(arguments(sample_data, *short, "--trainer.limit_val_batches=0")) == 0
     end = version(place) / "checkpoints" / "last.ckpt"
@@ -281,6 +281,18 @@ def test_a_run_goes_on_with_epochs_of_another_length_to_the_end_of_its_schedule(
     last = load(max(place.glob("runs/*/*/checkpoints/last.ckpt"), key=os.path.getmtime))
     assert last["global_step"] > steps
     assert last["lr_schedulers"][0]["_last_lr"] == pytest.approx([0.0] * len(last["lr_schedulers"][0]["_last_lr"]))
+
+
+def test_loggers_by_name_write_into_the_folder_of_the_run(sample_data, place) -> None:
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    for number, (name, files) in enumerate((("tensorboard", "events*"), ("CSVLogger", "metrics.csv"))):
+        assert main(arguments(sample_data, *short, "--trainer.logger", name)) == 0
+        folder = version(place, number)
+        assert list(folder.glob(files))
+        assert len([*folder.glob("events*"), *folder.glob("metrics.csv")]) == 1
+        kept = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["logger"]
+        assert kept == [{"tensorboard": "TensorBoardLogger"}.get(name, name)]
+    assert not (place / "lightning_logs").exists()
 
 
 def test_nothing_to_train_leaves_no_folder(sample_data, place, capsys) -> None:

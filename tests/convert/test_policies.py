@@ -127,3 +127,16 @@ def test_every_policy_has_something_to_select_on_every_kind_of_network():
         # ConvNeXt's 1x1 convolutions are linear layers but in its smallest variants
         policies = [policy for policy in list_policies() if (name, policy) != ("convnext_tiny", "pointwise")]
         assert all(names(model, policy) for policy in policies)
+
+
+@pytest.mark.parametrize("layer", ["condconv", "dcd", "se"])
+def test_a_second_call_of_a_policy_changes_nothing(layer) -> None:
+    """Blocks that are dynamic already are counted: the last third stays the last third."""
+    from dyvision.layers import DynamicConv2d
+
+    model = dynamize(torchvision.models.resnet18(), layer=layer)
+    first = [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)]
+    for _ in range(3):
+        with pytest.raises(ValueError, match="dynamic already"):
+            dynamize(model, layer=layer)
+    assert [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)] == first

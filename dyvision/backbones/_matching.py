@@ -1,0 +1,105 @@
+"""How the tensors of a file compare with those of a network, and a misfit as one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dyvision.layers import CoefficientBranch, DynamicConv2d
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a source compare with those of a network."""
+
+    tensors: dict[str, torch.Tensor]
+    missing: list[str]
+    reshaped: list[str]
+    unexpected: list[str]
+    skipped: list[str]
+    prefix: str
+
+
+def match(model: nn.Module, source: Mapping[str, torch.Tensor], pruned: frozenset[str] = frozenset()) -> Fit:
+    """Compare the tensors of a source, whatever stands before its names, with those of a network.
+
+    Args:
+        model: The network.
+        source: Tensors by name.
+        pruned: Names that the network had before levels were cut off; the source may have them.
+    """
+    target = model.state_dict()
+    prefix = find_prefix(target, source)
+    renamed = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
+    tensors = {key: value for key, value in renamed.items() if key in target}
+    reshaped = [key for key, value in tensors.items() if value.shape != target[key].shape]
+    # old checkpoints lack BatchNorm's step counter
+    missing = [key for key in target if key not in tensors and not key.endswith("num_batches_tracked")]
+    roots = {key.split(".")[0] for key in target}
+    unexpected = [key for key in renamed if key not in target and key not in pruned and key.split(".")[0] in roots]
+    foreign = set(unexpected)
+    skipped = [
+        key
+        for key in source
+        if not key.startswith(prefix) or (key[len(prefix) :] not in target and key[len(prefix) :] not in foreign)
+    ]
+    return Fit(tensors, missing, reshaped, unexpected, skipped, prefix)
+
+
+def without_head(fit: Fit, head: tuple[str, ...]) -> Fit:
+    """The same but for the classifier, whose size may differ."""
+
+    def kept(keys: Sequence[str]) -> list[str]:
+        return [key for key in keys if not key.startswith(head)]
+
+    resized = {key for key in fit.reshaped if key.startswith(head)}
+    tensors = {key: value for key, value in fit.tensors.items() if key not in resized}
+    return Fit(tensors, kept(fit.missing), kept(fit.reshaped), kept(fit.unexpected), fit.skipped, fit.prefix)
+
+
+def find_prefix(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> str:
+    """What stands before the network's names in the source: the prefix under which most of them are found."""
+    votes: Counter[str] = Counter()
+    for key in source:
+        segments = key.split(".")
+        for start in range(len(segments)):
+            if ".".join(segments[start:]) in target:
+                votes["".join(f"{segment}." for segment in segments[:start])] += 1
+    return max(votes, key=lambda prefix: (votes[prefix], -len(prefix))) if votes else ""
+
+
+def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
+    """One sentence on what does not fit, and what to do; ``what`` names the source."""
+    target = model.state_dict()
+    dynamic = tuple(
+        f"{name}." for name, module in model.named_modules() if isinstance(module, (DynamicConv2d, CoefficientBranch))
+    )
+    parts = []
+    if fit.missing:
+        parts.append(f"{len(fit.missing)} of {len(target)} tensors are missing ({_few(fit.missing)})")
+    if fit.reshaped:
+        first = fit.reshaped[0]
+        shapes = f"{first}: {list(fit.tensors[first].shape)} instead of {list(target[first].shape)}"
+        parts.append(f"{len(fit.reshaped)} have another shape ({shapes})")
+    if fit.unexpected:
+        parts.append(f"{len(fit.unexpected)} are unknown ({_few(fit.unexpected)})")
+    if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
+        # the counts say nothing here: weights of a static network are converted by another option
+        return (
+            f"{what} fits but for the dynamic layers of this {type(model).__name__} ({len(fit.missing)} "
+            "tensors are missing): weights of a static network are given as --model.pretrained FILE (in Python "
+            "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
+        )
+    if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
+        hint = "the weights have dynamic layers: create the backbone with the layer they were trained with"
+    else:
+        hint = "check the backbone's name, in_chans, layer, policy and out_indices"
+    return f"{what} does not fit this {type(model).__name__}: {', '.join(parts)}; {hint}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
