@@ -17,6 +17,7 @@ from dyvision.ops.problem import Problem
 def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """A matrix product per sample and group, ``[C_out, C_in kH kW] x [C_in kH kW, H'W']``, of the unfolded input."""
     batch = input.shape[0]
+    size: tuple[int, ...]
     if weight.shape[3] == weight.shape[4] == 1 and geometry.is_pointwise:
         size = input.shape[2:]
         if is_channels_last(input):
@@ -26,7 +27,7 @@ def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | Non
             return output.view(batch, *size, -1).permute(0, 3, 1, 2)
         output = torch.bmm(weight.flatten(2), input.flatten(2))
     else:
-        size = torch.Size(geometry.output_size(input.shape[-2:], weight.shape[-2:]))
+        size = geometry.output_size(input.shape[-2:], weight.shape[-2:])
         output = torch.bmm(_rows(weight, geometry), columns_of(input, weight.shape[-2:], geometry))
         output = output.view(batch, weight.shape[1], -1)
     # in place: a second map of this size costs as much as the product
