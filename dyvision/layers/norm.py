@@ -82,4 +82,5 @@ class GuardedBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) if output is None else output
 
 
-_BATCH_NORMS = frozenset([nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d])
+# a tuple: the compiler of PyTorch 2.6 cannot look classes up in a set
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d)
