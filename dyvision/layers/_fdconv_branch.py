@@ -122,7 +122,7 @@ class KernelModulation(CoefficientBranch):
             return None
         rows = self._normalise(self.norm, pooled)
         weight = self.local_conv.weight.to(pooled.dtype)
-        local = F.conv1d(rows[:, None], weight, padding=weight.shape[2] // 2)
+        local = F.conv1d(rows[:, None], weight, padding=self.local_conv.kernel_size[0] // 2)
         out_channels, inputs, height, width = self.kernel_shape
         groups = local.shape[2] // inputs
         split = local.view(-1, groups, out_channels // groups, height, width, groups, inputs)

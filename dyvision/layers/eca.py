@@ -53,7 +53,7 @@ class ECAGate(ChannelGate):
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``[B, C]`` to gates ``[B, C]``."""
         weight = self.conv.weight.to(pooled.dtype)
-        return torch.sigmoid(F.conv1d(pooled[:, None], weight, padding=weight.shape[2] // 2)[:, 0])
+        return torch.sigmoid(F.conv1d(pooled[:, None], weight, padding=self.conv.padding)[:, 0])
 
 
 class ECA(nn.Module):
