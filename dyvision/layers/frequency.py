@@ -176,6 +176,7 @@ class BandGates(WithConstants, CoefficientBranch):
         if not divisors or min(divisors) <= 0:
             raise ValueError(f"bands: divisors must be positive numbers, at least one, got {divisors!r}")
         self.activation, self.groups, self.low = activation, groups, low
+        self.padding = kernel_size // 2  # a number: sizes of tensors are none while PyTorch 2.6 traces
         count = len(divisors) + low
         # band by band, the groups of each side by side
         self.weight = nn.Parameter(torch.empty(count * groups, in_channels // groups, kernel_size, kernel_size, **dd))
@@ -198,11 +199,11 @@ class BandGates(WithConstants, CoefficientBranch):
     def predict(self, pooled: Tensor) -> Tensor:
         """Map ``x [B, C, H, W]``, which nothing has pooled, to ``[B, bands, g, H, W]``."""
         weight, bias = self.weight.to(pooled.dtype), self.bias.to(pooled.dtype)
-        padding, groups = weight.shape[-1] // 2, self.groups
+        groups = self.groups
         if groups > 1:  # a grouped convolution wants the outputs of a group side by side
             weight = weight.unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
             bias = bias.unflatten(0, (-1, groups)).t().flatten()
-        logits = F.conv2d(pooled, weight, bias, padding=padding, groups=groups)
+        logits = F.conv2d(pooled, weight, bias, padding=self.padding, groups=groups)
         return gates_of(logits.unflatten(1, (groups, -1)).transpose(1, 2), self.activation, dim=2)
 
     def _pool(self, x: Tensor) -> Tensor:
