@@ -67,7 +67,9 @@ def test_half_precision_files_load(weights, tmp_path):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (torch.tensor(1.0), r"floating-point numbers \(float32\), expected whole numbers \(int64\)"),
+        (torch.tensor(1.5), r"floating-point numbers \(float32\), expected whole numbers \(int64\)"),
+        (torch.tensor(float("inf")), r"floating-point numbers \(float32\), expected whole numbers \(int64\)"),
+        (torch.tensor(7.0, dtype=torch.float16), None),
         (torch.tensor(True), r"truth values \(bool\), expected whole numbers"),
         (torch.tensor(1j), "complex numbers"),
         (torch.tensor(3, dtype=torch.int32), None),

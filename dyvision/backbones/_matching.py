@@ -90,8 +90,8 @@ def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
     if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
         # the counts say nothing here: weights of a static network are converted by another option
         return (
-            f"{what} fits but for the dynamic layers of this {type(model).__name__} ({len(fit.missing)} "
-            "tensors are missing): weights of a static network are given as --model.pretrained FILE (in Python "
+            f"{what} fits this {type(model).__name__}, only its dynamic layers are missing ({len(fit.missing)} "
+            "tensors): weights of a static network are given as --model.pretrained FILE (in Python "
             "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
         )
     if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
