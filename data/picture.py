@@ -121,10 +121,12 @@ def decode(image: Image.Image, path: str | Path) -> Picture:
     stored = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in getattr(image, "tile", ())]
     modes = [str(arguments[0]) for arguments in stored if arguments]
     codec = str(image.tile[0][0]) if modes and isinstance(image, ImageFile.ImageFile) else ""
-    turned = orientation(image)
-    if image.format == "TIFF" and turned != 1 and isinstance(image, ImageFile.ImageFile):
+    # only for TIFF: to ask a PNG is to load it, and a second load of a damaged one is silent
+    before = orientation(image) if image.format == "TIFF" else 1
+    if before != 1 and isinstance(image, ImageFile.ImageFile):
         image.filename = ""  # Pillow maps raw greys of a named file into memory with the sides of the upright picture
     image.load()
+    after = orientation(image)
     largest = None
     few = _FEW_BITS.match(modes[0]) if modes and image.mode == "L" else None
     if few:
@@ -136,8 +138,8 @@ def decode(image: Image.Image, path: str | Path) -> Picture:
     cut = many and image.mode in ("L", "RGB", "RGBA", "RGBX", "RGBa", "LA")
     return Picture(
         image,
-        turned,
-        upright=turned != 1 and orientation(image) == 1,
+        before if before != 1 else after,
+        upright=before != 1 and after == 1,
         deep=_read_deep(path, image) if cut else None,
         cut=cut,
         largest=largest,

@@ -119,25 +119,6 @@ def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
     _check_classes(hparams)
 
 
-def check_class_weights(weights: Any, num_classes: int | None = None) -> None:
-    """Check the weights of classes in a loss.
-
-    Args:
-        weights: What was given; None for none.
-        num_classes: How many there have to be, if known.
-
-    Raises:
-        ValueError: If one is negative or not finite, all are 0, or the number is wrong.
-    """
-    if weights is None:
-        return
-    check_numbers("class_weights", weights, minimum=0, maximum=1e6)
-    if not any(weights):
-        raise ValueError(f"class_weights={shown(weights)}: expected at least one above 0")
-    if num_classes is not None and len(weights) != num_classes:
-        raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")
-
-
 def plain_value(value: Any, name: str) -> Any:
     """A hyperparameter as plain types, which a checkpoint loads without running code.
 

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dyvision.arguments import check_numbers, shown
+
 
 def merge_classes(hparams: Mapping[str, Any], datamodule: object | None, compare: bool = True) -> dict[str, Any]:
     """Compare a task's classes with those of its data.
@@ -98,3 +100,22 @@ def _of_python(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     return [int(item) for item in value] if isinstance(value, (list, tuple)) else int(value)
+
+
+def check_class_weights(weights: Any, num_classes: int | None = None) -> None:
+    """Check the weights of classes in a loss.
+
+    Args:
+        weights: What was given; None for none.
+        num_classes: How many there have to be, if known.
+
+    Raises:
+        ValueError: If one is negative or not finite, all are 0, or the number is wrong.
+    """
+    if weights is None:
+        return
+    check_numbers("class_weights", weights, minimum=0, maximum=1e6)
+    if not any(weights):
+        raise ValueError(f"class_weights={shown(weights)}: expected at least one above 0")
+    if num_classes is not None and len(weights) != num_classes:
+        raise ValueError(f"class_weights has {len(weights)} entries for num_classes={num_classes}")

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 
 from dyvision.arguments import check_number
 from dyvision.backbones import create_model
-from dyvision.tasks.arguments import check_class_weights
 from dyvision.tasks.base import BaseTask
+from dyvision.tasks.classes import check_class_weights
 from dyvision.tasks.metrics.accuracy import TopKAccuracy
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.transfer import load_classifier_weights

@@ -32,13 +32,13 @@ def check_loss(loss: Tensor, batch: Mapping[str, Any], step: int, precision: str
         return
     files = _listed(batch.get("path", ())) or "unknown (the batch has no 'path')"
     cause = _HALF.get(str(precision))
-    advice = "Lower lr, warm up longer, clip gradients (trainer.gradient_clip_val), or look at the files"
+    advice = "lower lr, warm up longer, clip gradients (trainer.gradient_clip_val), or look at the files"
     if cause is not None:
         advice = (
-            f"The likely cause is --trainer.precision={precision} ({cause}): give bf16-mixed or 32-true; otherwise "
+            f"the likely cause is --trainer.precision={precision} ({cause}): give bf16-mixed or 32-true; otherwise "
             "lower lr or clip gradients"
         )
-    raise FloatingPointError(f"the loss is {loss.item()} at step {step}. {advice}; files of this batch: {files}")
+    raise FloatingPointError(f"the loss is {loss.item()} at step {step}; {advice}; files of this batch: {files}")
 
 
 def _listed(files: Sequence[Any]) -> str:

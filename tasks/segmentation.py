@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dyvision.arguments import check_number
 from dyvision.backbones import create_backbone
-from dyvision.tasks.arguments import check_class_weights
 from dyvision.tasks.base import BaseTask
+from dyvision.tasks.classes import check_class_weights
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
 from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment

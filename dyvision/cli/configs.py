@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.reading import read_yaml
-from dyvision.text import similar_names, suggestion
+from dyvision.text import did_you_mean, similar_names, suggestion
 
 
 def packaged_configs() -> list[str]:
@@ -37,9 +37,9 @@ def find_config(name: str | Path) -> Path:
             return Path(str(_config_root() / candidate))
     if path.is_dir():
         raise IsADirectoryError(f"--config {name}: this is a folder; give a YAML file in it")
+    hint = did_you_mean(str(name), packaged_configs())
     raise FileNotFoundError(
-        f"no config {str(name)!r}, neither as a file nor as a packaged name{closest(str(name), packaged_configs())}; "
-        "see 'dyvision list configs'"
+        f"no config {str(name)!r}, neither as a file nor as a packaged name{hint}; see 'dyvision list configs'"
     )
 
 

@@ -85,4 +85,5 @@ def find_temperature_layers(module: nn.Module) -> list[nn.Module]:
 
 def whole_training(trainer: L.Trainer) -> float:
     """Optimiser steps in the whole training, those of the runs that this one goes on with included."""
-    return getattr(trainer.lightning_module, "total_steps", None) or trainer.estimated_stepping_batches
+    task = getattr(trainer, "lightning_module", None)
+    return getattr(task, "total_steps", None) or trainer.estimated_stepping_batches

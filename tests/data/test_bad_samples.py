@@ -44,9 +44,9 @@ def batches(data: ImageFolderDataModule, epoch: int = 0) -> list[dict[str, Any]]
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_skip_replaces_names_and_counts(folder: Path) -> None:
-    with pytest.warns(UserWarning, match=r"epoch 5: 2 samples .*3\.png.*3\.png"):
+    with pytest.warns(UserWarning, match=r"epoch 6: 2 samples .*3\.png.*3\.png"):
         alone = batches(module(folder, on_bad_sample="skip"), epoch=5)
-    with pytest.warns(UserWarning, match="epoch 5: 2 samples"):
+    with pytest.warns(UserWarning, match="epoch 6: 2 samples"):
         with_workers = batches(module(folder, on_bad_sample="skip", num_workers=2), epoch=5)
     assert [len(batch["path"]) for batch in alone] == [4, 4, 4]
     assert not any(path.endswith("3.png") for batch in alone for path in batch["path"])

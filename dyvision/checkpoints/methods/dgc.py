@@ -63,7 +63,7 @@ def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("headconv_"):
             heads.setdefault(name.split(".", 1)[1], []).append(widen(tensor))
         elif name == "_inactive_channels":
-            ours["inactive_channels"] = tensor.reshape(()).round().long()
+            ours["inactive_channels"] = tensor.reshape(()).round()
         else:
             ours[name] = tensor
     for name, tensors in heads.items():

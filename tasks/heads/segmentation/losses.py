@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyvision.arguments import check_number
-from dyvision.tasks.arguments import check_class_weights
+from dyvision.tasks.classes import check_class_weights
 
 
 class SegmentationLoss(nn.Module):
