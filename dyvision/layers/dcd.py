@@ -254,7 +254,8 @@ class DCDConv2d(DynamicConv2d):
             # up to the last position that some input size could have: what a stride skips does no harm, and the edge
             # is the same for all sizes
             edges += [first, 1 + before + after - reach - first]
-        if not any(edges):
+        # "same" zeros are others at other sizes: an exporter must not ask
+        if not (self.padding == "same" and is_exporting()) and not any(edges):
             return x
-        mode = self.padding_mode if max(edges) > 0 and self.padding_mode != "zeros" else "constant"
+        mode = self.padding_mode if self.padding_mode != "zeros" and max(edges) > 0 else "constant"
         return F.pad(x, edges, mode="constant" if mode == "zeros" else mode)

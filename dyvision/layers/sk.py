@@ -20,6 +20,7 @@ from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers.norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
+from dyvision.ops.modes import is_exporting
 
 
 class KernelSelection(CoefficientBranch):
@@ -150,7 +151,9 @@ class SKConv2d(DynamicConv2d):
             # as many more zeros as the kernel reaches further; an even kernel gets the odd one behind
             (up, down), (west, east) = ((number * r // 2, number * r - number * r // 2) for r in reach)
             edges = (left + west, right + east, top + up, bottom + down)
-            padded = F.pad(x, edges, mode=_PADDING_MODES[self.padding_mode]) if any(edges) else x
+            # "same" zeros are others at other sizes: an exporter must not ask
+            pads = (self.padding == "same" and is_exporting()) or any(edges)
+            padded = F.pad(x, edges, mode=_PADDING_MODES[self.padding_mode]) if pads else x
             dilation = tuple((number + 1) * d for d in self.dilation)
             bias = None if self.bias is None else self.bias[number]
             output = F.conv2d(padded, kernel, bias, self.stride, 0, dilation, self.groups)
