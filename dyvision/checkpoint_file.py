@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
@@ -23,13 +22,11 @@ from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
+from dyvision.pickled import check_extent, check_old_file, check_structure
 from dyvision.text import first_line, printable
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
-#: what the structure may call besides tensors: containers and dtypes are torch's own list. A bytearray of any length
-#: is three bytes of it
-_BOMBS = frozenset({"builtins bytearray", "__builtin__ bytearray"})
 _AGAIN = "copy it again, or use an earlier checkpoint"
 
 
@@ -49,6 +46,8 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     _check_file(path)
     if zipfile.is_zipfile(path):
         check_archive(path)
+    else:
+        check_old_file(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -58,6 +57,7 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     # a structure that was made to break the reader breaks it in any way
     except Exception as error:
         raise ValueError(f"{path}: not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}") from error
+    check_extent(path, content)
     size = path.stat().st_size
     for name, tensor in tensors_in(content):
         if tensor.layout == torch.strided and tensor.device.type != "meta":
@@ -104,17 +104,7 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
             structure = archive.read(structures[0])
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: the file is damaged ({first_line(error)}); {_AGAIN}") from error
-    _check_structure(path, structure)
-
-
-def _check_structure(path: Path, structure: bytes) -> None:
-    try:
-        called = {argument for code, argument, _ in pickletools.genops(structure) if code.name == "GLOBAL"}
-    except Exception as error:  # whatever a made-up structure does to the parser
-        raise ValueError(f"{path}: its structure cannot be read ({first_line(error)}); {_AGAIN}") from error
-    bombs = sorted(_BOMBS & called)
-    if bombs:
-        raise ValueError(f"{path}: holds a {bombs[0].split()[1]}, which no checkpoint of dyvision does")
+    check_structure(path, structure)
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:

@@ -212,6 +212,33 @@ def test_bombs(content, tmp_path):
     rewrite(source, bomb, lambda name, data: big if name.endswith("data.pkl") else data)
     with pytest.raises(ValueError, match="bytearray"):
         load_plain(bomb)
+    torch.save({**content, "callbacks": Bytes()}, bomb, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="bytearray"):
+        load_plain(bomb)
+
+
+class Bytes:
+    """Pickled as a call of ``bytearray``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (10**8,)
+
+
+@pytest.mark.parametrize("key", ["loops", "optimizer_states", "initialized_from", "data_class_names", "callbacks", "x"])
+@pytest.mark.parametrize("old", [False, True])
+def test_values_that_never_end_anywhere(key, old, content, tmp_path):
+    shared: Any = {"current": 1}
+    for _ in range(60):
+        shared = {"a": shared, "b": [shared]}
+    path = tmp_path / "a.ckpt"
+    torch.save({**content, key: [shared]}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(ValueError, match=r"a\.ckpt: (stands for more than|nested)"):
+        load_plain(path)
+    itself: list[Any] = []
+    itself.append(itself)
+    torch.save({**content, key: itself}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(ValueError, match=r"a\.ckpt: nested"):
+        load_plain(path)
 
 
 def test_values_that_never_end(content, tmp_path):

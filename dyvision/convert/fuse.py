@@ -43,6 +43,11 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
         # in float64: the rounding errors of some networks with random weights are larger than a wrong fold's effect
         checked = copy.deepcopy(model).double()
         expected, pairs = _trace(checked, example)
+        if not all(bool(one.isfinite().all()) for one in _tensors(expected)):
+            raise ValueError(
+                "fuse compares outputs for random numbers, and those of this network are not finite: weights or "
+                "statistics of norms let it overflow"
+            )
         found = _fold_all(checked, pairs)(example)
         for one, other in zip(_tensors(expected), _tensors(found), strict=True):
             if not (one - other).abs().max() <= _TOLERANCE * one.abs().max():

@@ -181,7 +181,8 @@ class DynamicConv2d(nn.Module):
 
     def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that hold the static convolution's weight, and those that hold its bias."""
-        return [self.weight], [] if self.bias is None else [self.bias]
+        bias = getattr(self, "bias", None)  # a layer of one's own may have none
+        return [self.weight], [] if bias is None else [bias]
 
     def freeze_like(self, conv: nn.Conv2d) -> None:
         """Freeze the kernels and the bias if those of a convolution are; what predicts coefficients stays trainable."""

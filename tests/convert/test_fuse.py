@@ -90,3 +90,10 @@ def test_branches_fold_in(layer, kernel):
     assert not names & {"0.bn1", "0.bn2", "0.branch.bn", "0.branch.fc_phi", "0.branch.kernel_fc"}
     again = dyvision.fuse(fused, (1, 8, 9, 7))
     torch.testing.assert_close(again(x), fused(x))
+
+
+def test_outputs_that_are_not_finite_are_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model[1].running_mean.fill_(float("inf"))
+    with pytest.raises(ValueError, match="not finite"):
+        dyvision.fuse(model)
