@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dyvision.data.errors import DataError
+
+#: what a contact sheet names as its software, so that it may be drawn anew
+SHEET = "dyvision contact sheet"
 
 #: options of the data modules that may lead out of the root
 _PATHS = ("images", "annotations", "image_dir", "label_dir", "words", "split_file", "predict_root")
@@ -25,7 +31,7 @@ def refuse_over_data(output: Path, root: Path, options: Mapping[str, Any], name:
     Raises:
         DataError: If the file is there and, links resolved, lies in a folder of the data set.
     """
-    if not os.path.lexists(output) or _is_report(output):
+    if not os.path.lexists(output) or _is_report(output) or _is_sheet(output):
         return
     target = Path(os.path.realpath(output))
     for place in (root, *(Path(str(options[key])) for key in _PATHS if options.get(key))):
@@ -46,6 +52,17 @@ def _is_report(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return b"".join(file.read(32).split()).startswith(b'{"refused":')
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a file is an earlier contact sheet; nothing is decoded."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            exif = image.info.get("exif")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no picture, or none to open
+        return False
+    return isinstance(exif, bytes) and SHEET.encode() in exif
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -13,6 +13,7 @@ from dyvision.data.errors import DataError, describe, did_you_mean, looked_up, s
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
 from dyvision.data.layouts import detect_layout
+from dyvision.data.outputs import SHEET
 from dyvision.data.samplers import SampleKey, sample_seed
 from dyvision.visualize import draw_legend, grid, save
 
@@ -79,7 +80,7 @@ def contact_sheet(
         present = [k for k in present if k < len(dataset.class_names)]
         names = [dataset.class_names[k] for k in present]
         footer = draw_legend(names, [dataset.class_colors[k] for k in present], width)
-    return save(grid(tiles, columns, footer=footer), path)
+    return save(grid(tiles, columns, footer=footer), path, software=SHEET)
 
 
 def _dataset(source: VisionDataModule, split: str) -> VisionDataset:

@@ -108,6 +108,24 @@ def check_target(path: str | os.PathLike[str], option: str) -> None:
         raise PermissionError(f"{option} {path}: no permission to write in {above}; give another folder")
 
 
+def check_folder(path: str | os.PathLike[str], option: str) -> None:
+    """Check before the work that its results can be written into a folder, which need not exist yet.
+
+    Args:
+        path: The folder.
+        option: Who asked for it, for the message.
+
+    Raises:
+        OSError: If it, or what should be a folder above it, is a file, or nothing can be written there.
+    """
+    folder = Path(path).expanduser().absolute()
+    above = next(place for place in (folder, *folder.parents) if place.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{option} {path}: {above} is a file; give a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} {path}: no permission to write in {above}; give another folder")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file as UTF-8, whole or not at all.
 

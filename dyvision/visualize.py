@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from dyvision.fonts import font_for
 from dyvision.saving import replacing
@@ -253,10 +253,18 @@ def grid(images: Iterable[ImageLike], columns: int = 4, gap: int = 6, footer: Im
     return sheet
 
 
-def save(image: ImageLike, path: str | Path) -> Path:
+def save(image: ImageLike, path: str | Path, software: str | None = None) -> Path:
     """Writes an image, making the folder if needed; the extension decides the format (PNG if there is none).
 
     A new file without an extension gets ``.png``; what exists under the very name (a pipe, a file) is what is written.
+
+    Args:
+        image: The image.
+        path: The file.
+        software: What the file says it was made by, where its format has EXIF.
+
+    Returns:
+        The file written.
 
     Raises:
         ValueError: If the extension is that of no picture.
@@ -269,8 +277,11 @@ def save(image: ImageLike, path: str | Path) -> Path:
     kind = known.get(target.suffix.lower(), "PNG" if not target.suffix else None)
     if kind not in Image.SAVE:
         raise ValueError(f"{target}: {target.suffix!r} is no picture that can be written; give .png or .jpg")
+    exif = Image.Exif()
+    if software is not None:
+        exif[ExifTags.Base.Software] = software
     with replacing(target) as part:
-        as_image(image).save(part, format=kind)
+        as_image(image).save(part, format=kind, **({"exif": exif} if software is not None else {}))
     return target
 
 

@@ -77,6 +77,18 @@ def test_the_remainder_of_a_killed_process_is_overwritten(tmp_path):
     assert (tmp_path / "last.ckpt").read_text() == "new"
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(tmp_path) -> None:
+    from dyvision.saving import check_folder
+
+    check_folder(tmp_path, "--output")
+    check_folder(tmp_path / "new" / "folder", "--output")
+    (tmp_path / "file").write_text("old")
+    for below in ("file", "file/a/b"):
+        with pytest.raises(NotADirectoryError, match=r"--output .*: .*file is a file; give a folder"):
+            check_folder(tmp_path / below, "--output")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_target_that_cannot_be_written_is_told_before_the_work(tmp_path) -> None:
     from dyvision.saving import check_target
 

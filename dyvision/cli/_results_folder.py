@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.cli._run_folder import is_further_process, take_next
+from dyvision.saving import check_folder
 
 
 @dataclass
@@ -36,6 +37,7 @@ class ResultsFolder:
             return cls(parent)  # the first process is asked for the folder before anything is written
         if config.output is None:
             return cls(take_next(parent, command))
+        check_folder(config.output, "--output")
         Path(config.output).mkdir(parents=True, exist_ok=True)
         return cls(Path(config.output))
 

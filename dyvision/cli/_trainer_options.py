@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import (
     LSFEnvironment,
     MPIEnvironment,
@@ -24,6 +25,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import StrategyRegistry
 
 from dyvision.arguments import check_number, shown
+from dyvision.cli._run import as_list
 from dyvision.cli.configs import closest
 
 _COUNT: dict[str, Any] = {"minimum": 1, "integer": True, "allow_none": True}
@@ -44,6 +46,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gradient_clip_algorithm": ("norm", "value"),
     "profiler": ("simple", "advanced", "pytorch", "xla"),
 }
+#: classes that change nothing, and what jsonargparse makes of an object without a class path
+_EMPTY = {"callbacks": "lightning.Callback", "plugins": "lightning.pytorch.plugins.Precision"}
 _DURATION = re.compile(r"\d{2,}:\d{2}:\d{2}:\d{2}")
 
 
@@ -76,6 +80,11 @@ def check_trainer(options: Mapping[str, Any], command: str) -> None:
             _check(name, values[name], False, f"one of {', '.join(choices)}{hint}")
     for name in ("max_time", "val_check_interval"):
         _check_time(name, values.get(name))
+    for name, empty in _EMPTY.items():
+        if any(isinstance(given, Namespace) and given.class_path == empty for given in as_list(values.get(name))):
+            base = empty.rpartition(".")[2]
+            expected = f"{{class_path: NAME, init_args: {{...}}}} of a class that does something, not {base} itself"
+            _check(name, {}, False, expected)
     _check_hardware(values)
 
 

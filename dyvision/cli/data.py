@@ -79,9 +79,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from dyvision.data import write_sample_data
+    from dyvision.saving import check_folder
 
     if options.data_options:
         raise ValueError(f"{options.data_options[0]}: the sample data has no such option; there is --seed")
+    check_folder(options.root, "DIR")
     write_sample_data(options.root, seed=options.seed)
     for name in ("imagenet", "cityscapes", "coco"):
         print(options.root / name)

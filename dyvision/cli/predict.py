@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dyvision.saving import check_folder
 from dyvision.tasks.callbacks import PredictionWriter
 
 
@@ -24,8 +25,14 @@ def add_prediction_options(parser: LightningArgumentParser) -> None:
 
 
 def prediction_writer(config: Any) -> PredictionWriter:
-    """The writer for the parsed options."""
-    return PredictionWriter(config.output or "predictions", **config.prediction.as_dict())
+    """The writer for the parsed options.
+
+    Raises:
+        OSError: If its folder is a file, or cannot be written to.
+    """
+    output = config.output or "predictions"
+    check_folder(output, "--output")
+    return PredictionWriter(output, **config.prediction.as_dict())
 
 
 def report_predictions(trainer: Trainer) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyvision.saving import write_text
+from dyvision.saving import check_folder, write_text
 from dyvision.text import plain
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def _routing(options: argparse.Namespace) -> None:
     for name in ("images", "correlation_images"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    if options.output.exists() and not options.output.is_dir():
-        raise ValueError(f"--output {options.output} is a file; name a folder")
+    check_folder(options.output, "--output")
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]

@@ -15,6 +15,7 @@ from dyvision.cli._trust import check_typed, trusted_names, typed_options
 from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
 from dyvision.cli.words import check_words, suggest
 from dyvision.reading import parse_yaml
+from dyvision.signatures import constructor_signature
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -203,7 +204,7 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
     """Report every key that does not exist, with the nearest one, in one error."""
     known = [*known, *free]
     wrong = [
-        f"{path.name}: {key!r}{closest(key, known)}"
+        f"{path.name}: {key!r}{_elsewhere(key, request) or closest(key, known)}"
         for path, content in request.layers
         for key in unknown_keys(content, known)
     ]
@@ -215,9 +216,23 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
         below_option = any(key.startswith(f"{option}.") for option in known)
         negative = key.removeprefix("no_") in known
         if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{suggest(key, known)}")
+            wrong.append(f"--{key}{_elsewhere(key, request) or suggest(key, known)}")
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
+
+
+def _elsewhere(key: str, request: Request) -> str:
+    """Which other tasks have an option that this one has not; empty if none has it."""
+    from dyvision import data, tasks
+
+    section, _, name = key.partition(".")
+    package = {"model": tasks, "data": data}.get(section)
+    having = [
+        task
+        for task, classes in TASKS.items()
+        if package and name in constructor_signature(getattr(package, classes[section == "data"])).parameters
+    ]
+    return f" (there is one in {' and '.join(having)}, none in {request.task})" if having else ""
 
 
 def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

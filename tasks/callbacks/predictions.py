@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,15 @@ class PredictionWriter(Callback):
             raise ValueError(
                 f"output={str(self.output)!r}: images to predict on lie where predictions are written "
                 f"({sorted(inside)[0]}); choose another output, or other images if these are earlier predictions."
+            )
+        module: Any = getattr(trainer, "datamodule", None)
+        labels = getattr(module, "hparams", {}).get("label_dir")
+        place = os.path.join(glob.escape(str(getattr(module, "root", ""))), str(labels).replace("{split}", "*"))
+        kept = [Path(found).resolve() for found in glob.glob(os.path.expanduser(place))] if labels else []
+        if any(one.is_relative_to(other) or other.is_relative_to(one) for one in own for other in kept):
+            raise ValueError(
+                f"output={str(self.output)!r}: the label maps of the data set ({kept[0]}) would be overwritten; "
+                "choose another output."
             )
 
     def on_predict_batch_end(

@@ -44,6 +44,20 @@ def test_a_sheet_never_replaces_an_image(coco: Path, tmp_path: Path, capsys: Any
         assert main(["data", "show", str(coco), "--split=val", f"--output={sheet}", "--count=2"]) == 0
 
 
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])
+def test_a_sheet_inside_the_data_set_is_drawn_anew(coco: Path, monkeypatch: Any, capsys: Any, name: str) -> None:
+    monkeypatch.chdir(coco)
+    show = ["data", "show", ".", "--count=2", *([] if name == "sheet.png" else [f"--output={name}"])]
+    assert main([*show, "--split=val2017"]) == 0, capsys.readouterr().err
+    before = Path(name).read_bytes()
+    assert main([*show, "--split=train2017"]) == 0, capsys.readouterr().err
+    assert Path(name).read_bytes() != before
+    image = next(coco.glob("val*/*.*"))
+    Path(name).write_bytes(image.read_bytes())
+    assert main(show) == 2  # a picture of that name that is no sheet
+    assert Path(name).read_bytes() == image.read_bytes()
+
+
 def test_annotations_outside_the_root_count_as_data(coco: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     (coco / "annotations").rename(moved)

@@ -167,6 +167,18 @@ def test_the_photos_are_never_overwritten(predict, tmp_path) -> None:
     assert status == 2 and "is a file" in complained
 
 
+@pytest.mark.parametrize("label_dir", ["labels", "labels/{split}", "{split}/labels"])
+def test_label_maps_of_the_data_set_are_never_overwritten(predict, tmp_path, label_dir) -> None:
+    photo(tmp_path / "photos" / "a.png")
+    truth = photo(tmp_path / label_dir.replace("{split}", "val") / "a.png")
+    before = truth.read_bytes()
+    output = tmp_path / "val" if label_dir == "{split}/labels" else tmp_path
+    options = [f"--data.root={tmp_path}", "--data.image_dir=photos", f"--data.label_dir={label_dir}"]
+    status, _, _, complained = predict("segmentation", *options, output=output)
+    assert status == 2 and "label maps of the data set" in complained
+    assert truth.read_bytes() == before
+
+
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
 @pytest.mark.parametrize("task", ["classification", "detection"])
 def test_names_that_are_no_text(task, predict, tmp_path) -> None:

@@ -92,6 +92,7 @@ EVERY_TASK = [
     ("channels_last=maybe", "channels_last", "true or false"),
 ]
 CLASSIFICATION = [
+    ("nms_threshold=0.5", "model.nms_threshold", "there is one in detection, none in classification"),
     ("label_smoothing=1.5", "label_smoothing", "[0, 1)"),
     ("label_smoothing=-0.1", "label_smoothing", "[0, 1)"),
     ("label_smoothing=.nan", "label_smoothing", "[0, 1)"),
@@ -146,6 +147,7 @@ SEGMENTATION = [
     ("inference={flop: true}", "flop", "'flip'"),
 ]
 DETECTION = [
+    ("class_weights=[1, 2]", "unknown option", "model.class_weights", "classification and segmentation"),
     ("min_size=0", "min_size", "integer"),
     ("min_size=-5", "min_size", "integer"),
     ("min_size=[640, 0]", "min_size", "integer"),
