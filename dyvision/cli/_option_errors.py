@@ -94,8 +94,8 @@ def describe(hint: Any) -> str:
     if origin in (list, tuple) or getattr(origin, "__name__", "") in ("Iterable", "Sequence"):
         return f"a list of {_plural(arguments[0])}" if arguments else "a list"
     if origin is dict:
-        words = {int: "number", str: "name", bool: "true or false"}
-        key, value = (words.get(part, "value") for part in (arguments or (str, None)))
+        kinds = {int: "number", str: "name", bool: "true or false"}
+        key, value = (kinds.get(part, "value") for part in (arguments or (str, None)))
         return f"a mapping {{{key}: {value}}}"
     return _NAMES.get(hint) or f"a {getattr(hint, '__name__', str(hint))}"
 
