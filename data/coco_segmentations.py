@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ _LONGEST_OUTLINE = 10_000_000
 _CHUNK = 2_000_000
 #: run lengths, or characters of them, that an empty mask may have
 _SHORT = 16
+
+
+class _Polygons(NamedTuple):
+    """Rows with polygons, and the smallest and largest x and y of each, float64 ``[N, 2]``."""
+
+    rows: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 class Segmentations:
@@ -131,14 +139,24 @@ class Segmentations:
             self._refuse(row, f"run lengths are of another size (height x width) than the image: {sizes}", where)
         for position in np.flatnonzero(total != heights[rows] * widths[rows]):
             self._refuse(int(rows[position]), "run lengths do not add up to the size of the image", where)
-        self._check_polygons(heights, widths, where)
-        self.blank = np.zeros(len(self._kinds), dtype=np.bool_)
-        self._find_blank(heights, widths, boxes, areas, where)
-
-    def _check_polygons(self, heights: NDArray[Any], widths: NDArray[Any], where: Callable[[int], str]) -> None:
         starts, ends = self._row_bounds()
         rows = np.flatnonzero(self._kinds == _POLYGONS)
-        low, high = self._corners(starts[rows], ends[rows])
+        polygons = _Polygons(rows, *self._corners(starts[rows], ends[rows]))
+        self._check_polygons(polygons, ends - starts, heights, widths, where)
+        kept = self._kinds[rows] == _POLYGONS
+        polygons = _Polygons(*(values[kept] for values in polygons))
+        self.blank = self._find_blank(polygons, ends - starts, heights, widths, boxes, areas)
+        self._tell_blank(len(polygons.rows), where)
+
+    def _check_polygons(
+        self,
+        polygons: _Polygons,
+        lengths: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        where: Callable[[int], str],
+    ) -> None:
+        rows, low, high = polygons
         reach = np.maximum(np.abs(low), np.abs(high)).max(axis=1, initial=0)
         for position in np.flatnonzero(~np.isfinite(reach)):
             self._refuse(int(rows[position]), "a polygon holds a coordinate that is not finite", where)
@@ -149,7 +167,7 @@ class Segmentations:
             self._fields.findings.repaired(
                 self._fields.path, "a polygon reaches far outside its image", "its corners are moved nearer", where(row)
             )
-        for row in rows[(ends - starts)[rows] > _MANY].tolist():
+        for row in rows[lengths[rows] > _MANY].tolist():
             if (
                 self._kinds[row] == _POLYGONS
                 and self._outline(row, int(heights[row]), int(widths[row])) > _LONGEST_OUTLINE
@@ -181,27 +199,31 @@ class Segmentations:
 
     def _find_blank(
         self,
+        polygons: _Polygons,
+        lengths: NDArray[np.int64],
         heights: NDArray[np.int64],
         widths: NDArray[np.int64],
         boxes: NDArray[np.float64],
         areas: NDArray[np.float64],
-        where: Callable[[int], str],
-    ) -> None:
-        """Which masks have no pixel; counted exactly, of those only that may have none."""
-        starts, ends = self._row_bounds()
-        rows = np.flatnonzero(self._kinds == _POLYGONS)
-        low, high = self._corners(starts[rows], ends[rows])
+    ) -> NDArray[np.bool_]:
+        """Which masks have no pixel, bool ``[N]``; counted exactly, of those only that may have none."""
+        rows, low, high = polygons
+        blank = np.zeros(len(self._kinds), dtype=np.bool_)
         sizes = np.stack([widths[rows], heights[rows]], axis=1)
         # fractions of an image, or the numbers of a bitmap, may cover the first pixels
-        self.blank[rows] = ((low >= 0) & (high <= 1) & (boxes[rows, 2:] > 2)).all(axis=1)
+        blank[rows] = ((low >= 0) & (high <= 1) & (boxes[rows, 2:] > 2)).all(axis=1)
         narrow = ((high - low < 1) | (high <= 0) | (low >= sizes)).any(axis=1) | (areas[rows] < 1)
-        short = (self._kinds == _RUNS) & (ends - starts <= _SHORT)
+        short = (self._kinds == _RUNS) & (lengths <= _SHORT)
         text = (self._kinds == _TEXT) & (np.diff(self._text_ends, prepend=0) <= _SHORT)
-        for row in np.concatenate([rows[narrow & ~self.blank[rows]], np.flatnonzero(short | text)]).tolist():
+        for row in np.concatenate([rows[narrow & ~blank[rows]], np.flatnonzero(short | text)]).tolist():
             height, width = int(heights[row]), int(widths[row])
-            self.blank[row] = count_pixels(self.get(row, height, width), height, width) == 0
+            blank[row] = count_pixels(self.get(row, height, width), height, width) == 0
+        return blank
+
+    def _tell_blank(self, count: int, where: Callable[[int], str]) -> None:
+        """Report the masks without a pixel, of ``count`` polygons and all run lengths."""
         polygons = self.blank & (self._kinds == _POLYGONS)
-        if len(rows) and polygons.sum() == len(rows):
+        if count and polygons.sum() == count:
             self._fields.findings.refused_because(
                 self._fields.path,
                 "no polygon covers a pixel of its box; are these fractions of the image, or bitmaps? COCO's polygons "
