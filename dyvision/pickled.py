@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 import pickletools
-from collections.abc import Mapping
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+from dyvision.reading import walk
 from dyvision.text import first_line
 
 #: what the structure may call besides tensors: containers and dtypes are torch's own list. A bytearray of any length
@@ -61,16 +62,7 @@ def check_extent(path: Path, content: Any) -> None:
     Raises:
         ValueError: If it stands for too many values, or nests too deep (in itself, too).
     """
-    count = 0
-    pending: list[tuple[Any, int]] = [(content, 1)]
-    while pending:
-        item, level = pending.pop()
-        count += 1
-        below = list(item.values()) if isinstance(item, Mapping) else item
-        if not isinstance(below, list | tuple | set | frozenset):
-            continue
-        if level > _MOST_LEVELS:
-            raise ValueError(f"{path}: nested more than {_MOST_LEVELS} levels deep; not a checkpoint")
-        if count + len(pending) + len(below) > _MOST_VALUES:
-            raise ValueError(f"{path}: stands for more than {_MOST_VALUES:,} values; not a checkpoint")
-        pending.extend((value, level + 1) for value in below)
+    try:
+        deque(walk(content, str(path), _MOST_LEVELS, _MOST_VALUES), maxlen=0)
+    except ValueError as error:
+        raise ValueError(f"{error}; not a checkpoint") from None

@@ -7,9 +7,9 @@ kilobyte stand for billions of values ("billion laughs").
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -112,6 +112,50 @@ def check_yaml(text: str, where: str) -> None:
             raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep") from error
 
 
+class Place(NamedTuple):
+    """Where a value is: a name, or a key of a mapping at another place.
+
+    It becomes text only where that is asked for: a key may be as long as a file, and above a million values.
+    """
+
+    key: Any
+    above: Place | None = None
+
+    def __str__(self) -> str:
+        return str(self.key) if self.above is None else f"{self.above}.{self.key}"
+
+
+def walk(value: Any, where: str, most_levels: int, most_values: int) -> Iterator[tuple[Any, Place]]:
+    """Go through everything in mappings, lists and tuples; whoever made them, it ends.
+
+    Args:
+        value: Where to begin.
+        where: Its name.
+        most_levels: How deep it may nest.
+        most_values: How many values it may have; one that occurs several times counts each time.
+
+    Yields:
+        Each value, those that hold others before these, and its place; of a list's values that of the list.
+
+    Raises:
+        ValueError: If there are more values or levels; a value that holds itself has.
+    """
+    count = 0
+    pending = [(value, Place(where), 1)]
+    while pending:
+        item, place, level = pending.pop()
+        count += 1
+        if level > most_levels:
+            raise ValueError(f"{where}: nested more than {most_levels} levels deep")
+        if count + len(pending) > most_values:
+            raise ValueError(f"{where}: stands for more than {most_values:,} values")
+        yield item, place
+        if isinstance(item, Mapping):
+            pending.extend((below, Place(key, place), level + 1) for key, below in item.items())
+        elif isinstance(item, list | tuple):
+            pending.extend((below, place, level + 1) for below in item)
+
+
 def check_plain(value: Any, where: str) -> None:
     """Check that a value is made of numbers, strings, lists and mappings, and can be walked through in the end.
 
@@ -123,35 +167,26 @@ def check_plain(value: Any, where: str) -> None:
         ValueError: If it holds anything else, itself, too many values or too many levels, integers of more than 64
             bits, or text that no file can hold; names the place.
     """
-    count = 0
-    pending: list[tuple[Any, str, int]] = [(value, where, 1)]
-    while pending:
-        item, name, depth = pending.pop()
-        count += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{where}: nested more than {MAX_DEPTH} levels deep")
-        if count + len(pending) > MAX_VALUES:
-            raise ValueError(f"{where}: stands for more than {MAX_VALUES:,} values")
+    for item, place in walk(value, where, MAX_DEPTH, MAX_VALUES):
         if isinstance(item, Mapping):
-            for key, below in item.items():
+            for key in item:
                 if not isinstance(key, str | int | float | bool | None):
-                    raise ValueError(f"{name}: a key is {type(key).__name__}, expected text or a number")
+                    raise ValueError(f"{place}: a key is {type(key).__name__}, expected text or a number")
                 if isinstance(key, str) and not _is_text(key):
-                    raise ValueError(f"{name}: the name {ascii(key)[:60]} has half a character, expected text")
-                pending.append((below, f"{name}.{key}", depth + 1))
+                    raise ValueError(f"{place}: the name {ascii(key)[:60]} has half a character, expected text")
         elif isinstance(item, list | tuple):
-            pending.extend((below, name, depth + 1) for below in item)
+            continue
         elif not isinstance(item, str | int | float | bool | None):
-            raise ValueError(f"{name}: {type(item).__name__}, expected numbers, text, lists or mappings")
+            raise ValueError(f"{place}: {type(item).__name__}, expected numbers, text, lists or mappings")
         elif isinstance(item, str) and not _is_text(item):
             raise ValueError(
-                f"{name}: {ascii(item)[:60]} has half a character, expected text; give {name.rpartition(': ')[2]} "
+                f"{place}: {ascii(item)[:60]} has half a character, expected text; give {str(place).rpartition(': ')[2]} "
                 "yourself"
             )
         elif isinstance(item, int) and not -(2**63) <= item < 2**64:
             raise ValueError(
-                f"{name}: an integer of {item.bit_length()} bits, expected one of at most 64; give "
-                f"{name.rpartition(': ')[2]} yourself"
+                f"{place}: an integer of {item.bit_length()} bits, expected one of at most 64; give "
+                f"{str(place).rpartition(': ')[2]} yourself"
             )
 
 

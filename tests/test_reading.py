@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 
 import pytest
 from rich.console import Console
@@ -143,3 +144,15 @@ def test_predictions_hold_no_formulas():
 def test_errors_show_control_characters(capsys):
     assert main(["fit", "--config=no\x1b[31mwhere.yaml"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_long_names_are_no_bomb() -> None:
+    """A name stands once in a file, and above many values; written out for each it would fill the memory."""
+    value = {"k" * 10**6: dict.fromkeys(range(2000), 0)}
+    tracemalloc.start()
+    check_plain(value, "w")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**7
+    with pytest.raises(ValueError, match=r"^w\.a\.0: set, expected"):
+        check_plain({"a": {0: {1}}}, "w")
