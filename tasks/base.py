@@ -22,7 +22,7 @@ from dyvision.tasks.divergence import check_loss
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
-from dyvision.tasks.resume_state import schedule_length
+from dyvision.tasks.training_length import schedule_length
 from dyvision.tasks.transfer import tell_weights
 
 

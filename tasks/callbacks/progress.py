@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from dyvision.arguments import check_number
-from dyvision.tasks.callbacks.temperature import whole_training
+from dyvision.tasks.training_length import whole_training
 
 
 class TrainingProgress(Callback):

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from dyvision.arguments import check_number
+from dyvision.tasks.training_length import whole_training
 
 
 class TemperatureAnnealing(Callback):
@@ -81,9 +82,3 @@ class TemperatureAnnealing(Callback):
 def find_temperature_layers(module: nn.Module) -> list[nn.Module]:
     """All modules with a ``set_temperature`` method."""
     return [child for child in module.modules() if callable(getattr(child, "set_temperature", None))]
-
-
-def whole_training(trainer: L.Trainer) -> float:
-    """Optimiser steps in the whole training, those of the runs that this one goes on with included."""
-    task = getattr(trainer, "lightning_module", None)
-    return getattr(task, "total_steps", None) or trainer.estimated_stepping_batches

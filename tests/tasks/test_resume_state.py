@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dyvision.tasks import ClassificationTask
-from dyvision.tasks.resume_state import schedule_length
+from dyvision.tasks.training_length import schedule_length
 
 
 def loader() -> DataLoader[Any]:
