@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_architecture import INSIDE, room
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 DRAWING = TEXT.split("```mermaid")[1].split("```")[0]
@@ -36,13 +38,12 @@ def test_the_drawing_has_every_room() -> None:
     assert set(re.findall(r"^ +(\w+)\[", DRAWING, re.MULTILINE)) == rooms
 
 
-@pytest.mark.parametrize("room", sorted(below()))
-def test_imports_follow_the_arrows(room) -> None:
-    drawn = below()[room]
-    for file in (ROOT / room if room in MAPPED else ROOT / "dyvision" / room).rglob("*.py"):
-        for name in re.findall(r"^\s*(?:from|import) dyvision\.(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
-            inner = name in MAPPED or (ROOT / "dyvision" / name).is_dir()
-            assert name == room or (name if inner else "below") in drawn, f"{file}: imports dyvision.{name}"
+@pytest.mark.parametrize("upper", sorted(below()))
+def test_imports_follow_the_arrows(upper) -> None:
+    for found in INSIDE:
+        lower = room(found.imported) or "below"
+        if room(found.importer) == upper and lower != upper:
+            assert lower in below()[upper], found
 
 
 def test_files_of_the_map_exist() -> None:

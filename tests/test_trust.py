@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.fuzz.checkpoints import TASKS, made
 from dyvision.checkpoint_file import check_finite
 from dyvision.cli import main
 from dyvision.data import CityscapesDataModule
-from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
+from dyvision.tasks import ClassificationTask, SegmentationTask
 from dyvision.tasks.components import import_object
 from dyvision.trust import code_in, hyperparameters_of, is_known, name_unknown
 
-TASKS = {task.task: task for task in (ClassificationTask, SegmentationTask, DetectionTask)}
 #: written below, imported by nobody: importing it leaves a trace, so does calling anything in it
 MODULE = "module_of_a_stranger"
 
@@ -36,16 +36,7 @@ def stranger(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def plain_checkpoints() -> dict[str, dict[str, Any]]:
     """What a checkpoint of each task holds."""
-    made = {}
-    for name, task in TASKS.items():
-        model = task(backbone="test_resnet", num_classes=2)
-        made[name] = {
-            "task": name,
-            "pytorch-lightning_version": "2.6.0",
-            "hyper_parameters": dict(model.hparams),
-            "state_dict": model.state_dict(),
-        }
-    return made
+    return made()
 
 
 def popen(marker: Path) -> dict[str, Any]:
