@@ -101,11 +101,7 @@ def check_target(path: str | os.PathLike[str], option: str) -> None:
     target = Path(path).expanduser().absolute()
     if target.is_dir():
         raise IsADirectoryError(f"{option} {path}: a folder; give a file in it")
-    above = next(folder for folder in target.parents if folder.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(f"{option} {path}: {above} is a file, not a folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{option} {path}: no permission to write in {above}; give another folder")
+    _check_writable(target.parent, f"{option} {path}", ", not a folder")
 
 
 def check_folder(path: str | os.PathLike[str], option: str) -> None:
@@ -118,12 +114,15 @@ def check_folder(path: str | os.PathLike[str], option: str) -> None:
     Raises:
         OSError: If it, or what should be a folder above it, is a file, or nothing can be written there.
     """
-    folder = Path(path).expanduser().absolute()
+    _check_writable(Path(path).expanduser().absolute(), f"{option} {path}", "; give a folder")
+
+
+def _check_writable(folder: Path, asked: str, hint: str) -> None:
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
-        raise NotADirectoryError(f"{option} {path}: {above} is a file; give a folder")
+        raise NotADirectoryError(f"{asked}: {above} is a file{hint}")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{option} {path}: no permission to write in {above}; give another folder")
+        raise PermissionError(f"{asked}: no permission to write in {above}; give another folder")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

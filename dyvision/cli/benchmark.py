@@ -128,6 +128,7 @@ def _check(options: argparse.Namespace) -> Setting:
     from dyvision.analysis.benchmark import MIN_ROUNDS
     from dyvision.analysis.benchmark_cases import Setting
     from dyvision.cli._benchmark_output import check_plot
+    from dyvision.cli._devices import find_device
     from dyvision.saving import check_target
 
     options.batch = options.batch or _BATCHES[options.what]
@@ -154,12 +155,7 @@ def _check(options: argparse.Namespace) -> Setting:
             check_target(getattr(options, name), f"--{name}")
     if options.plot is not None:
         check_plot(options.plot)
-    try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        available = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise ValueError(f"--device {options.device} is not available here; there is {available}") from error
+    device = find_device(options.device)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, not {options.device}: there is no timer for others")
     return Setting(device, getattr(torch, options.dtype), options.channels_last, options.compile)

@@ -45,18 +45,12 @@ def _profile(options: argparse.Namespace) -> None:
             check_target(path, option)
     import json
 
-    import torch
-
     from dyvision.analysis import profile
     from dyvision.backbones import create_model
+    from dyvision.cli._devices import find_device
     from dyvision.tables import make_console
 
-    try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        available = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise ValueError(f"--device {options.device} is not available here; there is {available}") from error
+    device = find_device(options.device)
     if options.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {options.batch}")
     model = create_model(options.model, layer=options.layer).to(device)
