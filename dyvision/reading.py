@@ -180,8 +180,8 @@ def check_plain(value: Any, where: str) -> None:
             raise ValueError(f"{place}: {type(item).__name__}, expected numbers, text, lists or mappings")
         elif isinstance(item, str) and not _is_text(item):
             raise ValueError(
-                f"{place}: {ascii(item)[:60]} has half a character, expected text; give {str(place).rpartition(': ')[2]} "
-                "yourself"
+                f"{place}: {ascii(item)[:60]} has half a character, expected text; give "
+                f"{str(place).rpartition(': ')[2]} yourself"
             )
         elif isinstance(item, int) and not -(2**63) <= item < 2**64:
             raise ValueError(

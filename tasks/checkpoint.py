@@ -244,11 +244,9 @@ class CheckpointMixin(L.LightningModule):
             names = [name for name in _ARCHITECTURE if made.get(name) != self.hparams.get(name)]
             listed = [f"{name}={made.get(name)!r} and not {self.hparams.get(name)!r}" for name in names]
             if not listed:
-                trainer = getattr(self, "_trainer", None)
-                where = "the checkpoint" if trainer is None or trainer.ckpt_path is None else trainer.ckpt_path
                 return (
-                    f"{where} {compare_weights(weights, self.state_dict())}: not those of the network that it "
-                    "describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
+                    f"{self._loaded_from} {compare_weights(weights, self.state_dict())}: not those of the network that "
+                    "it describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
                 )
             what = f"it was made with {', '.join(listed)}"
         right = type(self).__name__ if task in (None, self.task) else _class_of(str(task))

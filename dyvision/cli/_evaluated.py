@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.cli.request import Request, option
+from dyvision.data.errors import looked_up
 
 #: the commands that compare predictions with labels
 _SCORING = ("fit", "validate", "test")
@@ -40,10 +41,9 @@ def _check_root(command: str, request: Request, data: Mapping[str, Any]) -> None
     root = Path(str(data.get("root"))).expanduser()
     if given or not needed or root.is_dir():
         return
-    looked_up = "" if root.is_absolute() else f", looked up as {root.absolute()}"
     raise ValueError(
-        f"--ckpt_path {request.checkpoint_path}: there is no folder {root} here{looked_up}; it is the data.root of the "
-        "checkpoint: give --data.root=FOLDER, where the data is now"
+        f"--ckpt_path {request.checkpoint_path}: there is no folder {root}{looked_up(root)} here; it is the data.root "
+        "of the checkpoint: give --data.root=FOLDER, where the data is now"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from dyvision.convert._sites import CONVERTIBLE, ConvSite, has_own_methods
+from dyvision.convert._sites import CONVERTIBLE, ConvSite, has_own_methods, is_plain
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 
 #: private: torch lists the hooks of modules and tensors nowhere else
@@ -24,14 +24,6 @@ _HOOKS = (
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: what every convolution has
 _ORDINARY = frozenset(name for kind in CONVERTIBLE for name in vars(kind(1, 1, 1)))
-
-
-def is_plain(conv: nn.Conv2d) -> bool:
-    """Whether a convolution's weight is a parameter, and not computed from others before each call.
-
-    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` compute it in a hook.
-    """
-    return isinstance(conv._parameters.get("weight"), nn.Parameter) and not nn.parameter.is_lazy(conv.weight)
 
 
 def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs: bool) -> None:

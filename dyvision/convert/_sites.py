@@ -142,10 +142,16 @@ def find_convs(model: nn.Module, dynamic: bool = False) -> list[ConvSite]:
 
 
 def _is_convertible(module: nn.Module) -> bool:
-    # torch.nn.utils.weight_norm, spectral_norm and prune leave the class, and compute the weight in a hook
-    if type(module) not in CONVERTIBLE or not isinstance(module._parameters.get("weight"), nn.Parameter):
-        return False
-    return not has_own_methods(module)
+    return type(module) in CONVERTIBLE and is_plain(module) and not has_own_methods(module)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a convolution's weight is a parameter, and not computed from others before each call.
+
+    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` leave the class, and compute it in a hook.
+    """
+    weight = module._parameters.get("weight")
+    return isinstance(weight, nn.Parameter) and not nn.parameter.is_lazy(weight)
 
 
 def has_own_methods(module: nn.Module) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from dyvision.tasks.heads.detection.config import DetectorConfig
+from dyvision.tasks.heads.detection.dense import as_weights, in_float32
 from dyvision.tasks.heads.detection.features import SSD_NORM, SSDFeatures
 from dyvision.tasks.heads.detection.transform import DetectionTransform
 
@@ -84,6 +84,4 @@ class _SSDLiteHead(SSDLiteHead):
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         """Compute ``cls_logits`` ``[B, boxes, classes + 1]`` and ``bbox_regression`` ``[B, boxes, 4]``."""
-        dtype = next(self.parameters()).dtype
-        outputs = super().forward([level.to(dtype) for level in x])
-        return {name: output.to(torch.float32) for name, output in outputs.items()}
+        return in_float32(super().forward(as_weights(x, self)))
