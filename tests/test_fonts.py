@@ -2,7 +2,7 @@
 
 import pytest
 
-from dyvision.fonts import _letters, font_file
+from dyvision.visualize.fonts import _letters, font_file
 from dyvision.visualize import draw_boxes, draw_label, draw_legend
 
 

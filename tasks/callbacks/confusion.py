@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
-from dyvision.fonts import font_file
+from dyvision.visualize.fonts import font_file
 from dyvision.saving import replacing
 from dyvision.text import csv_cell
 
