@@ -13,10 +13,10 @@ from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
 from dyvision.cli._ending import last_checkpoint
 from dyvision.cli._messages import silence_advice
-from dyvision.cli._pictures import draw_predictions
 from dyvision.cli.trainer import TaskCLI, ensure_sample_data, read_request
 from dyvision.layers import get_layer
 from dyvision.tables import NAME, FittingTable
+from dyvision.tasks.callbacks.pictures import draw_predictions
 from dyvision.text import plain
 
 #: task, format folder of the sample data, metric, name of the metric in the table

@@ -19,7 +19,7 @@ from torch import Tensor
 from dyvision.saving import replacing
 from dyvision.tasks.callbacks.prediction_names import output_name
 from dyvision.tasks.callbacks.prediction_results import Found, PredictionResults
-from dyvision.visualize import draw_boxes, overlay_with_legend, palette
+from dyvision.visualize import as_image, draw_objects, overlay_with_legend, palette, read_rgb
 
 __all__ = ("PredictionWriter", "output_name")
 
@@ -148,7 +148,7 @@ class PredictionWriter(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         roots = [getattr(datamodule, name, None) for name in ("predict_root", "root")]
         names = [output_name(path, [Path(root) for root in roots if root]) for path in outputs["path"]]
-        read = getattr(datamodule, "read_image", _read)
+        read = getattr(datamodule, "read_image", read_rgb)
         if len(names) != len(positions):
             raise ValueError(
                 f"predict_step returned {len(names)} images for the {len(positions)} valid ones of a batch"
@@ -207,8 +207,8 @@ class PredictionWriter(Callback):
             labels = Image.fromarray(ids[index].astype(np.uint8 if ids.max() < 256 else np.uint16))
             self._save(labels, "labels", name, entry)
             if self.draw and (image := self._picture(path, read)) is not None:
-                image = _resize(image, index.shape)
-                overlay = overlay_with_legend(image, index, class_names, colors, ignore_index=-1)
+                shown = as_image(image).resize((index.shape[1], index.shape[0]))
+                overlay = overlay_with_legend(shown, index, class_names, colors, ignore_index=-1)
                 self._save(overlay, "overlays", name, entry)
 
     def _detection(
@@ -245,16 +245,8 @@ class PredictionWriter(Callback):
             if self.draw and (image := self._picture(path, read)) is not None:
                 shown = scores.argsort(descending=True)[: self.max_boxes]
                 shown = shown[scores[shown] >= self._threshold]
-                classes = [int(label) - 1 for label in labels[shown]]
-                picture = draw_boxes(
-                    image,
-                    boxes[shown].float().numpy(),
-                    [class_names[index] for index in classes],
-                    [colors[index] for index in classes],
-                    scores[shown].tolist(),
-                    None if masks is None else masks.cpu()[shown].numpy(),
-                )
-                self._save(picture, "boxes", name, entry)
+                chosen = {key: one[key].cpu()[shown] for key in ("boxes", "labels", "scores", "masks") if key in one}
+                self._save(draw_objects(image, chosen, class_names, colors), "boxes", name, entry)
                 entry.drawn = len(shown)
 
     def _picture(self, path: str, read: Any) -> NDArray[np.uint8] | None:
@@ -269,14 +261,3 @@ class PredictionWriter(Callback):
         with replacing(self.output / folder / name) as part:
             image.save(part)
         entry.files[folder] = 1
-
-
-def _read(path: str) -> NDArray[np.uint8]:
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
-
-
-def _resize(image: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
-    if image.shape[:2] == tuple(size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))
