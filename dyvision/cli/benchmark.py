@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dyvision.analysis.benchmark import Comparison, Timer
-    from dyvision.analysis.benchmark_cases import ConvShape, Setting
-    from dyvision.cli._benchmark_output import Row
+    from dyvision.analysis.benchmark.cases import ConvShape, Setting
+    from dyvision.analysis.benchmark.rows import Row
 
     #: what is measured next or has been, how many there are, and rows once it has been
     Progressed = Iterator[tuple[str, int, list[Row]]]
@@ -75,8 +75,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
     from dyvision.analysis.benchmark import describe_machine, make_timer
-    from dyvision.cli._benchmark_output import make_summary, make_table, write_csv, write_json
-    from dyvision.cli._benchmark_plot import save_plot
+    from dyvision.analysis.benchmark.chart import save_plot
+    from dyvision.analysis.benchmark.rows import make_summary, make_table, write_csv, write_json
     from dyvision.tables import make_console
 
     setting = _check(options)
@@ -126,8 +126,8 @@ def _check(options: argparse.Namespace) -> Setting:
     import torch
 
     from dyvision.analysis.benchmark import MIN_ROUNDS
-    from dyvision.analysis.benchmark_cases import Setting
-    from dyvision.cli._benchmark_output import check_plot
+    from dyvision.analysis.benchmark.cases import Setting
+    from dyvision.analysis.benchmark.rows import check_plot
     from dyvision.cli._devices import find_device
     from dyvision.saving import check_target
 
@@ -166,7 +166,7 @@ def _operators(options: argparse.Namespace, setting: Setting, timer: Timer) -> P
     import torch
 
     from dyvision.analysis.benchmark import compare
-    from dyvision.analysis.benchmark_cases import OPERATOR_NETWORKS, operator_runs, trace_shapes
+    from dyvision.analysis.benchmark.cases import OPERATOR_NETWORKS, operator_runs, trace_shapes
     from dyvision.backbones import create_model
     from dyvision.backbones.registry import find_builder
     from dyvision.ops import FORMULATIONS
@@ -202,7 +202,7 @@ def _networks(options: argparse.Namespace, setting: Setting, timer: Timer) -> Pr
     import torch
 
     from dyvision.analysis.benchmark import compare, measure_peak_memory
-    from dyvision.analysis.benchmark_cases import inference_run, make_groups, training_run
+    from dyvision.analysis.benchmark.cases import inference_run, make_groups, training_run
     from dyvision.backbones import fuse
 
     training = options.what == "training"
@@ -250,7 +250,7 @@ def _row(
     note: str = "",
     best: str = "",
 ) -> Row:
-    from dyvision.cli._benchmark_output import Row
+    from dyvision.analysis.benchmark.rows import Row
 
     name, reference = pair
     ratio = found.ratio(name, reference)

@@ -52,8 +52,8 @@ def _routing(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     from dyvision.analysis.routing import analyze_routing
+    from dyvision.analysis.routing_pictures import draw_coefficients, draw_correlation
     from dyvision.cli._messages import silence_advice
-    from dyvision.cli._report_pictures import draw_coefficients, draw_correlation
     from dyvision.cli.trainer import TaskCLI, read_request
     from dyvision.tables import make_console
 
@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table(results: Sequence[LayerRouting]) -> FittingTable:
-    from dyvision.cli._report_pictures import short_names, static_sources
+    from dyvision.analysis.routing_pictures import short_names, static_sources
     from dyvision.tables import NAME, FittingTable
 
     first = results[0]

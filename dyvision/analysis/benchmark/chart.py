@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dyvision.cli._benchmark_output import Row
+from dyvision.analysis.benchmark.rows import Row
 from dyvision.saving import replacing
 
 # Okabe and Ito's palette and grey: distinguishable without colour vision
