@@ -1,6 +1,7 @@
 """Time and memory of dynamic operators, networks and training steps over the static ones, measured in turn."""
 
-from dyvision.analysis.benchmark.compare import (
+from dyvision.analysis.benchmark.memory import measure_peak_memory
+from dyvision.analysis.benchmark.timing import (
     MIN_ROUNDS,
     Comparison,
     Ratio,
@@ -11,7 +12,6 @@ from dyvision.analysis.benchmark.compare import (
     make_timer,
     time_calls,
 )
-from dyvision.analysis.benchmark.memory import measure_peak_memory
 
 __all__ = (
     "MIN_ROUNDS",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dyvision.analysis.benchmark.compare import Run
+from dyvision.analysis.benchmark.timing import Run
 
 
 def measure_peak_memory(run: Run, model: nn.Module, device: torch.device) -> int:
