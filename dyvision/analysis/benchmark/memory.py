@@ -12,6 +12,14 @@ from torch.utils._pytree import tree_leaves
 
 from dyvision.analysis.benchmark.timing import Run
 
+#: what the number means, by kind of device
+COUNTED = {
+    "cpu": "memory: parameters, buffers and the most that tensors made in one step occupy (activations, gradients, "
+    "temporary ones), without scratch memory inside an operation",
+    "cuda": "memory: parameters, buffers and the allocator's peak during one step (activations, gradients, temporary "
+    "tensors, workspaces)",
+}
+
 
 def measure_peak_memory(run: Run, model: nn.Module, device: torch.device) -> int:
     """Bytes of a model's parameters and buffers, and the most that one call holds beyond what was there before it.

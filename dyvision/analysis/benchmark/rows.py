@@ -1,4 +1,4 @@
-"""Rows of ``dyvision benchmark`` as a table, CSV, JSON and a chart."""
+"""Ratios of ``dyvision benchmark`` as rows of a table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -130,19 +130,6 @@ def write_json(rows: Sequence[Row], machine: Mapping[str, object], path: Path) -
     """Write ``{"machine": ..., "rows": [...]}``."""
     text = json.dumps({"machine": dict(machine), "rows": [asdict(row) for row in rows]}, indent=1)
     write_text(path, f"{text}\n")
-
-
-def check_plot(path: Path) -> None:
-    """Check the suffix before hours of measurements.
-
-    Raises:
-        ValueError: If no picture of that kind can be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise ValueError(f"--plot {path}: the suffix must be one of {', '.join(sorted(known))}")
 
 
 _CAPTION = (
