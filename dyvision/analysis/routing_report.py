@@ -71,7 +71,7 @@ def make_table(results: Sequence[LayerRouting]) -> FittingTable:
     table.add_column("layer", NAME)
     table.add_column("kind", importance=3)
     table.add_column("coefficients", importance=2, justify="right")
-    for name in ("|r| static", "|r| dynamic", "share"):
+    for name in ("|r|\nstatic", "|r|\ndynamic", "share"):
         table.add_column(name, justify="right")
     for result in results:
         values = (result.static.mean, result.dynamic.mean, result.class_share)
