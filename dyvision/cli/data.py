@@ -118,8 +118,8 @@ def _show(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dyvision.data.check_report import print_report
     from dyvision.data.check import check
+    from dyvision.data.check_report import print_report
     from dyvision.data.outputs import refuse_over_data
     from dyvision.saving import check_target, write_text
 
