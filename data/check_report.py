@@ -41,7 +41,7 @@ def print_report(report: Report, root: Path) -> None:
     table = FittingTable(f"findings in {printable(root)}", lines=True)
     table.add_column("", NAME)
     for name in ("file, where", "what", "training"):
-        table.add_column(name, NAME, folds=True)
+        table.add_column(name, NAME, folds=16)
     for kind in _STYLES:
         for group in _groups([one for one in found if one.outcome == kind]):
             table.add_row(*map(_lines, _row(group, root)), style=_STYLES[kind])
@@ -104,7 +104,7 @@ def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> N
 
 def _class_table(splits: list[SplitStatistics], task: str) -> FittingTable:
     table = FittingTable(_COUNTED.get(task, "images or objects"), elsewhere="--json FILE has them")
-    table.add_column("class", NAME, folds=True)
+    table.add_column("class", NAME, folds=16)
     for place, split in enumerate(splits, 1):
         table.add_column(printable(split.split), importance=place, justify="right")
     for index, name in enumerate(splits[0].class_names):

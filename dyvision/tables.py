@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -15,8 +16,8 @@ from rich.text import Text
 
 #: importance of a column that names the rows
 NAME = 0
-#: a column whose cells fold is at least so wide, or as its longest word up to the second number, if it needs that much
-_FOLDED, _WORD = 16, 28
+#: a column whose cells fold is at least as wide as its longest word up to this, if it needs that much
+_WORD = 28
 #: width of what is piped into a file, where no terminal says one
 _PIPED = 180
 
@@ -26,7 +27,7 @@ class _Column:
     header: str
     importance: int
     justify: Literal["left", "right"]
-    folds: bool
+    folds: int
     joined: bool
     style: str | None
 
@@ -36,22 +37,29 @@ class _Column:
         return " ".join(self.header.split())
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Block:
     """A column as it is drawn: with what is joined to it."""
 
     column: _Column
     cells: Sequence[Text]
 
-    @property
+    @cached_property
+    def longest(self) -> int:
+        """Its longest line."""
+        return max(cell_len(line) for text in self._texts for line in text.split("\n"))
+
+    @cached_property
     def width(self) -> int:
         """What it needs: its longest line, unless it folds."""
-        texts = [self.column.header, *(cell.plain for cell in self.cells)]
-        longest = max(cell_len(line) for text in texts for line in text.split("\n"))
         if not self.column.folds:
-            return longest
-        longest_word = max((cell_len(word) for text in texts for word in text.split()), default=0)
-        return min(longest, max(_FOLDED, min(longest_word, _WORD)))
+            return self.longest
+        longest_word = max((cell_len(word) for text in self._texts for word in text.split()), default=0)
+        return min(self.longest, max(self.column.folds, min(longest_word, _WORD)))
+
+    @property
+    def _texts(self) -> list[str]:
+        return [self.column.header, *(cell.plain for cell in self.cells)]
 
 
 class FittingTable:
@@ -79,7 +87,7 @@ class FittingTable:
         header: str,
         importance: int = 1,
         justify: Literal["left", "right"] = "left",
-        folds: bool = False,
+        folds: int = 0,
         joined: bool = False,
         style: str | None = None,
     ) -> None:
@@ -90,7 +98,8 @@ class FittingTable:
             importance: :data:`NAME` for the names of the rows, which stay; otherwise columns with the largest number go
                 first, of these the last.
             justify: ``"left"`` or ``"right"``.
-            folds: Whether its cells may take several lines.
+            folds: How narrow it may become, its cells taking several lines; 0 for not at all. Words up to 28 letters
+                are never broken.
             joined: Draw its cells behind those of the column before, under the header of that one. It is left out by
                 its own importance, which is larger.
             style: Of its cells.
@@ -124,12 +133,12 @@ class FittingTable:
             kept.remove(worst)
             dropped.append(worst)
             blocks = self._blocks(kept, console)
+        widths = _widths(blocks, options.max_width)
         # rich breaks a title that is wider than its table
         above = self.title is not None and cell_len(self.title) > _width(blocks)
         if above:
             yield _encodable(Text(str(self.title), style="table.title"), console)
-        # names that do not fit even so take several lines
-        yield self._build(blocks, not above, _width(blocks) > options.max_width, console)
+        yield self._build(blocks, widths, not above, console)
         if self.caption:
             yield _encodable(Text(self.caption, style="table.caption"), console)
         if dropped:
@@ -157,18 +166,16 @@ class FittingTable:
                 blocks.append(_Block(column, cells))
         return blocks
 
-    def _build(self, blocks: Sequence[_Block], titled: bool, fold_names: bool, console: Console) -> Table:
+    def _build(self, blocks: Sequence[_Block], widths: Sequence[int | None], titled: bool, console: Console) -> Table:
         title = _encodable(Text(self.title), console) if self.title is not None and titled else None
         table = Table(title=title, show_lines=self.lines)
-        for block in blocks:
-            folds = block.column.folds or fold_names
+        for block, width in zip(blocks, widths, strict=True):
             table.add_column(
                 _encodable(Text(block.column.header), console),
                 justify=block.column.justify,
                 style=block.column.style,
-                no_wrap=not folds,
                 overflow="fold",
-                min_width=block.width if block.column.folds and not fold_names else None,
+                width=width,
             )
         rows = zip(*(block.cells for block in blocks), strict=True)
         for row in self._rows:
@@ -190,6 +197,22 @@ def make_console(**options: Any) -> Console:
 def _width(blocks: Iterable[_Block]) -> int:
     """Width of a table: a border and two spaces per column, and the last border."""
     return sum(block.width + 3 for block in blocks) + 1
+
+
+def _widths(blocks: Sequence[_Block], most: int) -> list[int | None]:
+    """Width of each column: what it needs, and what is left for those that fold, which are the longest ones first.
+
+    Names that do not fit even so are rich's to fold.
+    """
+    if _width(blocks) > most:
+        return [None] * len(blocks)
+    widths = [block.width for block in blocks]
+    for _ in range(most - _width(blocks)):
+        missing = [block.longest - width for block, width in zip(blocks, widths, strict=True)]
+        if max(missing) <= 0:
+            break
+        widths[missing.index(max(missing))] += 1
+    return list(widths)
 
 
 def _as_text(cell: str | Text) -> Text:

@@ -119,8 +119,7 @@ def make_report(found: Sequence[Comparison]) -> list[FittingTable | Text]:
     """What the comparisons show: a table, the reasons that its notes name, and how many rows agree."""
     table = FittingTable("published against ours, 224 x 224 pixels", elsewhere="--json FILE has them")
     table.add_column("table", importance=6)
-    table.add_column("network, method, setting", NAME, folds=True)
-    table.add_column("method, setting", NAME, joined=True)
+    table.add_column("network: method, setting", NAME, folds=16)
     table.add_column("top-1", importance=5, justify="right")
     for header, unit in (("params", "(M)"), ("MACs", "(M)")):
         table.add_column(f"{header}\n{unit}", justify="right")
@@ -128,7 +127,7 @@ def make_report(found: Sequence[Comparison]) -> list[FittingTable | Text]:
         table.add_column(f"{header}\ndiff.", importance=3, justify="right")
     table.add_column("executed\n(M)", importance=4, justify="right")
     table.add_column("note", importance=2, justify="right")
-    table.add_column("source", importance=7, folds=True)
+    table.add_column("source", importance=7, folds=16)
     reasons: list[str] = []
     for one in found:
         row = one.published
@@ -136,8 +135,7 @@ def make_report(found: Sequence[Comparison]) -> list[FittingTable | Text]:
             reasons.append(row.reason)
         cells = [
             row.table,
-            row.network,
-            ", ".join(part for part in (row.method, row.setting) if part),
+            f"{row.network}: {', '.join(part for part in (row.method, row.setting) if part)}",
             row.top1,
             row.params_m,
             f"{one.params / 1e6:.2f}",

@@ -14,8 +14,8 @@ from dyvision.tables import NAME, FittingTable
 from dyvision.text import plain
 
 _CAPTION = (
-    "Time over that of what stands under over: median over the rounds of the ratio within a round [10th-90th "
-    "percentile]; all versions take turns. ms: median time of what is compared with."
+    "Time of the first over that of the second: median over the rounds of the ratio within a round [10th-90th "
+    "percentile]; all versions take turns. ms: median time of the second."
 )
 #: importance of what explains a ratio: all ratios of all batches come first
 _DETAIL = 1000
@@ -65,16 +65,17 @@ def make_table(rows: Sequence[Row], title: str) -> FittingTable:
     batches = list(dict.fromkeys(row.batch for row in rows))
     memory = any(row.memory_ratio is not None for row in rows)
     table = FittingTable(title, _CAPTION, elsewhere="--csv and --json have them")
-    table.add_column("what", NAME, folds=True)
-    table.add_column("measured", NAME)
-    table.add_column("over", NAME, folds=True)
+    best = any(row.best for row in rows)
+    table.add_column("what", NAME, folds=16)
+    table.add_column("measured / over", NAME, folds=20)
     for place, batch in enumerate(batches):
         table.add_column(f"batch {batch}", importance=1 + place, justify="right")
         table.add_column(f"percentiles (batch {batch})", importance=_DETAIL + place, joined=True)
-        table.add_column(f"fastest (batch {batch})", importance=_DETAIL, joined=True)
-        table.add_column(f"ms\n(batch {batch})", importance=2 * _DETAIL, justify="right", style="dim")
+        if best:
+            table.add_column(f"fastest (batch {batch})", importance=_DETAIL, joined=True)
+        table.add_column(f"ms\nbatch {batch}", importance=2 * _DETAIL, justify="right", style="dim")
         if memory:
-            table.add_column(f"memory\n(batch {batch})", importance=1 + place, justify="right")
+            table.add_column(f"memory\nbatch {batch}", importance=1 + place, justify="right")
             table.add_column(f"MiB (batch {batch})", importance=_DETAIL + place, joined=True)
     cells = {(row.group, row.name, row.reference, row.batch): row for row in rows}
     previous = None
@@ -83,21 +84,24 @@ def make_table(rows: Sequence[Row], title: str) -> FittingTable:
         if group != previous and previous is not None:
             table.add_section()
         note = next((row.note for row in found if row is not None and row.note), "")
-        line = [f"{group}{note and f' ({note})'}" if group != previous else "", name, reference]
-        table.add_row(*map(plain, [*line, *(text for row in found for text in _cells(row, memory))]))
+        line = [f"{group}{note and f' ({note})'}" if group != previous else "", f"{name} / {reference}"]
+        for row in found:
+            line += _cells(row, best, memory)
+        table.add_row(*map(plain, line))
         previous = group
     return table
 
 
-def _cells(row: Row | None, memory: bool) -> list[str]:
+def _cells(row: Row | None, best: bool, memory: bool) -> list[str]:
     """What one batch has in a line; nothing where it was not measured."""
     if row is None:
-        return [""] * (6 if memory else 4)
-    texts = [f"{row.ratio:.2f}", f"[{row.low:.2f}-{row.high:.2f}]", row.best, f"{row.reference_ms:.3g}"]
-    if not memory:
-        return texts
-    known = row.memory_ratio is not None and row.memory_mib is not None
-    return [*texts, *((f"{row.memory_ratio:.2f}", f"({row.memory_mib:.0f} MiB)") if known else ("", ""))]
+        return [""] * (3 + best + 2 * memory)
+    texts = [f"{row.ratio:.2f}", f"[{row.low:.2f}-{row.high:.2f}]", *([row.best] if best else [])]
+    texts.append(f"{row.reference_ms:.3g}")
+    if memory:
+        known = row.memory_ratio is not None and row.memory_mib is not None
+        texts += [f"{row.memory_ratio:.2f}", f"({row.memory_mib:.0f} MiB)"] if known else ["", ""]
+    return texts
 
 
 def geometric_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, float]]:
@@ -114,17 +118,15 @@ def geometric_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, floa
 def make_summary(rows: Sequence[Row]) -> FittingTable:
     """Geometric means as a table."""
     table = FittingTable("geometric mean over the shapes")
-    table.add_column("measured", NAME)
-    table.add_column("over", NAME, folds=True)
+    table.add_column("measured / over", NAME, folds=20)
     table.add_column("shapes", importance=_DETAIL, justify="right")
     batches = list(dict.fromkeys(row.batch for row in rows))
     for place, batch in enumerate(batches):
         table.add_column(f"batch {batch}", importance=1 + place, justify="right")
     for (name, reference), means in geometric_means(rows).items():
         groups = {row.group for row in rows if (row.name, row.reference) == (name, reference)}
-        table.add_row(
-            name, reference, str(len(groups)), *(f"{means[batch]:.2f}" if batch in means else "" for batch in batches)
-        )
+        ratios = [f"{means[batch]:.2f}" if batch in means else "" for batch in batches]
+        table.add_row(*map(plain, [f"{name} / {reference}", str(len(groups)), *ratios]))
     return table
 
 
