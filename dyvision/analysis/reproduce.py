@@ -117,16 +117,17 @@ def reproduce(rows: Sequence[Published]) -> Iterator[Comparison]:
 
 def make_report(found: Sequence[Comparison]) -> list[FittingTable | Text]:
     """What the comparisons show: a table, the reasons that its notes name, and how many rows agree."""
-    table = FittingTable("published against ours, 224 x 224 pixels", elsewhere="--json FILE has them")
+    table = FittingTable("published against ours, in millions, 224 x 224 pixels", elsewhere="--json FILE has them")
     table.add_column("table", importance=6)
     table.add_column("network: method, setting", NAME, folds=16)
     table.add_column("top-1", importance=5, justify="right")
-    for header, unit in (("params", "(M)"), ("MACs", "(M)")):
-        table.add_column(f"{header}\n{unit}", justify="right")
-        table.add_column(f"our {header}\n{unit}", justify="right")
+    # published figures are often missing, ours never: where there is no room for both, ours stay
+    for header, importance in (("params", 1), ("MACs", 2)):
+        table.add_column(header, importance, justify="right")
+        table.add_column(f"our\n{header}", importance=1, justify="right")
         table.add_column(f"{header}\ndiff.", importance=3, justify="right")
-    table.add_column("executed\n(M)", importance=4, justify="right")
-    table.add_column("note", importance=2, justify="right")
+    table.add_column("executed", importance=4, justify="right")
+    table.add_column("note", NAME, justify="right")
     table.add_column("source", importance=7, folds=16)
     reasons: list[str] = []
     for one in found:
