@@ -49,7 +49,8 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
     rows = _spread(results, _MATRICES)
     names, _ = short_names(results)
     figure = new_figure(11, 4.6 + 2.5 * len(rows))
-    top, below = figure.subfigures(2, 1, height_ratios=[4.2, 2.5 * len(rows)])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[4.2, 2.5 * len(rows)])
+    top, below = halves
     figure.suptitle("How alike the output kernels of a layer are: |correlation| of pairs", fontsize="large")
     axes = top.subplots()
     places = range(len(results))
