@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 
+from dyvision.cli._loggers import take_loggers
 from dyvision.cli._merged import merge
 from dyvision.cli._option_errors import explain, source
 from dyvision.cli._trainer_options import check_checkpoint, check_trainer
@@ -17,6 +18,7 @@ from dyvision.cli.configs import find_config, load_layers, option_groups
 from dyvision.cli.request import Request, unknown_options
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.task_table import TASKS
+from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
 from dyvision.text import did_you_mean
 
 Options = dict[str, Any]
@@ -39,11 +41,13 @@ def check_config(name: str, task: str | None = None) -> list[str]:
     except (ValueError, OSError) as error:
         return [str(error)]
     request = Request(layers=layers)
+    take_loggers(request.layers, request.typed)
     named = request.named_task
     if named is not None and (not isinstance(named, str) or named not in TASKS):
         hint = did_you_mean(str(named), TASKS)
         return [f"{source('task', None, request)}: no such task: {named!r}{hint}; there are {', '.join(TASKS)}"]
-    tasks = [named or task] if named or task else list(TASKS)
+    chosen = named or task
+    tasks = list(TASKS) if chosen is None else [chosen]
     return min((find_errors(request, "fit", one) for one in tasks), key=len)
 
 
@@ -114,9 +118,11 @@ def _checks(options: TaskParser, parsed: Namespace) -> dict[str, Callable[[Optio
     checks: dict[str, Callable[[Options], Any]] = {
         "trainer": lambda values: check_trainer(values, options.command),
         "checkpoint": check_checkpoint,
+        "last": lambda values: LastCheckpoint(**values),
+        "prediction": lambda values: PredictionWriter(".", **values),
     }
     if "model" not in options.custom:
-        checks["model"] = lambda values: options.classes["model"].check(**values)  # type: ignore[attr-defined]
+        checks["model"] = lambda values: options.classes["model"].check(**values)
     if "data" not in options.custom:
         checks["data"] = lambda values: options.classes["data"](**{"root": ".", **values})
     return {section: check for section, check in checks.items() if section in parsed}

@@ -53,11 +53,10 @@ def _with_all_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
             added = commands[command].add_argument(f"--{name}", default=argparse.SUPPRESS, help=text)
             added.choices = names.get(name) or [str(choice) for choice in choices_of(kind)] or None
             _offer_files(added)
-    for action in ("show", "check", "cat", "cp"):
-        names_argument = commands_of(commands["config"])[action]._actions[1]
-        names_argument.choices = names["config"]
-    for command in [*commands.values(), *commands_of(commands["data"]).values()]:
-        for argument in command._actions:
+    for action_parser in commands_of(commands["config"]).values():
+        action_parser._actions[1].choices = names["config"]  # the first behind --help
+    for one in (*commands.values(), *commands_of(commands["data"]).values()):
+        for argument in one._actions:
             _offer_files(argument)
     return parser
 

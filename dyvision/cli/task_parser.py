@@ -43,7 +43,7 @@ class TaskOptions(cli.LightningCLI):
         )
 
     @property
-    def classes(self) -> dict[str, type]:
+    def classes(self) -> dict[str, Any]:
         """Section -> the class whose constructor's arguments its options are."""
         return {
             "model": self._model_class,

@@ -141,6 +141,19 @@ def test_one_error_is_one_line(content, words, tmp_path, capsys) -> None:
     assert end.value.code == 2 and len(lines) == 2 and words in lines[1], lines
 
 
+def test_every_section_is_checked_and_what_is_right_is_fine(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "task: classification\nmodel: {lr: 0}\ndata: {root: x, val_fraction: 2}\ntrainer: {logger: csv, devices: 0}\n"
+        "checkpoint: {save_top_k: -3}\nlast: {every_minutes: 0}\nprediction: {top_k: 0}\nseed_everything: 3\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["config", "check", str(path)])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    wrong = ("data.val_fraction", "trainer.devices", "checkpoint.save_top_k", "last.every_minutes", "prediction.top_k")
+    assert len(lines) == 5 and all(any(f"mine.yaml: {name}=" in line for line in lines) for name in wrong), lines
+
+
 def test_a_misspelt_action_is_told(capsys) -> None:
     assert main(["config", "chek"]) == 2
     assert "did you mean 'check'" in capsys.readouterr().err
