@@ -30,7 +30,7 @@ class Component:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_component(spec: ComponentSpec, argument: str, types: bool = False) -> Component:
+def parse_component(spec: ComponentSpec, argument: str, types: bool = True) -> Component:
     """Take a component argument apart.
 
     Args:

@@ -79,7 +79,7 @@ def _known_only(content: Mapping[str, Any], known: list[str]) -> Options:
     """The options that exist, and were reported already where they do not."""
     groups, kept = option_groups(known), {}
     for name, value in content.items():
-        if name.removesuffix("+") in known:
+        if str(name).removesuffix("+") in known:
             kept[name] = value
         elif name in groups and isinstance(value, Mapping):
             inner = [option[len(name) + 1 :] for option in known if option.startswith(f"{name}.")]
@@ -97,8 +97,8 @@ def _parse(options: TaskParser, given: Options, request: Request, errors: list[s
         except ArgumentError as error:
             errors.append(explain(str(error), request, options.classes))
             refused = re.findall(r"Parser key \"([^\"]+)\":", str(error))
-            if not refused or not _remove(given, refused[-1]):
-                return options.parser.parse_args([f"--config={yaml.safe_dump({'data': needed})}"])
+            if not refused or refused[-1].split(".")[0] in options.custom or not _remove(given, refused[-1]):
+                return Namespace()  # what is left cannot be parsed
 
 
 def _remove(content: Options, key: str) -> bool:

@@ -47,7 +47,7 @@ def _lay_section(section: dict[str, Any], above: Mapping[str, Any]) -> None:
     """One section: options replace each other, but for lists that are added to and the arguments of one class."""
     other_class = "class_path" in above and above["class_path"] != section.get("class_path")
     for name, value in above.items():
-        if name.endswith("+"):
+        if str(name).endswith("+"):
             _append(section, name, value)
         elif name == "init_args" and isinstance(value, Mapping) and not other_class:
             section[name] = {**(section.get(name) or {}), **value}

@@ -116,7 +116,7 @@ def _is_said(error: BaseException) -> bool:
     That of a file, a number that is not finite or memory is, whoever raised it. Any other is, if it was raised by a
     ``raise`` of dyvision: what Python or a library raises inside of it is a fault of the program.
     """
-    if type(error).__module__.startswith("dyvision."):
+    if type(error).__module__.startswith("dyvision.") or _translated(_message(error)) is not None:
         return True
     if isinstance(error, (OSError, FloatingPointError)) or not isinstance(error, (ValueError, ImportError)):
         return _is_plain(error)
@@ -150,18 +150,29 @@ def one_line(error: BaseException) -> str:
     worker = explain_worker(error)
     if worker is not None:
         return worker
-    message = _TERMINAL_CODES.sub("", _innermost(str(error)))
-    message = printable(" ".join(message.split()))
+    message = _message(error)
     if _is_out_of_memory(error, message):
         return _memory(message)
-    for pattern, replacement in _TRANSLATIONS:
-        found = re.search(pattern, message)
-        if found:
-            return _shorten(found.expand(replacement))
+    translated = _translated(message)
+    if translated is not None:
+        return _shorten(translated)
     if _is_plain(error) and message:
         return _shorten(message)
     kind = type(error).__name__
     return _shorten(f"{kind}: {message}" if message else kind)
+
+
+def _message(error: BaseException) -> str:
+    return printable(" ".join(_TERMINAL_CODES.sub("", _innermost(str(error))).split()))
+
+
+def _translated(message: str) -> str | None:
+    """What a message of Lightning or torch means on the command line, where that is known."""
+    for pattern, replacement in _TRANSLATIONS:
+        found = re.search(pattern, message)
+        if found:
+            return found.expand(replacement)
+    return None
 
 
 def _innermost(message: str) -> str:

@@ -18,7 +18,7 @@ from dyvision.cli.reproduce import add_reproduce
 from dyvision.cli.words import OneLineParser, check_command, commands_of
 from dyvision.version import VERSION
 
-_DESCRIPTION = "Dynamic convolutions on any backbone: classification, segmentation and detection."
+_DESCRIPTION = "Dynamic convolutions on any backbone: classification, segmentation, detection."
 #: what adds each of the others
 _ADD = (
     add_quickstart,

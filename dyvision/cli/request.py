@@ -107,6 +107,8 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
     check_typed(typed)
     request.loggers = take_loggers(request.layers, typed)
     checkpoint = request.value("", "ckpt_path")
+    if checkpoint is None and "ckpt_path" in typed:
+        raise ValueError("--ckpt_path: a value is missing; write --ckpt_path=FILE")
     if checkpoint in ("last", "best"):
         request.checkpoint_path = resolve_checkpoint(request, checkpoint, command)
     elif checkpoint not in (None, "null", "hpc"):

@@ -185,7 +185,7 @@ def resolve_head(spec: ComponentSpec, argument: str = "head") -> Component:
     Raises:
         ValueError: If there is no head of that name, with the closest ones, or an argument of it is wrong.
     """
-    head = parse_component(spec, argument, types=True)
+    head = parse_component(spec, argument)
     if head.kind == "name" and head.name in MMSEG_HEADS:
         return Component("type", head.name, head.arguments)
     if head.kind == "name":
