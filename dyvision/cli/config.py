@@ -11,7 +11,7 @@ from pathlib import Path
 from dyvision.cli.configs import find_config, load_layers
 from dyvision.cli.typed import TypedOptions
 from dyvision.saving import replacing
-from dyvision.text import did_you_mean
+from dyvision.text import did_you_mean, printable
 
 _ACTIONS = ("show", "check", "cat", "cp")
 _FLAGS = ("--defaults", "-h", "--help")
@@ -103,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
     for name, errors in found.items():
         print(f"{name}: {f'{len(errors)} error' + 's' * (len(errors) > 1) if errors else 'fine'}")
         for error in errors:
-            print(f"  {error}")
+            print(f"  {printable(error)}")
     if any(found.values()):
         raise SystemExit(2)
 
