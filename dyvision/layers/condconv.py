@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
 from dyvision.layers._initialise import Initializer
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
+from dyvision.ops.geometry import Size
 
 #: start of the routing's weights
 ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
@@ -68,10 +71,8 @@ class CondConv2d(MixtureConv2d):
     """Convolution with ``W_b = sum_k r[b, k] W_k`` and ``bias_b = sum_k r[b, k] c_k``.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Kernels K; the paper uses 8.
         branch: Own routing from the layer's input; False if the block's routing is handed to ``forward``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, K]``.
@@ -83,10 +84,19 @@ class CondConv2d(MixtureConv2d):
 
     shares_coefficients = True
 
-    def __init__(self, *args: Any, num_kernels: int = 8, branch: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        num_kernels: int = 8,
+        branch: bool = True,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.num_kernels = num_kernels
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None

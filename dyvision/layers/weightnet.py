@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 
 #: G of the paper's models ("1x"); used where ``generator_groups`` is not given
 GENERATOR_GROUPS = 2
@@ -113,13 +116,11 @@ class WeightNetConv2d(DynamicConv2d):
     kernel ``[C_in/groups, kH, kW]``. Depthwise layers have one group per channel, as in the official code.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         multiplier: M, activations per output channel.
         generator_groups: G, a divisor of M. None is the paper's 2, or one group per output channel where a kernel of
             ``C_in/groups * kH * kW`` numbers does not divide into two; M/G is then as for 2.
         reduced_channels: Width R of p; by default ``max(16, in_channels // 16)``.
         branch: Own reduction of the layer's input; False if the block's p is handed to ``forward``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, R]``, the reduced vector p.
@@ -136,14 +137,17 @@ class WeightNetConv2d(DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         multiplier: int = 2,
         generator_groups: int | None = None,
         reduced_channels: int | None = None,
         branch: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         nominal = GENERATOR_GROUPS if generator_groups is None else generator_groups
         width = reduced_width(self.in_channels) if reduced_channels is None else reduced_channels
         named = {"multiplier": multiplier, "generator_groups": nominal, "reduced_channels": width}
@@ -154,7 +158,7 @@ class WeightNetConv2d(DynamicConv2d):
         #: M/G, activations that feed each group
         self.activations_per_group = multiplier // nominal
         self.generator_groups = self._divide(nominal, given=generator_groups is not None)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.branch = WeightNetReduction(self.in_channels, width, **dd) if branch else None
         self.activation = self._make_activation(width, **dd)
         # the grouped linear layer that generates the kernels: a row per number of the flattened kernel

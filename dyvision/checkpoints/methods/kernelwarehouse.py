@@ -110,12 +110,13 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         options: dict[str, Any] = {
             key: tuple(value) if _is_list(value := layer[key]) else value for key in _OF_THE_CONVOLUTION
         }
-        channels = (layer["in_planes"], layer["out_planes"])
+        in_channels, out_channels = layer["in_planes"], layer["out_planes"]
         if layer["enabled"]:
             mixing = state.get("temp_value", 0.0)
-            convs.append(KernelWarehouseConv2d(*channels, mixing=mixing, **options, **own[order.index(name)]))
+            manager_options = own[order.index(name)]
+            convs.append(KernelWarehouseConv2d(in_channels, out_channels, mixing=mixing, **options, **manager_options))
         else:
-            convs.append(nn.Conv2d(*channels, **options))
+            convs.append(nn.Conv2d(in_channels, out_channels, **options))
     return WarehouseNetwork(convs, names)
 
 
