@@ -7,7 +7,6 @@ compared with the dynamic convolutions in the same places.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Any
 
@@ -17,6 +16,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.ops.geometry import Size
@@ -63,10 +63,7 @@ class ChannelAttentionConv2d(DynamicConv2d, abstract=True):
 
     def reset_parameters(self) -> None:
         """Initialise the kernel and the bias like ``nn.Conv2d``, the gates like their own layers."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
         self.branch.reset_parameters()
 
     def coefficients(self, x: Tensor) -> Tensor:

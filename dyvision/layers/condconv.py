@@ -7,7 +7,6 @@ in ``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
-from dyvision.layers._initialise import Initializer
+from dyvision.layers._initialise import Initializer, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
@@ -107,11 +106,7 @@ class CondConv2d(MixtureConv2d):
         """Initialise each kernel like ``nn.Conv2d``."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     @classmethod
     def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CondConvRouting:

@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_share, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm2d, apply_norm
@@ -147,10 +148,7 @@ class DGConv2d(DynamicConv2d):
         self.branch.reset_parameters()
         if self.norm is not None:
             self.norm.reset_parameters()
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     def set_progress(self, progress: float) -> None:
         """Set how many channels each head drops.

@@ -6,7 +6,6 @@ Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
-from dyvision.layers._initialise import reset_children
+from dyvision.layers._initialise import reset_children, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
@@ -124,11 +123,7 @@ class DyNetConv2d(MixtureConv2d):
         """Initialise each kernel and the bias like ``nn.Conv2d``; the paper does not say."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     @classmethod
     def make_shared_branch(

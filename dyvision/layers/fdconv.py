@@ -24,6 +24,7 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
@@ -169,10 +170,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             order = frequency_order(out_channels * height, inputs * width, "cpu")
             self.set_constant("order", order.int(), self.temperature.device)
         weight = torch.empty(self.kernel_shape, device=next(self.parameters()).device)
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(weight, self.bias)
         with torch.no_grad():
             self._set_kernel(weight)
         if self.is_dynamic:

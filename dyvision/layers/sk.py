@@ -8,7 +8,6 @@ replaces a convolution in front of the network's own BatchNorm.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import _PADDING_MODES, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import reset_children
+from dyvision.layers._initialise import reset_children, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
@@ -110,11 +109,7 @@ class SKConv2d(DynamicConv2d):
 
     def reset_parameters(self) -> None:
         """Initialise each branch like ``nn.Conv2d``."""
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
         self.branch.reset_parameters()
 
     def coefficients(self, x: Tensor) -> Tensor:
