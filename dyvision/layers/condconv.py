@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
+from dyvision.layers._branch import LinearBranch, require_branch
 from dyvision.layers._initialise import Initializer, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
@@ -27,42 +27,14 @@ from dyvision.ops.geometry import Size
 ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
 
 
-class CondConvRouting(CoefficientBranch):
-    """Routing weights ``r = sigmoid(GAP(x) R^T + b)``, one per kernel.
+class CondConvRouting(LinearBranch):
+    """Routing weights ``r = sigmoid(GAP(x) R^T + b)``, one per kernel; where they start constant, all 0.5."""
 
-    Args:
-        in_channels: Channels of the input it pools.
-        num_kernels: Kernels K.
-        num_layers: Return a tuple with one entry per layer; None returns the tensor itself.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
+    initializer = staticmethod(ROUTING)
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_kernels: int,
-        num_layers: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.fc = PreciseLinear(in_channels, num_kernels, device=device, dtype=dtype, initializer=ROUTING)
-
-    def reset_parameters(self) -> None:
-        """N(0, 0.01), bias 0."""
-        self.fc.reset_parameters()
-
-    def start_constant(self) -> None:
-        """Predict 0.5 for every input."""
-        nn.init.zeros_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
-
-    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Map ``[B, C]`` to ``[B, K]``, once per layer if there are several."""
-        routing = torch.sigmoid(self.fc(pooled))
-        return routing if self.num_layers is None else (routing,) * self.num_layers
+    def activate(self, predicted: Tensor) -> Tensor:
+        """Sigmoid."""
+        return torch.sigmoid(predicted)
 
 
 @register_layer("condconv")
