@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments, check_class
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d, share_warehouses
 from dyvision.layers.warehouse import warehouse_of
 
@@ -87,8 +87,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         ValueError: For another class, an argument that it does not have, or what ours cannot do: layers of one or three
             dimensions, norms besides BatchNorm1d and LayerNorm.
     """
-    if official_class not in ("Warehouse_Manager + KWConv2d", "Warehouse_Manager"):
-        raise ValueError(f"official_class must be 'Warehouse_Manager + KWConv2d', got {official_class!r}")
+    check_class(official_class, "Warehouse_Manager + KWConv2d", "Warehouse_Manager")
     check_arguments(official_class, arguments, ("manager", "convs", "network"))
     defaults = {**MANAGER_DEFAULTS, "sharing_range": ()}
     manager = bind_arguments("Warehouse_Manager", arguments.get("manager", {}), defaults)
