@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.samplers import TrainSampler
-from dyvision.text import one_line
+from dyvision.text import one_line, some
 
 #: Value of a label map that counts as no label.
 IGNORE_INDEX = 255

@@ -21,8 +21,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dyvision.data.errors import did_you_mean, some
-from dyvision.text import one_line
+from dyvision.data.errors import did_you_mean
+from dyvision.text import one_line, some
 
 # albumentations asks the network for its newest version when it is imported
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

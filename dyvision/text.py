@@ -96,6 +96,18 @@ def question(names: Iterable[str]) -> str:
     return f"did you mean {' or '.join(map(repr, names))}?"
 
 
+def some(items: Iterable[object], limit: int = 5) -> str:
+    """Up to ``limit`` items separated by commas, and how many more there are.
+
+    Example:
+        >>> some(["a", "b", "c"]), some(range(9), 3)
+        ('a, b, c', '0, 1, 2 and 6 more')
+    """
+    listed = [str(item) for item in items]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
 def csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe.
 

@@ -6,7 +6,7 @@ import pytest
 
 from dyvision.data.errors import did_you_mean as data_hint
 from dyvision.tasks.components import closest
-from dyvision.text import did_you_mean, first_line, one_line, question, suggestion
+from dyvision.text import did_you_mean, first_line, one_line, question, some, suggestion
 
 NAMES = ["condconv", "eca", "odconv"]
 
@@ -41,3 +41,9 @@ def test_nothing_close():
     assert did_you_mean("x" * 20, NAMES) == suggestion([]) == ""
     assert closest("x" * 20, NAMES) == "choose from condconv, eca, odconv"
     assert data_hint("x" * 20, NAMES) == " There is: condconv, eca, odconv."
+
+
+def test_a_few_of_many():
+    assert some([]) == "" and some(["a"]) == "a" and some("abcde") == "a, b, c, d, e"
+    assert some("abcdef") == "a, b, c, d, e and 1 more"
+    assert some((f"n{i}" for i in range(9)), 2) == "n0, n1 and 7 more"
