@@ -18,7 +18,7 @@ from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
 from dyvision.layers.tempered import Tempered
 from dyvision.ops.geometry import Size
@@ -91,14 +91,12 @@ class DyConv2d(Tempered, MixtureConv2d):
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_between("ratio", ratio, math.inf)
-        check_temperature(temperature)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
+        self.num_kernels = num_kernels
         self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
-        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -21,7 +21,7 @@ from dyvision.layers._base import DynamicConv2d, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
@@ -153,9 +153,8 @@ class ODConv2d(Tempered, DynamicConv2d):
         check_positive("num_kernels", num_kernels)
         check_positive("min_width", min_width)
         check_between("reduction", reduction, math.inf)
-        check_temperature(temperature)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
+        self.num_kernels = num_kernels
         height, width = self.kernel_size
         depthwise = self.groups == self.in_channels == self.out_channels
         self.branch = ODConvAttention(
@@ -168,8 +167,7 @@ class ODConv2d(Tempered, DynamicConv2d):
         )
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
-        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
