@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz.option_values import ODD_VALUES, near, number_of_classes, options
 from benchmarks.fuzz.runner import Kind
-from dyvision.cli._checking import check_config
+from dyvision.cli.checking import check_config
 from dyvision.cli.configs import find_config
 from dyvision.cli.errors import report
 from dyvision.cli.trainer import TaskCLI, read_request, run_trainer

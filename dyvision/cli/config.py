@@ -97,7 +97,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from dyvision.cli._checking import check_config
+    from dyvision.cli.checking import check_config
 
     found = {name: check_config(name, options.task) for name in options.files}
     for name, errors in found.items():
