@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from dyvision.arguments import check_flag, check_number, check_numbers, shown
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
+from dyvision.text import one_line
 
 #: arguments that differ from torch.optim's defaults, because nobody in this field uses those
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
@@ -98,7 +99,7 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
     """
     for name in ("lr", "weight_decay", "backbone_lr_scale", "head_lr_scale"):
         check_number(name, hparams[name], **_FACTOR)
-    component = parse_component(hparams["optimizer"], "optimizer")
+    component = parse_component(hparams["optimizer"], "optimizer", types=False)
     if component.kind == "class_path":
         optimizer_class: Any = import_object(component.name, "optimizer", Optimizer)
     else:
@@ -216,7 +217,7 @@ def _schedule_of_class(scheduler_class: Any, optimizer: Optimizer, arguments: Ma
         return schedule
     # a schedule takes its first step here: a text in place of a function or of a number shows in any way
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         needs = [name for name, value in arguments.items() if isinstance(value, str) and "not callable" in reason]
         hint = f"; {needs[0]} is a function, which no configuration holds: choose another schedule" if needs else ""
         raise ValueError(f"lr_schedule {scheduler_class.__name__!r}: {reason}{hint}") from error
@@ -256,7 +257,7 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
     Raises:
         ValueError: For an unknown name or argument, or a schedule that needs an end and training has none.
     """
-    component = parse_component(hparams["lr_schedule"], "lr_schedule")
+    component = parse_component(hparams["lr_schedule"], "lr_schedule", types=False)
     if component.kind == "name" and "total_steps" in component.arguments:
         total_steps = component.arguments.pop("total_steps")
         check_number("lr_schedule: total_steps", total_steps, minimum=1, integer=True)

@@ -20,7 +20,7 @@ from dyvision.analysis.profile import profile
 from dyvision.analysis.reproduce import Comparison, make_report, read_published
 from dyvision.analysis.routing import LayerRouting
 from dyvision.analysis.routing_report import make_table as make_routing_table
-from dyvision.cli.quickstart import Result, _print_results
+from dyvision.cli._three_tasks import Result, _print_results
 from dyvision.data.check import Report
 from dyvision.data.check_report import print_report
 from dyvision.data.findings import Findings
