@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from dyvision.visualize import draw_label, draw_objects, fit, grid, legend_of, overlay_mask, palette, read_rgb, save
+from dyvision.tasks.callbacks.classes import shown_classes
+from dyvision.visualize import draw_label, draw_objects, fit, grid, legend_of, overlay_mask, read_rgb, save
 from dyvision.visualize.colors import RIGHT, WRONG
 
 #: reads a picture by its path: uint8 ``[H, W, 3]``
@@ -80,8 +81,8 @@ class PredictionPictures(Callback):
     def sheet(self, module: Any, batches: Iterable[Mapping[str, Any]], read: Reader | None = None) -> Image.Image:
         """:meth:`draw` for as many batches as have that many images."""
         hparams = dict(module.hparams)
-        names = hparams.get("class_names") or [str(index) for index in range(hparams["num_classes"])]
-        colors = hparams.get("class_colors") or palette(hparams["num_classes"])
+        first_id = 1 if getattr(module, "task", "") == "detection" else 0
+        _, names, colors = shown_classes(hparams, hparams["num_classes"], first_id)
         draw = {"probabilities": self._classes, "label_maps": self._labels, "predictions": self._boxes}
         tiles: list[Image.Image] = []
         maps: list[torch.Tensor] = []
@@ -101,7 +102,7 @@ class PredictionPictures(Callback):
 
     @staticmethod
     def _classes(
-        batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+        batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
     ) -> Any:
         labels = dict(zip(batch["path"], batch["label"].tolist(), strict=True))
         for path, row in zip(found["path"], found["probabilities"], strict=True):
@@ -115,7 +116,9 @@ class PredictionPictures(Callback):
             )
 
     @staticmethod
-    def _labels(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader) -> Any:
+    def _labels(
+        batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
+    ) -> Any:
         masks = dict(zip(batch["path"], batch["mask"], strict=True))
         stored = batch.get("mask_size", batch.get("size"))
         sizes = None if stored is None else dict(zip(batch["path"], stored, strict=True))
@@ -132,7 +135,7 @@ class PredictionPictures(Callback):
             )
 
     def _boxes(
-        self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+        self, batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
     ) -> Any:
         for path, target, image, result in zip(
             batch["path"], batch["target"], batch["image"], found["predictions"], strict=True

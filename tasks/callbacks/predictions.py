@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from dyvision.saving import replacing
+from dyvision.tasks.callbacks.classes import shown_classes
 from dyvision.tasks.callbacks.prediction_names import output_name
 from dyvision.tasks.callbacks.prediction_results import Found, PredictionResults
-from dyvision.visualize import as_image, draw_objects, overlay_with_legend, palette, read_rgb
+from dyvision.visualize import as_image, draw_objects, overlay_with_legend, read_rgb
 
 __all__ = ("PredictionWriter", "output_name")
 
@@ -186,7 +187,7 @@ class PredictionWriter(Callback):
     ) -> None:
         probabilities: Tensor = outputs["probabilities"]
         count = probabilities.shape[1]
-        class_names = hparams.get("class_names") or [str(index) for index in range(count)]
+        class_names = shown_classes(hparams, count).names
         best = probabilities.topk(min(self.top_k, count), dim=1)
         rows = zip(outputs["path"], best.values.tolist(), best.indices.tolist(), strict=True)
         for entry, (path, values, indices) in zip(found, rows, strict=True):
@@ -196,12 +197,10 @@ class PredictionWriter(Callback):
     def _segmentation(
         self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any
     ) -> None:
-        count = hparams["num_classes"]
-        ids = np.asarray(hparams.get("class_ids") or range(count))
+        class_ids, class_names, colors = shown_classes(hparams, hparams["num_classes"])
+        ids = np.asarray(class_ids)
         if ids.min() < 0 or ids.max() > 65535:
             raise ValueError(f"class_ids={ids.tolist()}: a PNG holds numbers from 0 to 65535")
-        class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
-        colors = hparams.get("class_colors") or palette(count)
         for path, name, entry, label_map in zip(outputs["path"], names, found, outputs["label_maps"], strict=True):
             index = label_map.cpu().numpy()
             labels = Image.fromarray(ids[index].astype(np.uint8 if ids.max() < 256 else np.uint16))
@@ -216,10 +215,7 @@ class PredictionWriter(Callback):
     ) -> None:
         from dyvision.tasks.metrics.coco import encode_masks
 
-        count = hparams["num_classes"]
-        ids = hparams.get("class_ids") or list(range(1, count + 1))
-        class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
-        colors = hparams.get("class_colors") or palette(count)
+        ids, class_names, colors = shown_classes(hparams, hparams["num_classes"], 1)
         own = hparams.get("score_threshold") if self.score_threshold is None else self.score_threshold
         self._threshold = _SHOWN if own is None else own
         sizes = outputs.get("original_size") or [None] * len(names)
