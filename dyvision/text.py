@@ -64,7 +64,7 @@ def similar_names(name: object, known: Iterable[str], limit: int = 3) -> list[st
     """The known names that a wrong one is closest to, best first; upper and lower case count as the same.
 
     Example:
-        >>> similar_names("ODCon", ["dcd", "odconv", "condconv"])
+        >>> similar_names("ODCon", ["eca", "odconv", "condconv"])
         ['odconv', 'condconv']
     """
     spelt = {option.lower(): option for option in reversed(list(known))}
@@ -75,7 +75,7 @@ def did_you_mean(name: object, known: Iterable[str], limit: int = 3) -> str:
     """The closest names as they stand behind a wrong one in a message; empty if nothing is close.
 
     Example:
-        >>> did_you_mean("odcon", ["dcd", "odconv"])
+        >>> did_you_mean("odcon", ["eca", "odconv"])
         " (did you mean 'odconv'?)"
     """
     return suggestion(similar_names(name, known, limit))
