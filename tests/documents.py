@@ -1,4 +1,4 @@
-"""The documents as the tests read them: fenced blocks, commands as they are typed, tables, and files that they assume."""
+"""The documents as the tests read them: fenced blocks, commands as they are typed, tables, files that they assume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ PLACEHOLDERS = {
     "value": "0.1",
 }
 _FENCE = re.compile(
-    r"^(?P<comment> *<!-- only compiled: (?P<reason>.+?) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
+    r"^(?: *<!-- only compiled: (?P<reason>.+?) -->\n)?"
+    r"(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 _WORD = r"(?:'[^']*'|\"[^\"]*\"|[^\s'\"\[\]])+"
@@ -125,9 +126,9 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
 def expand(line: str) -> list[tuple[str, ...]]:
     """The commands that one line stands for.
 
-    ``[--option VALUE]`` is taken and left out, ``a|b`` is each of them, ``...`` repeats what stands before it and is left
-    out (with the option before it, where it is the value), ``# text`` is a comment, and a word of ``PLACEHOLDERS`` an
-    example of it.
+    ``[--option VALUE]`` is taken and left out, ``a|b`` is each of them, ``...`` repeats what stands before it and is
+    left out (with the option before it, where it is the value), ``# text`` is a comment, and a word of
+    ``PLACEHOLDERS`` an example of it.
     """
     found = []
     for part in re.split(r"\s*&&\s*|;\s+", re.sub(r"(^|\s+)#.*", "", line)):
@@ -180,18 +181,18 @@ def reference() -> ModuleType:
 
 
 def write_files(folder: Path) -> None:
-    """What the documents assume to lie in the current folder: checkpoints of each task and official weights, all small."""
+    """What the documents assume to lie in the current folder: small checkpoints of each task."""
     from benchmarks.fuzz.checkpoints import made
     from dyvision.version import VERSION
 
     for task, content in made().items():
-        content = {**content, "dyvision_version": VERSION}
+        content = {**content, "dyvision_version": VERSION, "datamodule_hyper_parameters": {"root": "data"}}
         for name in (f"runs/{task}/version_{number}/checkpoints/last.ckpt" for number in (0, 3)):
             (folder / name).parent.mkdir(parents=True)
             torch.save(content, folder / name)
     for name in ("last.ckpt", "theirs.ckpt", "other.ckpt", "path/to/classifier.ckpt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        torch.save({**made()["classification"], "dyvision_version": VERSION}, folder / name)
+        torch.save(content, folder / name)
 
 
 def write_official_weights(folder: Path) -> None:

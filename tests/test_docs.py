@@ -17,9 +17,9 @@ import re
 import runpy
 import subprocess
 import sys
-import tomllib
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -27,16 +27,26 @@ import torch
 import yaml
 
 import dyvision
-from dyvision.cli.request import check_keys, read_request
-from tests.documents import PLACEHOLDERS, ROOT, Block, Command, blocks, commands, expand, reference
-from tests.documents import write_files, write_official_weights
+from dyvision.cli.request import check_keys, checkpoint_sections, read_request
+from tests.documents import (
+    PLACEHOLDERS,
+    ROOT,
+    Block,
+    Command,
+    blocks,
+    commands,
+    expand,
+    reference,
+    write_files,
+    write_official_weights,
+)
 
 COMMANDS = commands()
 TRAINING = ("fit", "validate", "test", "predict")
 #: what Python blocks assume: a module of the reader's
-PRELUDE = "import torch\nany_module = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 8, 1))\n"
+PRELUDE = "import torchvision\nany_module = torchvision.models.resnet18()\n"
 #: programs that are not ours, and how their help is asked for
-TOOLS = {"pip": [sys.executable, "-m", "pip"], "ruff": ["ruff"], "mypy": ["mypy"]}
+TOOLS = {name: (sys.executable, "-m", name) for name in ("pip", "ruff", "mypy")}
 #: programs that a developer installs as the line or the extra before says
 INSTALLED_LATER = {"mkdocs": "docs", "pre-commit": "pip install pre-commit"}
 MODULES_WITH_EXAMPLES = sorted(
@@ -105,10 +115,12 @@ def parse_training(command: str, words: list[str]) -> None:
     """As ``dyvision fit`` does, without building anything."""
     request = read_request(words, command)
     parser = task_parser(command, request.task)
-    check_keys(request, list(vars(parser.get_defaults().as_flat())), free=[])
-    configs = [f"--config={yaml.safe_dump(content)}" for _, content in request.layers]
+    known = list(vars(parser.get_defaults().as_flat()))
+    check_keys(request, known, free=[])
+    data_of_checkpoint, model_of_checkpoint = checkpoint_sections(request, known)
+    contents = [data_of_checkpoint, *(content for _, content in request.layers), model_of_checkpoint]
     with finished():
-        parser.parse_args([*configs, *request.typed])
+        parser.parse_args([*(f"--config={yaml.safe_dump(content)}" for content in contents), *request.typed])
 
 
 @functools.cache
@@ -207,7 +219,7 @@ def assert_options_known(command: tuple[str, ...], words: list[str]) -> None:
 
 @functools.cache
 def extras() -> set[str]:
-    return set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
+    return set(metadata("dyvision").get_all("Provides-Extra") or ())
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.where)
