@@ -99,7 +99,7 @@ def task_parser(command: str, task: str) -> argparse.ArgumentParser:
 def page() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_training()]
-    for name, parser, text in _leaves(build_parser()):
+    for name, parser, text in leaves(build_parser()):
         if name.split()[1] not in COMMANDS:
             parts.append(_command(name, parser, text))
     return "\n".join(parts)
@@ -117,7 +117,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return found
 
 
-def _leaves(
+def leaves(
     parser: argparse.ArgumentParser, name: str = "dyvision", text: str = ""
 ) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
     """Every command without sub-commands: its name, its parser, and what the list of commands says of it."""
@@ -127,7 +127,7 @@ def _leaves(
     for action in below:
         texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
         for word, child in action.choices.items():
-            yield from _leaves(child, f"{name} {word}", texts.get(word, ""))
+            yield from leaves(child, f"{name} {word}", texts.get(word, ""))
 
 
 def _command(name: str, parser: argparse.ArgumentParser, text: str) -> str:

@@ -92,14 +92,19 @@ def place(path: Path, text: str, position: int) -> str:
 
 def blocks(*languages: str) -> list[Block]:
     """The fenced blocks of all documents in one of these languages."""
-    found = []
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        for match in _FENCE.finditer(text):
-            if match["language"] in languages:
-                inner = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
-                found.append(Block(place(path, text, match.start("text")), match["language"], inner, match["reason"]))
-    return found
+    return [
+        block
+        for path in DOCUMENTS
+        for block in fenced(path, path.read_text(encoding="utf-8"))
+        if block.language in languages
+    ]
+
+
+def fenced(path: Path, text: str) -> Iterator[Block]:
+    """The fenced blocks of a text."""
+    for match in _FENCE.finditer(text):
+        inner = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
+        yield Block(place(path, text, match.start("text")), match["language"], inner, match["reason"])
 
 
 def commands() -> list[Command]:
@@ -113,10 +118,11 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
         for number, line in enumerate(block.text.splitlines(), int(first)):
             yield f"{path}:{number}", line, False
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        prose = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
-        for match in re.finditer(r"`((?:[A-Z_]+=\S+ )*(?:dyvision|python|pip|mkdocs|mypy)\s[^`]+)`", prose):
-            yield place(path, prose, match.start()), " ".join(match[1].split()), True
+        text = prose(path)
+        for match in re.finditer(r"`((?:[A-Z_]+=\S+ )*(?:dyvision|python|pip|mkdocs|mypy)\s[^`]+)`", text):
+            yield place(path, text, match.start()), " ".join(match[1].split()), True
+        for match in re.finditer(r"`(benchmarks/\w+\.py\s[^`]+)`", text):
+            yield place(path, text, match.start()), f"python {' '.join(match[1].split())}", True
     for path in RECIPES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if match := re.match(r"#.*?(?<![/`\w])(dyvision \w+ .*)", line):
@@ -152,11 +158,16 @@ def _repeats(word: str, following: str) -> bool:
     return word == "..." or (word.startswith("--") and following == "...")
 
 
+def prose(path: Path) -> str:
+    """A document without its fenced blocks, whose lines are empty."""
+    return _FENCE.sub(lambda match: "\n" * match[0].count("\n"), path.read_text(encoding="utf-8"))
+
+
 def tables(path: Path) -> list[list[list[str]]]:
     """The tables of a document: rows of cells, the header first, without the line of dashes."""
     found: list[list[list[str]]] = []
     inside = False
-    for line in _FENCE.sub("", path.read_text(encoding="utf-8")).splitlines():
+    for line in prose(path).splitlines():
         if not line.startswith("|"):
             inside = False
             continue

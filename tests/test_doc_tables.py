@@ -12,8 +12,9 @@ import torch
 
 from benchmarks.fuzz.__main__ import KINDS
 from dyvision import data
+from dyvision.analysis import profile
 from dyvision.analysis.reproduce import read_published
-from dyvision.backbones import list_backbones
+from dyvision.backbones import create_model, list_backbones
 from dyvision.cli.request import TASKS
 from dyvision.convert.policies import default_policy, list_policies, select_convs
 from dyvision.layers import get_layer, list_layers
@@ -228,6 +229,18 @@ def test_rows_of_the_publications() -> None:
     assert counted == {name: len(read_published(name)) for name in counted}
     assert set(counted) == {row.table for row in read_published()}
     assert int(rows[-1][1]) == len(read_published()) and int(rows[-1][2]) + int(rows[-1][3]) == len(read_published())
+
+
+@pytest.mark.slow
+def test_costs_of_dynet() -> None:
+    """The four networks of the text, and two more, in the unit of each row."""
+    for network, *numbers, unit, _ in rows_of("docs/published.md", "network"):
+        cost = profile(create_model(network.lower().replace("dy-", "dy_").replace("-", "_")), latency=False).cost
+        parts = (cost.total - cost.branch - cost.mixing, cost.branch, cost.mixing, cost.total)
+        size = {"10^6": 10**6, "2^20": 2**20}[unit]
+        assert numbers == [
+            f"{part / size:.{len(stated.partition('.')[2])}f}" for part, stated in zip(parts, numbers, strict=True)
+        ]
 
 
 def test_kinds_of_made_up_input() -> None:

@@ -55,7 +55,7 @@ def test_every_option_of_the_training_commands_is_on_the_page(command, task, com
 def test_every_option_of_the_other_commands_is_on_the_page(committed) -> None:
     sections = dict(re.findall(r"^## (dyvision .+)\n((?:(?!## ).*\n)*)", committed, re.MULTILINE))
     missing, count = [], 0
-    for name, parser in commands(reference().build_parser()):
+    for name, parser, _ in reference().leaves(reference().build_parser()):
         words = name.split()
         if words[1] in COMMANDS:
             continue
@@ -68,20 +68,11 @@ def test_every_option_of_the_other_commands_is_on_the_page(committed) -> None:
     assert count >= 42
 
 
-def commands(parser, name: str = "dyvision"):
-    below = [action for action in parser._actions if hasattr(action, "_choices_actions")]
-    if not below:
-        yield name, parser
-    for action in below:
-        for word, child in action.choices.items():
-            yield from commands(child, f"{name} {word}")
-
-
 def test_a_changed_default_shows(generated, monkeypatch) -> None:
     """What is compared with the page is read from the parsers, not from the page."""
     script = reference()
     parser = script.build_parser()
-    quickstart = next(found for name, found in commands(parser) if name == "dyvision quickstart")
+    quickstart = next(found for name, found, _ in script.leaves(parser) if name == "dyvision quickstart")
     quickstart.set_defaults(layer="odconv")
     quickstart.add_argument("--new", help="an option that nobody wrote down")
     monkeypatch.setattr(script, "build_parser", lambda: parser)
