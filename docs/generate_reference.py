@@ -19,13 +19,15 @@ from typing import Any
 import yaml
 
 from dyvision import data, tasks
-from dyvision.cli._commands import build_parser
-from dyvision.cli.request import TASKS
+from dyvision.cli.common_options import TRAINER_COMMANDS
+from dyvision.cli.parser import build_parser
+from dyvision.cli.task_parser import task_parser
+from dyvision.cli.task_table import TASKS
 from dyvision.signatures import constructor_signature, constructor_types
 from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
 
 PAGE = Path(__file__).with_name("reference.md")
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = tuple(TRAINER_COMMANDS)
 #: sections whose options are Lightning's: the names, which differ from version to version, stand between two marks
 LIGHTNING = {
     "trainer": (
@@ -75,25 +77,6 @@ class Option:
     default: str
     text: str
     kind: str = ""
-
-
-# TODO-SWITCH: the lead's dyvision.cli.task_parser.task_parser
-def task_parser(command: str, task: str) -> argparse.ArgumentParser:
-    from dyvision.cli.request import read_request
-    from dyvision.cli.trainer import TaskCLI
-
-    class Built(Exception):
-        pass
-
-    class OnlyParser(TaskCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:
-            raise Built(parser)
-
-    try:
-        OnlyParser(command, read_request([f"--task={task}"], command))
-    except Built as built:
-        return built.args[0]
-    raise AssertionError
 
 
 def page() -> str:
@@ -179,7 +162,7 @@ def _training() -> Iterator[str]:
 
 
 def _class(section: str, task: str) -> type:
-    return getattr(tasks if section == "model" else data, TASKS[task][section == "data"])
+    return getattr(tasks, TASKS[task].model) if section == "model" else getattr(data, TASKS[task].data)
 
 
 def _kinds(cls: type) -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from dyvision.backbones import Backbone, load_backbone_weights
+from dyvision.backbones.registry import find_builder
 from dyvision.layers import get_layer
 from dyvision.tasks.arguments import TaskArguments, check_shared_arguments, plain_value
 from dyvision.tasks.checkpoint import CheckpointMixin
@@ -69,6 +70,21 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         self.check_arguments()
         if self.hparams.num_classes is not None:
             self._build()
+
+    @classmethod
+    def check(cls, **arguments: Any) -> None:
+        """Check arguments as the constructor does, and build nothing.
+
+        Args:
+            **arguments: Those of the constructor.
+
+        Raises:
+            ValueError: For an unknown name or an argument out of range.
+        """
+        hparams = type(cls.__name__, (cls,), {"_build": lambda task: None})(**arguments).hparams
+        find_builder(hparams.backbone)
+        if hparams.get("layer_kwargs"):  # a layer of no weight
+            get_layer(hparams.layer)(64, 64, 3, padding=1, device="meta", **hparams.layer_kwargs)
 
     # What a task implements.
 

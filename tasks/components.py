@@ -30,12 +30,13 @@ class Component:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_component(spec: ComponentSpec, argument: str) -> Component:
+def parse_component(spec: ComponentSpec, argument: str, types: bool = True) -> Component:
     """Take a component argument apart.
 
     Args:
         spec: A name, or a dictionary with ``name``, ``type`` or ``class_path`` (and ``init_args``).
         argument: Name of the argument, for messages.
+        types: Whether there is a registry of mmseg for it, in which a ``type`` is looked up.
 
     Raises:
         ValueError: If it is none of these.
@@ -44,10 +45,14 @@ def parse_component(spec: ComponentSpec, argument: str) -> Component:
         return Component("name", spec)
     given = dict(spec) if isinstance(spec, Mapping) else {}
     kinds = [kind for kind in ("name", "type", "class_path") if kind in given]
-    if len(kinds) != 1 or not isinstance(given[kinds[0]], str):
+    if kinds == ["type"] and not types:
+        instead = {"name": given.pop("type"), **given}
         raise ValueError(
-            f"{argument}={spec!r}: expected a name, or a dictionary with exactly one of 'name', 'type' and 'class_path'"
+            f"{argument}={spec!r}: 'type' is for the heads of mmsegmentation, in segmentation; give {instead!r}"
         )
+    if len(kinds) != 1 or not isinstance(given[kinds[0]], str):
+        expected = "'name', 'type' and 'class_path'" if types else "'name' and 'class_path'"
+        raise ValueError(f"{argument}={spec!r}: expected a name, or a dictionary with exactly one of {expected}")
     name = given.pop(kinds[0])
     if kinds == ["class_path"]:
         init_args = dict(given.pop("init_args", None) or {})

@@ -98,7 +98,7 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
     """
     for name in ("lr", "weight_decay", "backbone_lr_scale", "head_lr_scale"):
         check_number(name, hparams[name], **_FACTOR)
-    component = parse_component(hparams["optimizer"], "optimizer")
+    component = parse_component(hparams["optimizer"], "optimizer", types=False)
     if component.kind == "class_path":
         optimizer_class: Any = import_object(component.name, "optimizer", Optimizer)
     else:
@@ -256,7 +256,7 @@ def build_schedule(hparams: Mapping[str, Any], optimizer: Optimizer | None, tota
     Raises:
         ValueError: For an unknown name or argument, or a schedule that needs an end and training has none.
     """
-    component = parse_component(hparams["lr_schedule"], "lr_schedule")
+    component = parse_component(hparams["lr_schedule"], "lr_schedule", types=False)
     if component.kind == "name" and "total_steps" in component.arguments:
         total_steps = component.arguments.pop("total_steps")
         check_number("lr_schedule: total_steps", total_steps, minimum=1, integer=True)

@@ -143,7 +143,7 @@ class SegmentationTask(BaseTask):
         return self.backbone_network.parameters()
 
     def _build_loss(self) -> nn.Module:
-        component = parse_component(self.hparams.loss, "loss")
+        component = parse_component(self.hparams.loss, "loss", types=False)
         if component.kind == "class_path":
             loss_class = import_object(component.name, "loss", nn.Module)
             check_arguments(loss_class, component.arguments, f"loss {component.name!r}")

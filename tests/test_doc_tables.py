@@ -15,7 +15,7 @@ from dyvision import data
 from dyvision.analysis import profile
 from dyvision.analysis.reproduce import read_published
 from dyvision.backbones import create_model, list_backbones
-from dyvision.cli.request import TASKS
+from dyvision.cli.task_table import TASKS
 from dyvision.convert.policies import default_policy, list_policies, select_convs
 from dyvision.layers import get_layer, list_layers
 from dyvision.ops.formulations import TABLE as FORMULATIONS
@@ -189,11 +189,11 @@ def test_tasks_and_their_data() -> None:
     assert [row[0] for row in rows_of("docs/command-line.md", "task", "files")] == list(TASKS)
     assert [row[0] for row in rows_of("docs/architecture.md", "task", "`image`")] == list(TASKS)
     modules = [names(row[0])[0] for row in rows_of("docs/data.md", "data module")]
-    assert modules == [module for _, module in TASKS.values()] and all(hasattr(data, name) for name in modules)
+    assert modules == [entry.data for entry in TASKS.values()] and all(hasattr(data, name) for name in modules)
 
 
 def test_options_of_the_data() -> None:
-    every = {name: one.default for _, module in TASKS.values() for name, one in of(module).items()}
+    every = {name: one.default for entry in TASKS.values() for name, one in of(entry.data).items()}
     for row in rows_of("docs/data.md", "option"):
         for option in names(row[0]):
             name, _, _ = option.partition(":")

@@ -24,10 +24,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import dyvision
-from dyvision.cli.request import check_keys, checkpoint_sections, read_request
+from dyvision.cli._parsing import parse
+from dyvision.cli.common_options import asks_for_common_options
+from dyvision.cli.config import complete
+from dyvision.cli.request import read_request
+from dyvision.cli.task_parser import TaskParser
+from dyvision.cli.typed import TypedOptions
 from tests.documents import (
     PLACEHOLDERS,
     ROOT,
@@ -121,19 +125,16 @@ def test_command_parses(command: Command, home, monkeypatch) -> None:
 
 def parse_training(command: str, words: list[str]) -> None:
     """As ``dyvision fit`` does, without building anything."""
+    if asks_for_common_options(TypedOptions.read(words)):
+        return
     request = read_request(words, command)
-    parser = task_parser(command, request.task)
-    known = list(vars(parser.get_defaults().as_flat()))
-    check_keys(request, known, free=[])
-    data_of_checkpoint, model_of_checkpoint = checkpoint_sections(request, known)
-    contents = [data_of_checkpoint, *(content for _, content in request.layers), model_of_checkpoint]
     with finished():
-        parser.parse_args([*(f"--config={yaml.safe_dump(content)}" for content in contents), *request.typed])
+        parse(task_options(command, request.task), request)
 
 
 @functools.cache
-def task_parser(command: str, task: str):
-    return reference().task_parser(command, task)
+def task_options(command: str, task: str) -> TaskParser:
+    return TaskParser(command, task)
 
 
 def parse_other(words: list[str], named: bool) -> None:
@@ -143,7 +144,7 @@ def parse_other(words: list[str], named: bool) -> None:
     if named and any(name.startswith(f"dyvision {' '.join(words)} ") for name in commands_below):
         return
     with finished():
-        parser.parse_args(words)
+        parser.parse_args(complete(words))
 
 
 @contextlib.contextmanager

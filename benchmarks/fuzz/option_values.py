@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.backbones import list_policies
-from dyvision.cli.request import TASKS
+from dyvision.cli.task_table import TASKS
 from dyvision.data.sample.write import SAMPLE_CLASSES, SAMPLE_LABELS
 from dyvision.layers import list_layers
 from dyvision.tasks.callbacks import LastCheckpoint
@@ -109,9 +109,9 @@ def number_of_classes(task: str) -> int:
 
 def options(task: str) -> dict[str, dict[str, inspect.Parameter]]:
     """Every option of a task's config that is worth changing, by section."""
-    model, data = TASKS[task]
+    entry = TASKS[task]
     sections = {
-        "model": getattr(task_package, model), "data": getattr(data_package, data), "trainer": Trainer,
+        "model": getattr(task_package, entry.model), "data": getattr(data_package, entry.data), "trainer": Trainer,
         "checkpoint": ModelCheckpoint, "last": LastCheckpoint,
     }  # fmt: skip
     return {

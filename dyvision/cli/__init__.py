@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dyvision.cli._commands import TRAINER_COMMANDS, run_command
+from dyvision.cli import errors
 from dyvision.cli._messages import shorten_warnings
 from dyvision.cli._terminal import prepare_streams
-from dyvision.cli.errors import report
+from dyvision.cli.common_options import TRAINER_COMMANDS, asks_for_common_options, print_common_options
+from dyvision.cli.parser import run_command
+from dyvision.cli.typed import TypedOptions
 
 __all__ = ("main",)
 
@@ -24,26 +26,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
-        0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read), 2 for
-        input that cannot work.
+        0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read), 2 if it
+        ended in an error.
     """
     prepare_streams()
     shorten_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments and arguments[0] in TRAINER_COMMANDS:
-            from dyvision.cli.trainer import run_trainer
-
-            run = run_trainer(arguments[0], arguments[1:])
-            if arguments[0] == "predict":
-                from dyvision.cli.predict import report_predictions
-
-                return report_predictions(run.trainer)
-        else:
-            run_command(arguments)
+            return _run_trainer(arguments[0], arguments[1:])
+        run_command(arguments)
     except KeyboardInterrupt:
         print("dyvision: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return report(error)
+        return errors.report(error)
     return 0
+
+
+def _run_trainer(command: str, arguments: list[str]) -> int:
+    if asks_for_common_options(TypedOptions.read(arguments)):
+        print_common_options(command)
+        return 0
+    from dyvision.cli.trainer import run_trainer
+
+    run = run_trainer(command, arguments)
+    if command != "predict":
+        return 0
+    from dyvision.cli.predict import report_predictions
+
+    return report_predictions(run.trainer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 
 from dyvision.cli._run_folder import RunFolder
 from dyvision.cli.request import Request
+from dyvision.cli.typed import TypedOptions
 from dyvision.tasks.callbacks import LastCheckpoint
 
 
@@ -76,7 +76,7 @@ class RunMessages(Callback):
             arguments += ["--config", _short(config)]
         arguments += ["--ckpt_path", _short(last)]
         if self.folder.continued or not config.is_file():
-            arguments += _without(self.request.typed, "--ckpt_path")
+            arguments += TypedOptions([pair for pair in self.request.typed if pair[0] != "ckpt_path"]).arguments()
         print(f"to go on: {shlex.join(arguments)}", flush=True)
 
 
@@ -134,16 +134,3 @@ def _short(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _without(arguments: list[str], name: str) -> list[str]:
-    kept: list[Any] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == name:
-            skip = True
-        elif not argument.startswith(f"{name}="):
-            kept.append(argument)
-    return kept

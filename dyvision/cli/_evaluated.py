@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dyvision.cli.request import Request, option
+from dyvision.cli.request import Request
 from dyvision.data.errors import looked_up
 
 #: the commands that compare predictions with labels
@@ -35,7 +35,7 @@ def check_evaluated(command: str, request: Request, data: Mapping[str, Any]) -> 
 
 
 def _check_root(command: str, request: Request, data: Mapping[str, Any]) -> None:
-    given = option(request.typed, "--data.root") is not None
+    given = "data.root" in request.typed
     given = given or any("root" in (content.get("data") or {}) for _, content in request.layers)
     needed = command != "predict" or data.get("predict_root") is None
     root = Path(str(data.get("root"))).expanduser()

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dyvision.cli.typed import TypedOptions
 from dyvision.reading import parse_yaml
 
 _NAMES = {"tensorboard": "TensorBoardLogger", "csv": "CSVLogger", "wandb": "WandbLogger"}
 _CLASSES = {**_NAMES, **{name.lower(): name for name in _NAMES.values()}}
 
 
-def take_loggers(layers: list[tuple[Path, dict[str, Any]]], typed: list[str]) -> list[str]:
+def take_loggers(layers: list[tuple[Path, dict[str, Any]]], typed: TypedOptions) -> list[str]:
     """Take loggers that are given by name only out of the options, since a parser wants their folder.
 
     Args:
@@ -29,14 +30,11 @@ def take_loggers(layers: list[tuple[Path, dict[str, Any]]], typed: list[str]) ->
             taken = _named(trainer["logger"])
             if taken:
                 content["trainer"] = {name: value for name, value in trainer.items() if name != "logger"}
-    for index in range(len(typed) - 1, -1, -1):
-        name, equals, value = typed[index].partition("=")
-        if name != "--trainer.logger" or (not equals and index + 1 >= len(typed)):
-            continue
-        found = _named(parse_yaml(value if equals else typed[index + 1], "--trainer.logger"))
-        if found:
-            del typed[index : index + (1 if equals else 2)]
-        return found
+    last = typed.get("trainer.logger")
+    if last is not None:
+        taken = _named(parse_yaml(last, "--trainer.logger"))
+        if taken:
+            typed.take("trainer.logger")
     return taken
 
 

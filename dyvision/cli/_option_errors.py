@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from dyvision.arguments import shown
 from dyvision.cli.configs import closest
-from dyvision.cli.request import Request, option
+from dyvision.cli.request import Request
 from dyvision.signatures import constructor_types
 
 _NAMES = {
@@ -55,7 +55,7 @@ def explain(text: str, request: Request, classes: Mapping[str, type]) -> str:
     hint = _hint_of(key, classes)
     inner = re.search(r"given class_path '([^']+)': (.+?)(?: - (?:Expected|Not a valid)| Given value|$)", flat)
     value = _given_value(text)
-    where = _source(key, value, request)
+    where = source(key, value, request)
     if inner and not (key in _FORMS and value and inner[1].rpartition(".")[2] not in value):
         return f"{where}: {_class_problem(inner[1], inner[2], classes.get(key))}"
     stranger = re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", flat)
@@ -65,7 +65,7 @@ def explain(text: str, request: Request, classes: Mapping[str, type]) -> str:
     if named:
         return f"{where}: there is no {_kind(key)} {named[1]!r}{closest(named[1], _class_names(key))}{_known(key)}"
     expected = _FORMS.get(key) or (describe(hint) if hint is not None else _expected(flat))
-    choices = [str(choice) for choice in _choices(hint)]
+    choices = [str(choice) for choice in choices_of(hint)]
     similar = closest(value, choices) if choices and value else ""
     return f"{where}{f'={shown(_unquoted(value))}' if value is not None else ''}: expected {expected}{similar}"
 
@@ -83,7 +83,7 @@ def describe(hint: Any) -> str:
     if hint is Any:
         return "any value"
     if origin in (Union, types.UnionType):
-        literals = [str(value) for value in _choices(hint)]
+        literals = [str(value) for value in choices_of(hint)]
         words = [f"one of {', '.join(dict.fromkeys(literals))}"] if literals else []
         words += [describe(one) for one in arguments if get_origin(one) is not Literal]
         return " or ".join(sorted(dict.fromkeys(words), key=lambda word: word == "null"))
@@ -119,11 +119,11 @@ def _hint_of(key: str, classes: Mapping[str, type]) -> Any:
         return None
 
 
-def _choices(hint: Any) -> list[Any]:
+def choices_of(hint: Any) -> list[Any]:
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
-        return [choice for one in get_args(hint) for choice in _choices(one)]
+        return [choice for one in get_args(hint) for choice in choices_of(one)]
     return []
 
 
@@ -135,10 +135,10 @@ def _expected(flat: str) -> str:
     return names.get(found[1] or "", found[1] or found[2])
 
 
-def _source(key: str, value: str | None, request: Request) -> str:
+def source(key: str, value: str | None, request: Request) -> str:
     """Where a value was given: ``--model.lr`` on the command line, ``my.yaml: model.lr`` in a file."""
     parents = [key.rsplit(".", depth)[0] for depth in range(key.count(".") + 1)]
-    typed = [option(request.typed, f"--{name}") for name in parents]
+    typed = [request.typed.get(name) for name in parents]
     places = [(f"--{key}", text) for text in typed if text is not None]
     for path, content in reversed(request.layers):
         inner: Any = content

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dyvision.cli.typed import TypedOptions
 from dyvision.reading import parse_yaml
 from dyvision.trust import code_in
 
 
-def trusted_names(typed: Sequence[str], configs: Iterable[Mapping[str, Any]]) -> set[str]:
+def trusted_names(typed: TypedOptions, configs: Iterable[Mapping[str, Any]]) -> set[str]:
     """Names of classes and networks that a checkpoint may use.
 
     Args:
@@ -26,7 +27,8 @@ def trusted_names(typed: Sequence[str], configs: Iterable[Mapping[str, Any]]) ->
             values = content.get(section)
             if isinstance(values, Mapping):
                 names |= {code for name, value in values.items() for code in code_in(str(name), value)}
-    for option, value in typed_options(typed):
+    for option, text in typed:
+        value = text or ""
         section, _, name = option.partition(".")
         if option == "trust":
             names |= _listed(value)
@@ -37,24 +39,14 @@ def trusted_names(typed: Sequence[str], configs: Iterable[Mapping[str, Any]]) ->
     return names
 
 
-def typed_options(typed: Sequence[str]) -> list[tuple[str, str]]:
-    """``(option, value)`` of ``--option=value`` and ``--option value``."""
-    found = []
-    for argument, following in zip(typed, [*typed[1:], ""], strict=False):
-        if argument.startswith("--"):
-            name, equals, value = argument.removeprefix("--").partition("=")
-            found.append((name, value if equals else "" if following.startswith("--") else following))
-    return found
-
-
-def check_typed(typed: Sequence[str]) -> None:
+def check_typed(typed: TypedOptions) -> None:
     """Check that typed values end: nested lists and aliases of YAML, before the parser of options reads them.
 
     Raises:
         ValueError: If one is nested too deeply or stands for too many values.
     """
-    for option, value in typed_options(typed):
-        if any(sign in value for sign in "[{&*"):
+    for option, value in typed:
+        if value is not None and any(sign in value for sign in "[{&*"):
             _value(value, option)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.reading import read_yaml
-from dyvision.text import did_you_mean, similar_names, suggestion
+from dyvision.text import similar_names, suggestion
 
 
 def packaged_configs() -> list[str]:
@@ -37,7 +37,8 @@ def find_config(name: str | Path) -> Path:
             return Path(str(_config_root() / candidate))
     if path.is_dir():
         raise IsADirectoryError(f"--config {name}: this is a folder; give a YAML file in it")
-    hint = did_you_mean(str(name), packaged_configs())
+    ends = {config.removesuffix(".yaml"): config for config in packaged_configs()}  # all end alike
+    hint = suggestion([ends[one] for one in similar_names(str(name).removesuffix(".yaml"), ends)])
     raise FileNotFoundError(
         f"no config {str(name)!r}, neither as a file nor as a packaged name{hint}; see 'dyvision list configs'"
     )
@@ -66,7 +67,10 @@ def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
         if base is not None and not isinstance(base, str):
             raise ValueError(f"{path}: base={base!r}: expected the name of one config")
         chain.append((path, content))
-        path = None if base is None else find_config(_beside(chain[-1][0], base))
+        try:
+            path = None if base is None else find_config(_beside(chain[-1][0], base))
+        except OSError as error:
+            raise type(error)(f"{path}: base: {error}") from error
     return chain[::-1]
 
 

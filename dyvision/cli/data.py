@@ -193,10 +193,10 @@ def _parse(kind: Any, section: dict[str, Any], options: Sequence[str]) -> Vision
     except jsonargparse.ArgumentError as error:
         from dyvision.cli._option_errors import explain
         from dyvision.cli.request import Request
+        from dyvision.cli.typed import TypedOptions
 
-        line = explain(
-            str(error), Request([(Path("--config"), {"data": section})], typed=list(options)), {"data": kind}
-        )
+        request = Request([(Path("--config"), {"data": section})], typed=TypedOptions.read(options))
+        line = explain(str(error), request, {"data": kind})
         raise ValueError(f"{line}{_other_format(kind, [*options, *map(str, section.values())])}") from error
     module: VisionDataModule = kind(**parsed.data.as_dict())
     return module

@@ -1,11 +1,17 @@
-"""What is wrong, in one line: the end of every command that could not do its work."""
+"""What is wrong, in one line: the end of every command that could not do its work.
+
+What happens while the trainer is running, and is nothing that the user could have got wrong, keeps its traceback: hours
+of training are not to end in one line.
+"""
 
 from __future__ import annotations
 
+import dis
 import os
 import re
 import sys
 import time
+import traceback
 
 from dyvision.cli._workers import explain_worker
 from dyvision.text import printable
@@ -74,10 +80,53 @@ def report(error: BaseException) -> int:
         raise error
     if _first_process_ends():
         return 2
+    if _is_running(error) and not _is_said(error):
+        traceback.print_exception(error, file=sys.stderr)
+        return 2
+    if isinstance(error, OptionErrors):
+        print("\n".join([f"dyvision: error: {len(error.lines)} options are wrong", *error.lines]), file=sys.stderr)
+        return 2
     print(f"dyvision: error: {one_line(error)}", file=sys.stderr)
     if not _is_plain(error):
         print("(DYVISION_DEBUG=1 shows the traceback)", file=sys.stderr)
     return 2
+
+
+class OptionErrors(ValueError):
+    """Several options that are wrong.
+
+    Attributes:
+        lines: What is wrong with each.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = [printable(line) for line in lines]
+
+
+def _is_running(error: BaseException) -> bool:
+    """Whether an error came out of the trainer's loops: training, evaluation, prediction."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).startswith("lightning.pytorch.loops") for frame, _ in frames)
+
+
+def _is_said(error: BaseException) -> bool:
+    """Whether the message of an error is meant for the user.
+
+    That of a file, a number that is not finite or memory is, whoever raised it. Any other is, if it was raised by a
+    ``raise`` of dyvision: what Python or a library raises inside of it is a fault of the program.
+    """
+    if type(error).__module__.startswith("dyvision.") or _translated(_message(error)) is not None:
+        return True
+    if isinstance(error, (OSError, FloatingPointError)) or not isinstance(error, (ValueError, ImportError)):
+        return _is_plain(error)
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not str(last.tb_frame.f_globals.get("__name__")).startswith("dyvision."):
+        return False
+    instruction = last.tb_frame.f_code.co_code[last.tb_lasti]
+    return dis.opname[instruction].startswith(("RAISE", "RERAISE"))
 
 
 def _first_process_ends() -> bool:
@@ -101,18 +150,29 @@ def one_line(error: BaseException) -> str:
     worker = explain_worker(error)
     if worker is not None:
         return worker
-    message = _TERMINAL_CODES.sub("", _innermost(str(error)))
-    message = printable(" ".join(message.split()))
+    message = _message(error)
     if _is_out_of_memory(error, message):
         return _memory(message)
-    for pattern, replacement in _TRANSLATIONS:
-        found = re.search(pattern, message)
-        if found:
-            return _shorten(found.expand(replacement))
+    translated = _translated(message)
+    if translated is not None:
+        return _shorten(translated)
     if _is_plain(error) and message:
         return _shorten(message)
     kind = type(error).__name__
     return _shorten(f"{kind}: {message}" if message else kind)
+
+
+def _message(error: BaseException) -> str:
+    return printable(" ".join(_TERMINAL_CODES.sub("", _innermost(str(error))).split()))
+
+
+def _translated(message: str) -> str | None:
+    """What a message of Lightning or torch means on the command line, where that is known."""
+    for pattern, replacement in _TRANSLATIONS:
+        found = re.search(pattern, message)
+        if found:
+            return found.expand(replacement)
+    return None
 
 
 def _innermost(message: str) -> str:

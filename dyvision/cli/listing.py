@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from fnmatch import fnmatch
 
+from dyvision.cli._declared import declared_keys, decorated_names
 from dyvision.text import did_you_mean
+
+KINDS = ("layers", "backbones", "heads", "policies", "configs")
+
+
+def add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("list", help="list layers, backbones, heads, policies or configs")
+    parser.add_argument("what", choices=KINDS, metavar="|".join(KINDS))
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example '*mobilenetv2*'")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    print_list(options.what, options.pattern)
 
 
 def print_list(what: str, pattern: str = "*") -> None:
@@ -18,39 +34,40 @@ def print_list(what: str, pattern: str = "*") -> None:
     Raises:
         ValueError: If nothing matches.
     """
-    known = _names(what)
+    absent = frozenset() if importlib.util.find_spec("mmseg") else frozenset(_mmseg_heads())
+    note = '  (not installed: pip install "dyvision[mmseg]")'
+    known = names_of(what)
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    names = [name for name in known if fnmatch(name.split("  ")[0].lower(), wanted.lower())]
+    names = [name for name in known if fnmatch(name.lower(), wanted.lower())]
     if not names:
-        hint = did_you_mean(pattern, [name.split("  ")[0] for name in known])
-        raise ValueError(f"no {what} match {pattern!r}{hint}; see 'dyvision list {what}'")
-    print("\n".join(names))
+        raise ValueError(f"no {what} match {pattern!r}{did_you_mean(pattern, known)}; see 'dyvision list {what}'")
+    for name in names:
+        missing = what == "heads" and name.partition("/")[2] in absent
+        print(f"{name}{note if missing else ''}")
 
 
-def _names(what: str) -> list[str]:
+def names_of(what: str) -> list[str]:
+    """The names of a kind, as far as dyvision itself has them (an own layer is known where it is imported).
+
+    Args:
+        what: ``layers``, ``backbones``, ``heads`` (``task/name``), ``policies`` or ``configs``.
+    """
     if what == "configs":
         from dyvision.cli.configs import packaged_configs
 
         return packaged_configs()
     if what == "layers":
-        from dyvision.layers import list_layers
-
-        return list_layers()
-    if what == "backbones":
+        return decorated_names("dyvision.layers", "register_layer")
+    if what == "policies":
+        return declared_keys("dyvision.convert", "policies.py", "_POLICIES")
+    if what == "backbones":  # timm is asked which of them it has
         from dyvision.backbones import list_backbones
 
         return list_backbones()
-    if what == "policies":
-        from dyvision.backbones import list_policies
+    segmentation = declared_keys("dyvision.tasks", "heads/segmentation/create.py", "_BUILDERS") + _mmseg_heads()
+    detection = declared_keys("dyvision.tasks", "heads/detection/create.py", "_BUILDERS")
+    return [f"segmentation/{name}" for name in segmentation] + [f"detection/{name}" for name in detection]
 
-        return list_policies()
-    from dyvision.tasks.heads import list_heads
-    from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS
 
-    absent = frozenset() if importlib.util.find_spec("mmseg") else frozenset(MMSEG_HEADS)
-    note = '  (not installed: pip install "dyvision[mmseg]")'
-    return [
-        f"{task}/{name}{note if name in absent else ''}"
-        for task in ("segmentation", "detection")
-        for name in list_heads(task)
-    ]
+def _mmseg_heads() -> list[str]:
+    return declared_keys("dyvision.tasks", "heads/segmentation/mmseg.py", "MMSEG_HEADS")

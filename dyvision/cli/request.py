@@ -11,20 +11,16 @@ from typing import Any
 from dyvision import checkpoint_file
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
-from dyvision.cli._trust import check_typed, trusted_names, typed_options
+from dyvision.cli._trust import check_typed, trusted_names
 from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli.task_table import TASKS
+from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, suggest
 from dyvision.reading import parse_yaml
 from dyvision.signatures import constructor_signature
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
-#: task name -> (LightningModule, LightningDataModule)
-TASKS = {
-    "classification": ("ClassificationTask", "ImageFolderDataModule"),
-    "segmentation": ("SegmentationTask", "CityscapesDataModule"),
-    "detection": ("DetectionTask", "COCODataModule"),
-}
 #: hyperparameters that decide whether a checkpoint is one of the wanted configuration
 _ARCHITECTURE = ("backbone", "layer", "layer_kwargs", "policy", "head", "aux_head")
 
@@ -44,7 +40,7 @@ class Request:
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
     checkpoint: dict[str, Any] = field(default_factory=dict)
-    typed: list[str] = field(default_factory=list)
+    typed: TypedOptions = field(default_factory=TypedOptions)
     checkpoint_path: Path | None = None
     loggers: list[str] = field(default_factory=list)
 
@@ -71,14 +67,14 @@ class Request:
     @property
     def named_task(self) -> Any:
         """The task that was typed, or that the last config names which has one; None otherwise."""
-        named = option(self.typed, "--task")
+        named = self.typed.get("task")
         for _, content in reversed(self.layers):
             named = named or content.get("task")
         return named
 
     def value(self, section: str, name: str) -> Any:
         """What was given for an option: typed (as text), else by the last config that has it, else None."""
-        given = option(self.typed, f"--{section}.{name}" if section else f"--{name}")
+        given = self.typed.get(f"{section}.{name}" if section else name)
         for _, content in reversed(self.layers):
             below = (content.get(section) or {}) if section else content
             given = below.get(name) if given is None and isinstance(below, dict) else given
@@ -87,11 +83,7 @@ class Request:
     def names_class(self, section: str) -> bool:
         """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
         given = any("class_path" in (content.get(section) or {}) for _, content in self.layers)
-        return (
-            given
-            or option(self.typed, f"--{section}.class_path") is not None
-            or option(self.typed, f"--{section}") is not None
-        )
+        return given or f"{section}.class_path" in self.typed or section in self.typed
 
 
 def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
@@ -105,21 +97,18 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         FileNotFoundError: If a config or the checkpoint does not exist.
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
-    check_words(arguments)
-    request = Request()
-    pending = list(arguments)
-    while pending:
-        argument = pending.pop(0)
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-c"):
-            if not equals and not pending:
-                raise ValueError("--config needs a file or a packaged name; see 'dyvision list configs'")
-            request.layers += load_layers(value if equals else pending.pop(0))
-        else:
-            request.typed.append(argument)
-    check_typed(request.typed)
-    request.loggers = take_loggers(request.layers, request.typed)
+    typed = TypedOptions.read(arguments)
+    check_words(typed)
+    request = Request(typed=typed)
+    for name in typed.take("config"):
+        if not name:
+            raise ValueError("--config needs a file or a packaged name; see 'dyvision list configs'")
+        request.layers += load_layers(name)
+    check_typed(typed)
+    request.loggers = take_loggers(request.layers, typed)
     checkpoint = request.value("", "ckpt_path")
+    if checkpoint is None and "ckpt_path" in typed:
+        raise ValueError("--ckpt_path: a value is missing; write --ckpt_path=FILE")
     if checkpoint in ("last", "best"):
         request.checkpoint_path = resolve_checkpoint(request, checkpoint, command)
     elif checkpoint not in (None, "null", "hpc"):
@@ -153,17 +142,6 @@ def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
         others = sorted({path.parents[2].name for path in last_checkpoints(root)} - {found.parents[2].name})
         more = f"; there are runs of {', '.join(others)}, too" if others else ""
         print(f"--ckpt_path {kind}: {found}, of the newest run below {root}{more}", flush=True)
-    return found
-
-
-def option(arguments: Sequence[str], name: str) -> str | None:
-    """Return the last value given for an option as ``--name value`` or ``--name=value``."""
-    found = None
-    for argument, following in zip(arguments, [*arguments[1:], "", ""], strict=False):
-        if argument == name:
-            found = following
-        elif argument.startswith(f"{name}="):
-            found = argument.partition("=")[2]
     return found
 
 
@@ -201,38 +179,55 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_keys(request: Request, known: list[str], free: list[str]) -> None:
-    """Report every key that does not exist, with the nearest one, in one error."""
-    known = [*known, *free]
-    wrong = [
-        f"{path.name}: {key!r}{_elsewhere(key, request) or closest(key, known)}"
-        for path, content in request.layers
-        for key in unknown_keys(content, known)
-    ]
-    groups = option_groups(known)
-    for argument in request.typed:
-        key = argument.partition("=")[0].removeprefix("--").removesuffix("+")
-        if not argument.startswith("--") or key in ("help", "print_config") or key.endswith(".help") or key in groups:
-            continue
-        below_option = any(key.startswith(f"{option}.") for option in known)
-        negative = key.removeprefix("no_") in known
-        if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{_elsewhere(key, request) or suggest(key, known)}")
+    """Report every key that does not exist, with the nearest one, in one error.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    wrong = unknown_options(request, known, free, request.task)
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 
 
-def _elsewhere(key: str, request: Request) -> str:
+def unknown_options(request: Request, known: list[str], free: list[str], task: str) -> list[str]:
+    """What was given and is no option, each with where it was given and the nearest name.
+
+    Args:
+        request: Configs and typed options.
+        known: Dotted names of all options.
+        free: Sections that take the arguments of any class.
+        task: Name of the task.
+    """
+    known = [*known, *free]
+    wrong = [
+        f"{path.name}: {key!r}{_elsewhere(key, task) or closest(key, known)}"
+        for path, content in request.layers
+        for key in unknown_keys(content, known)
+    ]
+    groups = option_groups(known)
+    for name, _ in request.typed:
+        key = name.removesuffix("+")
+        if key in ("help", "print_config") or key.endswith(".help") or key in groups:
+            continue
+        below_option = any(key.startswith(f"{option}.") for option in known)
+        negative = key.removeprefix("no_") in known
+        if key not in known and not below_option and not negative:
+            wrong.append(f"--{key}{_elsewhere(key, task) or suggest(key, known)}")
+    return wrong
+
+
+def _elsewhere(key: str, task: str) -> str:
     """Which other tasks have an option that this one has not; empty if none has it."""
     from dyvision import data, tasks
 
     section, _, name = key.partition(".")
     package = {"model": tasks, "data": data}.get(section)
     having = [
-        task
-        for task, classes in TASKS.items()
-        if package and name in constructor_signature(getattr(package, classes[section == "data"])).parameters
+        other
+        for other, entry in TASKS.items()
+        if package and name in constructor_signature(getattr(package, getattr(entry, section))).parameters
     ]
-    return f" (there is one in {' and '.join(having)}, none in {request.task})" if having else ""
+    return f" (there is one in {' and '.join(having)}, none in {task})" if having else ""
 
 
 def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -247,7 +242,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     sections: dict[str, dict[str, Any]] = {}
     for section in ("data", "model"):
         prefix = f"{section}."
-        own = {name.removeprefix(prefix) for name, _ in typed_options(request.typed) if name.startswith(prefix)}
+        own = {name.removeprefix(prefix) for name, _ in request.typed if name.startswith(prefix)}
         if section == "data":
             own |= {name for _, content in request.layers for name in content.get("data") or {}}
         stored = request.checkpoint.get(section, {})
@@ -259,7 +254,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
         for name, value in (content.get("model") or {}).items():
             kept = sections["model"].get(name, value)
             taken_over = value is None or name in ("pretrained", "backbone_weights")  # what a run started from
-            if kept != value and not taken_over and option(request.typed, f"--model.{name}") is None:
+            if kept != value and not taken_over and f"model.{name}" not in request.typed:
                 typed = shlex.quote(f"--model.{name}={value}")
                 given = f"not {value!r} as in {path.name} (type {typed} to change it)"
                 print(f"model.{name} is {kept!r} as in the checkpoint, {given}")

@@ -9,38 +9,37 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch import Trainer, cli
+from lightning.pytorch.callbacks import Callback
 
-from dyvision import data as data_package
-from dyvision import tasks as task_package
 from dyvision.building import LimitedMemory
+from dyvision.cli._checking import find_errors
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._loggers import make_loggers
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
-from dyvision.cli._option_errors import explain
+from dyvision.cli._parsing import parse
 from dyvision.cli._results_folder import ResultsFolder
-from dyvision.cli._resume import explain_restoring, kept_options
+from dyvision.cli._resume import explain_restoring
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
+from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
-from dyvision.cli.predict import add_prediction_options, prediction_writer
-from dyvision.cli.request import TASKS, Request, check_keys, checkpoint_sections, option, read_request
-from dyvision.tasks.callbacks import LastCheckpoint, StopOnSignal, Stopped
+from dyvision.cli.errors import OptionErrors
+from dyvision.cli.predict import prediction_writer
+from dyvision.cli.request import Request, read_request
+from dyvision.cli.task_parser import TaskOptions
+from dyvision.tasks.callbacks import StopOnSignal, Stopped
 
-_SAMPLE_FORMATS = ("imagenet", "cityscapes", "coco")
 
+class TaskCLI(TaskOptions):
+    """One command line, parsed: task, data and trainer.
 
-class TaskCLI(cli.LightningCLI):
-    """LightningCLI for one task: checks every key at once, and logs to TensorBoard and CSV under ``runs/<task>``.
+    Logs go to TensorBoard and CSV under ``runs/<task>``.
 
     Args:
         command: ``fit``, ``validate``, ``test``, ``predict``, or ``quickstart``, which prints its own table.
@@ -48,69 +47,15 @@ class TaskCLI(cli.LightningCLI):
     """
 
     def __init__(self, command: str, request: Request) -> None:
-        self.command, self.request = command, request
+        self.request = request
         self.run: TrainingRun | None = None
         self.results: ResultsFolder | None = None
-        model, data = TASKS[request.task]
-        self.custom = {section: request.names_class(section) for section in ("model", "data")}
-        super().__init__(
-            model_class=LightningModule if self.custom["model"] else getattr(task_package, model),
-            datamodule_class=LightningDataModule if self.custom["data"] else getattr(data_package, data),
-            subclass_mode_model=self.custom["model"],
-            subclass_mode_data=self.custom["data"],
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_kwargs={"prog": f"dyvision {command}", "exit_on_error": False},
-            args=[],
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    def add_arguments_to_parser(self, parser: cli.LightningArgumentParser) -> None:
-        """Add the options that belong neither to the model nor to the data nor to the trainer."""
-        parser.add_argument("--task", type=str, default=self.request.task, help=f"one of {', '.join(TASKS)}")
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
-        )
-        parser.add_argument(
-            "--trust", type=str | None, default=None, help="classes a checkpoint may name, as NAME,NAME"
-        )
-        add_prediction_options(parser)
-        parser.add_argument(
-            "--sample_data", type=str | None, default=None, help="draw the sample data there if missing"
-        )
-        parser.add_class_arguments(ModelCheckpoint, "checkpoint", instantiate=False)
-        monitor = getattr(self._model_class, "monitor", None)
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.monitor": monitor, "checkpoint.mode": "max"})
-        parser.add_class_arguments(LastCheckpoint, "last", skip={"dirpath"}, instantiate=False)
+        custom = [section for section in ("model", "data") if request.names_class(section)]
+        super().__init__(command, request.task, custom)
 
     def parse_arguments(self, parser: cli.LightningArgumentParser, args: Any) -> None:
-        """Check all keys, then parse configs, checkpoint and command line in the order of precedence."""
-        known = list(vars(parser.get_defaults().as_flat()))
-        check_keys(self.request, known, free=[section for section, custom in self.custom.items() if custom])
-        data, model = checkpoint_sections(self.request, known)
-        kept = kept_options(self.request.checkpoint) if self.command == "fit" else {}
-        contents = [data, kept, *(content for _, content in self.request.layers), model]
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = []
-            for number, content in enumerate(contents):
-                path = Path(folder, f"{number}.yaml")
-                path.write_text(yaml.safe_dump(content), encoding="utf-8")
-                arguments.append(f"--config={path}")
-            try:
-                self.config = parser.parse_args([*arguments, *self.request.typed])
-            except ArgumentError as error:
-                raise ValueError(explain(str(error), self.request, self._classes())) from error
-
-    def _classes(self) -> dict[str, Any]:
-        return {
-            "model": self._model_class,
-            "data": self._datamodule_class,
-            "trainer": Trainer,
-            "checkpoint": ModelCheckpoint,
-            "last": LastCheckpoint,
-        }
+        """Parse configs, checkpoint and command line."""
+        self.config = parse(self, self.request)
 
     def before_instantiate_classes(self) -> None:
         """Check the trainer's options, refuse to evaluate random weights, and draw the sample data of a quickstart.
@@ -120,15 +65,15 @@ class TaskCLI(cli.LightningCLI):
         """
         check_trainer(vars(self.config.trainer), self.command)
         check_checkpoint(vars(self.config.checkpoint))
-        if self.command == "fit" and option(self.request.typed, "--output") is not None:
+        if self.command == "fit" and "output" in self.request.typed:
             raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
-        evaluates = self.command in ("validate", "test", "predict") and not self.custom["model"]
+        evaluates = self.command in ("validate", "test", "predict") and "model" not in self.custom
         if evaluates and self.config.ckpt_path is None:
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
                 raise ValueError(f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}")
-        if not self.custom["data"]:
+        if "data" not in self.custom:
             check_evaluated(self.command, self.request, self.config.data.as_dict())
         if self.config.sample_data is not None and self._is_drawn(Path(self.config.sample_data)):
             ensure_sample_data(Path(self.config.sample_data))
@@ -136,7 +81,7 @@ class TaskCLI(cli.LightningCLI):
     def _is_drawn(self, sample: Path) -> bool:
         """Whether the data of this command is the sample data: that of a user needs none."""
         data = self.config.data.as_dict()
-        root = (data.get("init_args") or {}).get("root") if self.custom["data"] else data.get("root")
+        root = (data.get("init_args") or {}).get("root") if "data" in self.custom else data.get("root")
         return root is not None and Path(root).expanduser().resolve().is_relative_to(sample.expanduser().resolve())
 
     def instantiate_classes(self) -> None:
@@ -192,19 +137,6 @@ class TaskCLI(cli.LightningCLI):
         return trainer
 
 
-def ensure_sample_data(root: Path, seed: int = 0) -> None:
-    """Draw the sample data below ``root`` unless it is there; half of it never is, however the drawing ends."""
-    if all((root / name).is_dir() for name in _SAMPLE_FORMATS):
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder:
-        drawn = data_package.write_sample_data(Path(folder), seed=seed)
-        root.mkdir(exist_ok=True)
-        for name in _SAMPLE_FORMATS:
-            with suppress(OSError):  # another process was faster
-                (drawn / name).rename(root / name)
-
-
 def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
     """Parse the command line, build task and data, and run the trainer.
 
@@ -216,11 +148,11 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         The CLI object, with ``trainer``, ``model`` and ``datamodule``.
 
     Raises:
-        ValueError: If the task is unclear or a key does not exist.
+        ValueError: If the task is unclear, a key does not exist or a value is wrong.
         FileNotFoundError: If a config or the checkpoint does not exist.
     """
     silence_advice()
-    command_line = TaskCLI(command, read_request(arguments, command))
+    command_line = _build(command, read_request(arguments, command))
     trainer, path = command_line.trainer, command_line.request.checkpoint_path or command_line.config.ckpt_path
     extra: dict[str, Any] = {"predict": {"return_predictions": False}, "fit": {}}.get(command, {"verbose": False})
     try:
@@ -250,6 +182,22 @@ def run_trainer(command: str, arguments: Sequence[str]) -> TaskCLI:
         if command_line.results is not None:
             command_line.results.release()
     return command_line
+
+
+def _build(command: str, request: Request) -> TaskCLI:
+    """Parse the options and build what they describe; if that fails by a wrong option, look for more of them.
+
+    Raises:
+        OptionErrors: If several options are wrong.
+    """
+    task = request.task
+    try:
+        return TaskCLI(command, request)
+    except ValueError:
+        errors = [] if request.checkpoint else find_errors(request, command, task)
+        if len(errors) > 1:
+            raise OptionErrors(errors) from None
+        raise
 
 
 def _end_further_processes(trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dyvision.cli.configs import similar
+from dyvision.cli.typed import TypedOptions
 from dyvision.text import similar_names, suggestion
 
 #: what other tools call an option -> what it is called here
@@ -34,9 +35,9 @@ _ALIASES = {
 }
 #: sections without a class of the user -> an option in them
 _SECTIONS = {
-    "--trainer": "--trainer.max_epochs=10",
-    "--checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
-    "--last": "--last.every_n_train_steps=1000; to go on with a run: --ckpt_path=last",
+    "trainer": "--trainer.max_epochs=10",
+    "checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
+    "last": "--last.every_n_train_steps=1000; to go on with a run: --ckpt_path=last",
 }
 #: what other tools call a command -> what it is called here
 _COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
@@ -66,6 +67,15 @@ def _closest_command(name: str, commands: Sequence[str]) -> str:
     return suggestion(list(dict.fromkeys(synonyms.get(match, match) for match in similar)))
 
 
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers below a parser, by the name of their command or action."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:  # argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction):
+            found |= action.choices
+    return found
+
+
 def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
     """Check that a command line begins with its command.
 
@@ -83,26 +93,24 @@ def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
         raise ValueError(f"{first}: the command comes first{hint}")
 
 
-def check_words(arguments: Sequence[str]) -> None:
+def check_words(options: TypedOptions) -> None:
     """Check the arguments of a command that runs the trainer: all are options.
 
     Args:
-        arguments: Everything behind the command.
+        options: What was typed behind the command.
 
     Raises:
         ValueError: For anything else, with the option it was probably meant for.
     """
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        takes_value = before.startswith("-") and "=" not in before
-        if not argument.startswith("-") and not takes_value:
-            raise ValueError(f"{argument!r} is no option{_meant(argument)}")
-        name, equals, value = argument.partition("=")
-        if name in ("--data", "--model") and equals:
+    for word in options.words:
+        raise ValueError(f"{word!r} is no option{_meant(word)}")
+    for name, value in options:
+        if value is None or value.startswith("{"):
+            continue
+        if name in ("data", "model"):
             _check_section(name, value)
-        if before in _SECTIONS and takes_value:
-            name, equals, value = before, "=", argument
-        if name in _SECTIONS and equals and not value.startswith("{"):
-            raise ValueError(f"{name}={value}: {name} has options below it, such as {_SECTIONS[name]}")
+        if name in _SECTIONS:
+            raise ValueError(f"--{name}={value}: --{name} has options below it, such as {_SECTIONS[name]}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
@@ -128,7 +136,7 @@ def _meant(argument: str) -> str:
 
 
 def _check_section(name: str, value: str) -> None:
-    if value.startswith("{") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
-        return  # a mapping or a class path
-    inner = "root" if name == "--data" else "backbone"
-    raise ValueError(f"{name}={value}: expected the path of a class; did you mean {name}.{inner}={value}?")
+    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+        return  # a class path
+    inner = "root" if name == "data" else "backbone"
+    raise ValueError(f"--{name}={value}: expected the path of a class; did you mean --{name}.{inner}={value}?")

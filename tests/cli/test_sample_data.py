@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dyvision.cli.trainer import ensure_sample_data
+from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.data import write_sample_data
 
 _few = partial(write_sample_data, train_scenes=3, val_scenes=2, train_crops=6, val_crops=5, size=64, crop_size=32)

@@ -138,7 +138,7 @@ def check_head(head: ComponentSpec, **shared: Any) -> Component:
     Raises:
         ValueError: If there is no such head or argument; the message gives the closest ones.
     """
-    component = parse_component(head, "head")
+    component = parse_component(head, "head", types=False)
     _check_arguments(component, _builder(component), _with_shared(component, shared))
     return component
 

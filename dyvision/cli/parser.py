@@ -1,0 +1,72 @@
+"""The parser of the whole command line: one entry for each command, which has a file of its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from dyvision.cli.benchmark import add_benchmark
+from dyvision.cli.common_options import TRAINER_COMMANDS
+from dyvision.cli.completion import add_completion
+from dyvision.cli.config import add_config, complete
+from dyvision.cli.data import add_data
+from dyvision.cli.listing import add_list
+from dyvision.cli.profile import add_profile
+from dyvision.cli.quickstart import add_quickstart
+from dyvision.cli.report import add_report
+from dyvision.cli.reproduce import add_reproduce
+from dyvision.cli.words import OneLineParser, check_command, commands_of
+from dyvision.version import VERSION
+
+_DESCRIPTION = "Dynamic convolutions on any backbone: classification, segmentation, detection."
+#: what adds each of the others
+_ADD = (
+    add_quickstart,
+    add_list,
+    add_config,
+    add_data,
+    add_profile,
+    add_report,
+    add_reproduce,
+    add_benchmark,
+    add_completion,
+)
+_EPILOG = """\
+training and evaluation (dyvision fit --help):
+  dyvision fit --config segmentation/quickstart.yaml --model.layer odconv
+  dyvision validate --ckpt_path last
+  dyvision predict --ckpt_path last.ckpt --data.predict_root photos/
+
+--config takes a packaged name (dyvision list configs) or a file, several times;
+later ones win, and what is typed wins over all.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of every command except those that run the trainer, which have parsers of their own."""
+    parser: argparse.ArgumentParser = OneLineParser(
+        prog="dyvision", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dyvision {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in TRAINER_COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    for add in _ADD:
+        add(commands)
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Parse a command line that does not run the trainer, and run it.
+
+    Args:
+        arguments: Everything behind ``dyvision``.
+
+    Raises:
+        ValueError: If there is no such command or option.
+    """
+    parser = build_parser()
+    check_command(arguments, list(commands_of(parser)))
+    options = parser.parse_args(complete(arguments))
+    options.run(options)
