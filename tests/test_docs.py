@@ -24,12 +24,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import dyvision
-from dyvision.cli._parsing import parse
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.config import complete
-from dyvision.cli.request import read_request
+from dyvision.cli.request import check_keys, checkpoint_sections, read_request
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.typed import TypedOptions
 from tests.documents import (
@@ -59,6 +59,15 @@ MODULES_WITH_EXAMPLES = sorted(
     for found in pkgutil.walk_packages(dyvision.__path__, "dyvision.")
     if (source := importlib.util.find_spec(found.name).origin) and ">>> " in Path(source).read_text(encoding="utf-8")
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks gain nothing by a second thread, and on a busy machine it costs them minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +137,14 @@ def parse_training(command: str, words: list[str]) -> None:
     if asks_for_common_options(TypedOptions.read(words)):
         return
     request = read_request(words, command)
+    options = task_options(command, request.task)
+    known = options.known_options()
+    check_keys(request, known, free=[])
+    data_of_checkpoint, model_of_checkpoint = checkpoint_sections(request, known)
+    contents = [data_of_checkpoint, *(content for _, content in request.layers), model_of_checkpoint]
+    configs = [f"--config={yaml.safe_dump(content)}" for content in contents]
     with finished():
-        parse(task_options(command, request.task), request)
+        options.parser.parse_args([*configs, *request.typed.arguments()])
 
 
 @functools.cache
