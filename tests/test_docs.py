@@ -18,20 +18,24 @@ import runpy
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 import dyvision
+from dyvision.backbones import list_backbones
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.config import complete
+from dyvision.cli.configs import find_config
 from dyvision.cli.request import check_keys, checkpoint_sections, read_request
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.typed import TypedOptions
+from dyvision.layers import list_layers
 from tests.documents import (
     PLACEHOLDERS,
     ROOT,
@@ -50,6 +54,8 @@ COMMANDS = commands()
 TRAINING = ("fit", "validate", "test", "predict")
 #: what Python blocks assume: a module of the reader's
 PRELUDE = "import torchvision\nany_module = torchvision.models.resnet18()\n"
+#: options that take names of a registry
+NAMED = {"layer": list_layers, "backbone": list_backbones, "model": list_backbones, "networks": list_backbones}
 #: programs that are not ours, and how their help is asked for
 TOOLS = {name: (sys.executable, "-m", name) for name in ("pip", "ruff", "mypy")}
 #: programs that a developer installs as the line or the extra before says
@@ -144,7 +150,8 @@ def parse_training(command: str, words: list[str]) -> None:
     contents = [data_of_checkpoint, *(content for _, content in request.layers), model_of_checkpoint]
     configs = [f"--config={yaml.safe_dump(content)}" for content in contents]
     with finished():
-        options.parser.parse_args([*configs, *request.typed.arguments()])
+        parsed = options.parser.parse_args([*configs, *request.typed.arguments()])
+        check_names(vars(parsed.model))
 
 
 @functools.cache
@@ -159,7 +166,18 @@ def parse_other(words: list[str], named: bool) -> None:
     if named and any(name.startswith(f"dyvision {' '.join(words)} ") for name in commands_below):
         return
     with finished():
-        parser.parse_args(complete(words))
+        parsed = vars(parser.parse_args(complete(words)))
+        check_names(parsed)
+        for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
+            find_config(config)
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """What parsers take as text: layers and networks are looked up when they are built."""
+    for option, known in NAMED.items():
+        given = options.get(option) or ()
+        names = {given} if isinstance(given, str) else set(given)
+        assert names <= {*known()}, f"{option}: {names}"
 
 
 @contextlib.contextmanager
