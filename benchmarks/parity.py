@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from dyvision.checkpoints import build_network, get_method, is_network, load_official, translate_state
 from dyvision.checkpoints.interface import fit
+from dyvision.text import one_line
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def judge(path: Path, options: argparse.Namespace) -> tuple[bool, str]:
     except Exception as error:
         if options.trace:
             traceback.print_exc()
-        return False, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        return False, f"{type(error).__name__}: {one_line(error)[:400]}"
     if not errors.outputs:
         return False, "nothing to compare: the file has no output_eval and no output_train"
     parts, passed = [], True

@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from dyvision.data.base import VisionDataModule
 from dyvision.data.datasets import VisionDataset
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.findings import Finding, Findings
 from dyvision.data.loaders import IGNORE_INDEX, init_worker
 from dyvision.data.pipeline import Pipeline
 from dyvision.data.same_files import shared_images
 from dyvision.data.statistics import Duplicates, SampleCounts, SplitStatistics
+from dyvision.text import one_line, some
 
 #: Is called with (split, samples done, samples in all).
 Progress = Callable[[str, int, int], None]
@@ -211,7 +212,7 @@ def _merge(findings: Findings, found: Sequence[Finding]) -> None:
 
 def _refuse(findings: Findings, file: str, error: Exception) -> None:
     """An exception as a finding: readers name the file first and the fix last."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     named, separator, rest = text.partition(": ")
     if separator and os.path.lexists(named):
         file, text = named, rest

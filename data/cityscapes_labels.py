@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyvision.data.class_names import normal
-from dyvision.data.errors import DataError, did_you_mean, some
+from dyvision.data.errors import DataError, did_you_mean
 from dyvision.data.files import ImageReader
 from dyvision.data.label_colors import VOC_BORDER, VOC_COLORS, checked_colors
 from dyvision.data.loaders import IGNORE_INDEX
 from dyvision.data.picture import Picture
 from dyvision.data.pixels import is_lossy, to_label_ids, to_packed_colors
+from dyvision.text import some
 from dyvision.visualize import palette
 
 

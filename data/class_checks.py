@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dyvision.data.class_names import look_alikes
-from dyvision.data.errors import some
 from dyvision.data.findings import Findings
 from dyvision.data.same_files import several_labels
+from dyvision.text import some
 
 
 def check_names(source: Path, names: Sequence[str], findings: Findings) -> None:

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.files import read_lines
-from dyvision.text import printable, readable
+from dyvision.text import printable, readable, some
 
 _SEPARATORS = "\t ,;:=|"
 _SEPARATOR = re.compile(f"[{_SEPARATORS}]+")

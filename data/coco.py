@@ -11,9 +11,10 @@ from dyvision.data.base import PredictDataset, VisionDataModule
 from dyvision.data.coco_dataset import CocoDataset
 from dyvision.data.coco_json import CocoFile, read_categories, read_coco
 from dyvision.data.datasets import ToTensor, VisionDataset
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.pipeline import LARGEST_SIDE, Pipeline, to_tensor
 from dyvision.data.transforms import TransformSpec, plain_spec
+from dyvision.text import some
 from dyvision.visualize import palette
 
 

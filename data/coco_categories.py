@@ -8,7 +8,8 @@ from typing import Any
 
 from dyvision.data.class_names import look_alikes, normal
 from dyvision.data.coco_fields import Fields, RefusedError, short
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
+from dyvision.text import some
 
 
 def check_categories(records: Any, fields: Fields, used: Collection[Any] | None, drop_root: bool) -> dict[int, str]:

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
 from dyvision.data.coco_fields import Fields, RefusedError, short
-from dyvision.data.errors import DataError, did_you_mean, some
+from dyvision.data.errors import DataError, did_you_mean
 from dyvision.data.files import image_size, list_folders, list_images
+from dyvision.text import some
 
 _OTHER_SPELLING = "'file_name' is spelt otherwise than the file"
 

@@ -19,9 +19,10 @@ from dyvision.data.coco_images import ImageTable
 from dyvision.data.coco_segmentations import Segmentations
 from dyvision.data.coco_stream import read_json
 from dyvision.data.coco_table import AnnotationTable
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.files import ImageReader
 from dyvision.data.findings import Findings
+from dyvision.text import some
 
 #: of annotations; larger ones get a number of ours
 _LARGEST_ID = 2**62

@@ -14,6 +14,7 @@ from pycocotools import mask as mask_api
 
 from dyvision.data.coco_fields import NUMBERS, Fields, RefusedError, short
 from dyvision.data.errors import DataError
+from dyvision.text import one_line
 
 MIN_POLYGON = 6  # three corners
 #: names that exporters give to lists of coordinates
@@ -47,7 +48,7 @@ def decode_mask(segmentation: Any, height: int, width: int, name: str = "the seg
             run_lengths = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
         mask = mask_api.decode(run_lengths)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{name} is neither polygons nor run lengths ({' '.join(str(error).split())}).") from error
+        raise DataError(f"{name} is neither polygons nor run lengths ({one_line(error)}).") from error
     if mask.shape != (height, width):
         raise DataError(f"{name} is {mask.shape[0]}x{mask.shape[1]} (height x width), its image {height}x{width}.")
     return mask

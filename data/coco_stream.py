@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.data.errors import DataError, did_you_mean
+from dyvision.text import one_line
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _AFTER_ELEMENT = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
@@ -53,7 +54,7 @@ def read_json(path: Path, handlers: dict[str, Handler], skip: frozenset[str] = f
     except DataError:
         raise
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{path}: not a JSON file ({reason}); expected COCO's instances format.") from error
     except RecursionError:
         raise DataError(f"{path}: the JSON is nested too deeply to be an annotation file.") from None

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dyvision.data.coco_fields import NUMBERS, Fields, RefusedError, short
 from dyvision.data.coco_segmentations import Segmentations
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
+from dyvision.text import some
 
 _LARGEST = 1e8  # pixels; no image is larger
 #: keys of the annotations of COCO's other formats

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dyvision.text import similar_names
+from dyvision.text import question, similar_names, some
 
 _FROM_WORKER = "Caught DataError in DataLoader worker"
 
@@ -40,15 +40,9 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
     names = [str(option) for option in options]
     close = similar_names(name, names)
     if close:
-        return " Did you mean " + " or ".join(repr(match) for match in close) + "?"
+        asked = question(close)
+        return f" {asked[0].upper()}{asked[1:]}"
     return f" There is: {some(names, 12)}." if names else ""
-
-
-def some(items: Iterable[object], limit: int = 5) -> str:
-    """Up to ``limit`` items separated by commas, and how many more there are."""
-    listed = [str(item) for item in items]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def looked_up(path: Path) -> str:

@@ -13,12 +13,13 @@ from dyvision.data.base import VisionDataModule
 from dyvision.data.class_checks import check_labels, check_names
 from dyvision.data.class_names import normal, read_class_names
 from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
-from dyvision.data.errors import DataError, describe, did_you_mean, some
+from dyvision.data.errors import DataError, describe, did_you_mean
 from dyvision.data.files import list_folders, list_images
 from dyvision.data.findings import Findings
 from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.split_files import ListedImage, read_listed_images
 from dyvision.data.transforms import TransformSpec, plain_spec
+from dyvision.text import some
 from dyvision.visualize import palette
 
 _LAYOUT = "<root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg (ImageNet's layout)"

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dyvision.data.cityscapes_labels import LabelTable
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.files import ImageReader
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import IGNORE_INDEX
+from dyvision.text import some
 
 _LOOKS = 12
 _TRAIN_IDS = 19

@@ -7,11 +7,12 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dyvision.data.errors import DataError, describe, did_you_mean, some
+from dyvision.data.errors import DataError, describe, did_you_mean
 from dyvision.data.files import IMAGE_EXTENSIONS, list_folders, list_images, read_text
 from dyvision.data.findings import Findings
 from dyvision.data.label_colors import VOC_COLORS
 from dyvision.data.split_files import leaves, read_split_file
+from dyvision.text import some
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dyvision.data.errors import DataError, describe, looked_up, some
+from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.findings import Findings
+from dyvision.text import some
 
 _COMMON = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .pfm .tga .jp2 .j2k "

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from dyvision.data.errors import DataError, some
+from dyvision.data.errors import DataError
 from dyvision.data.samplers import TrainSampler
+from dyvision.text import one_line, some
 
 #: Value of a label map that counts as no label.
 IGNORE_INDEX = 255
@@ -109,7 +110,7 @@ def _no_shared_memory(error: Exception) -> str:
     with suppress(OSError):
         usage = shutil.disk_usage("/dev/shm")
         room = f" (/dev/shm: {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MB free)"
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return (
         f"the worker processes cannot hand over a batch in shared memory{room}: set data.num_workers to 0, make "
         f"batches smaller, or give the machine more of it (docker run --shm-size=2g); {reason}"
@@ -149,7 +150,7 @@ class Loader(DataLoader[Any]):
             if not self.num_workers:
                 raise
             raise DataError(
-                f"the {self.num_workers} worker processes could not be started ({' '.join(str(error).split())}): set "
+                f"the {self.num_workers} worker processes could not be started ({one_line(error)}): set "
                 "data.num_workers to 0, or to fewer."
             ) from error
         yield from batches

@@ -17,6 +17,7 @@ from dyvision.arguments import check_numbers
 from dyvision.data.errors import DataError
 from dyvision.data.loaders import IGNORE_INDEX
 from dyvision.data.transforms import A, TransformSpec, build_transforms
+from dyvision.text import one_line
 
 #: Statistics of ImageNet's training set in 0..1, which most pretrained weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -148,7 +149,7 @@ class Pipeline:
         try:
             result = self._compose(**data)
         except Exception as error:  # whatever a transform raises, the file's name has to be told
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise DataError(
                 f"{self.where} failed on {path or 'an image'} of height {image.shape[0]} and width {image.shape[1]}: "
                 f"{reason}"

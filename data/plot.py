@@ -9,12 +9,13 @@ from dyvision.data.base import VisionDataModule
 from dyvision.data.cityscapes import CityscapesDataModule
 from dyvision.data.coco import COCODataModule
 from dyvision.data.datasets import VisionDataset
-from dyvision.data.errors import DataError, describe, did_you_mean, looked_up, some
+from dyvision.data.errors import DataError, describe, did_you_mean, looked_up
 from dyvision.data.files import is_image, list_folders
 from dyvision.data.imagefolder import ImageFolderDataModule
 from dyvision.data.layouts import detect_layout
 from dyvision.data.outputs import SHEET
 from dyvision.data.samplers import SampleKey, sample_seed
+from dyvision.text import some
 from dyvision.visualize import draw_legend, grid, save
 
 #: Data module of each format.

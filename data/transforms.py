@@ -21,7 +21,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dyvision.data.errors import did_you_mean, some
+from dyvision.data.errors import did_you_mean
+from dyvision.text import one_line, some
 
 # albumentations asks the network for its newest version when it is imported
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -185,7 +186,7 @@ def _reason(error: Exception) -> str:
     """One line out of pydantic's many."""
     details = getattr(error.__cause__, "errors", None)
     if details is None:
-        return " ".join(str(error).split()).rstrip(".")
+        return one_line(error).rstrip(".")
     lines = []
     for detail in details():
         name = ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and part.isidentifier())

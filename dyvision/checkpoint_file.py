@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dyvision.arguments import shown
 from dyvision.pickled import check_extent, check_old_file, check_structure
-from dyvision.text import first_line, printable
+from dyvision.text import first_line, printable, some
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
@@ -158,8 +158,9 @@ def _problem(content: Any) -> str | None:
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return "not a checkpoint of dyvision (plain weights?); give it as --model.backbone_weights"
     if not isinstance(content.get("state_dict"), Mapping):
+        found = some(map(printable, content)) or "nothing"
         return (
-            f"not a checkpoint of dyvision (no 'state_dict', found {_some(content)}); if it holds weights, give it as "
+            f"not a checkpoint of dyvision (no 'state_dict', found {found}); if it holds weights, give it as "
             "--model.backbone_weights"
         )
     for name, value in content["state_dict"].items():
@@ -275,12 +276,8 @@ def _refused(path: Path, error: Exception) -> str:
         named = []
     if not named:
         return f"not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}"
+    objects = some(map(printable, sorted(named)))
     return (
-        f"holds objects besides tensors and plain values ({_some(sorted(named))}); loading them could run code, so it "
-        "is refused. Save the state dict alone, or as .safetensors"
+        f"holds objects besides tensors and plain values ({objects}); loading them could run code, so it is refused. "
+        "Save the state dict alone, or as .safetensors"
     )
-
-
-def _some(names: Any) -> str:
-    listed = [printable(name) for name in names]
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") or "nothing"

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from dyvision.text import one_line
+
 #: levels of lists and mappings; configurations have about ten
 MAX_DEPTH = 100
 #: values in one YAML document or one checkpoint's hyperparameters, aliases written out
@@ -36,7 +38,7 @@ def read_json(path: Path, encoding: str = "utf-8-sig") -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: no text in {encoding} ({error.reason} at byte {error.start})") from error
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: not valid JSON: {one_line(error)}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -70,7 +72,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}: lists or mappings are nested too deeply to be read") from None
     # the constructors of single values (dates, numbers with thousands of digits) raise whatever they meet
     except Exception as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where}: not valid YAML: {one_line(error)}") from error
 
 
 def check_yaml(text: str, where: str) -> None:

@@ -1,20 +1,23 @@
 """Arguments that are said once, in one place, and seen wherever they are taken.
 
-A task or a data module declares the arguments of its own and takes those of its base as ``*args`` and ``**kwargs``; a
-function takes the fields of a dataclass as ``**kwargs``. The command line follows constructors by itself; for
-``help()``, notebooks and ``inspect.signature`` it is done here.
+A layer, a task or a data module declares the arguments of its own and takes those of its base as ``*args`` and
+``**kwargs``; a function takes the fields of a dataclass as ``**kwargs``. The command line follows constructors by
+itself; for ``help()``, notebooks and ``inspect.signature`` it is done here.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from inspect import Parameter, Signature
 from typing import Any, TypeVar, get_type_hints
 
+from typing_extensions import Never
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _STARRED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 #: an argument in the "Args:" section of a docstring, with the lines that go on below it
 _ARGUMENT = re.compile(r"^    (?P<name>\w+)(?: \([^)]*\))?:.*(?:\n(?: {5,}.*)?)*", re.MULTILINE)
@@ -23,26 +26,43 @@ _ARGUMENT = re.compile(r"^    (?P<name>\w+)(?: \([^)]*\))?:.*(?:\n(?: {5,}.*)?)*
 def constructor_signature(cls: type) -> Signature:
     """What a class is called with: the arguments of its constructor, and of those to which it hands ``**kwargs`` on.
 
+    Own positional arguments that are the base's first ones are followed by the base's next ones where there are
+    ``*args``; behind others the base's arguments are given by name. ``**name: Never`` takes nothing.
+
     Args:
         cls: Any class. One whose constructor has no ``**kwargs`` takes what that constructor takes.
     """
-    found: dict[str, Parameter] = {}
-    handed_on: list[Parameter] = []
-    by_position = True
-    for constructor in _constructors(cls):
+    taken: list[Parameter] | None = None
+    for constructor in reversed(list(_constructors(cls))):
         own = list(inspect.signature(constructor).parameters.values())[1:]
-        for parameter in own:
-            if parameter.kind in _STARRED or parameter.name in found:
-                continue
-            if not by_position:
-                if parameter.kind is Parameter.POSITIONAL_ONLY:
-                    continue
-                parameter = parameter.replace(kind=Parameter.KEYWORD_ONLY)
-            found[parameter.name] = parameter
-        handed_on = [parameter for parameter in own if parameter.kind in _STARRED]
-        # behind positional arguments of its own, *args are not the base's first ones
-        by_position = by_position and len(handed_on) == 2 and own[0].kind is Parameter.VAR_POSITIONAL
-    return Signature(sorted([*found.values(), *handed_on], key=lambda parameter: parameter.kind))
+        if taken is not None:
+            own = [*(parameter for parameter in own if parameter.kind not in _STARRED), *_handed_on(own, taken)]
+        taken = sorted((p for p in own if not _takes_nothing(p)), key=lambda parameter: parameter.kind)
+    return Signature(taken)
+
+
+def _handed_on(own: Sequence[Parameter], base: Sequence[Parameter]) -> Iterator[Parameter]:
+    """The arguments of a base that a constructor with ``**kwargs`` can be given beside its own."""
+    kinds = {parameter.name: parameter.kind for parameter in own if parameter.kind not in _STARRED}
+    first = [parameter for parameter in own if parameter.kind in _BY_POSITION]
+    by_position = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in own)
+    by_position = by_position and [p.name for p in first] == [p.name for p in base[: len(first)]]
+    optional = any(parameter.default is not Parameter.empty for parameter in first)
+    for parameter in base:
+        if parameter.name in kinds:
+            # places behind one that is given by name cannot be reached
+            by_position = by_position and kinds[parameter.name] in _BY_POSITION
+        # nor those behind one that may be left out and one that may not
+        elif by_position := by_position and not (optional and parameter.default is Parameter.empty):
+            yield parameter
+        elif parameter.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
+            yield parameter
+        elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
+            yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
+
+
+def _takes_nothing(parameter: Parameter) -> bool:
+    return parameter.kind is Parameter.VAR_KEYWORD and parameter.annotation in ("Never", Never)
 
 
 def constructor_types(cls: type) -> dict[str, Any]:
@@ -60,11 +80,12 @@ def constructor_types(cls: type) -> dict[str, Any]:
 def _constructors(cls: type) -> Iterator[Callable[..., None]]:
     """The constructor of a class, and those of its bases to which it hands ``**kwargs`` on."""
     for kind in cls.__mro__[:-1]:  # object takes nothing, whatever it says
-        constructor = vars(kind).get("__init__")
-        if constructor is not None:
+        if "__init__" in vars(kind):
+            # as an attribute: a partialmethod becomes a function
+            constructor: Callable[..., None] = kind.__init__  # type: ignore[misc]
             yield constructor
             parameters = inspect.signature(constructor).parameters.values()
-            if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+            if not any(p.kind is Parameter.VAR_KEYWORD and not _takes_nothing(p) for p in parameters):
                 return
 
 

@@ -83,7 +83,29 @@ def did_you_mean(name: object, known: Iterable[str], limit: int = 3) -> str:
 
 def suggestion(names: Sequence[str]) -> str:
     """The phrase of :func:`did_you_mean` for names that were found otherwise."""
-    return f" (did you mean {' or '.join(map(repr, names))}?)" if names else ""
+    return f" ({question(names)})" if names else ""
+
+
+def question(names: Iterable[str]) -> str:
+    """The same without brackets, where a message goes on with it.
+
+    Example:
+        >>> question(["dcd", "dyconv"])
+        "did you mean 'dcd' or 'dyconv'?"
+    """
+    return f"did you mean {' or '.join(map(repr, names))}?"
+
+
+def some(items: Iterable[object], limit: int = 5) -> str:
+    """Up to ``limit`` items separated by commas, and how many more there are.
+
+    Example:
+        >>> some(["a", "b", "c"]), some(range(9), 3)
+        ('a, b, c', '0, 1, 2 and 6 more')
+    """
+    listed = [str(item) for item in items]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 def csv_cell(value: Any) -> Any:
@@ -102,6 +124,16 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     """The first line of an error's message for another message, shortened to ``limit`` characters; else its type."""
     text = str(error).strip()
     return text.splitlines()[0][:limit] if text else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    r"""An error's whole message as one line of another message; its type where it says nothing.
+
+    Example:
+        >>> one_line(ValueError("line 1:\n  a tab")), one_line(AssertionError())
+        ('line 1: a tab', 'AssertionError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _shown(character: str) -> str:

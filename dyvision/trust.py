@@ -13,7 +13,7 @@ from typing import Any
 
 from dyvision.moved import current_path
 from dyvision.reading import check_plain
-from dyvision.text import printable
+from dyvision.text import printable, some
 
 #: hyperparameter -> the package whose classes need no trust: the one that its names are looked up in, too
 _PACKAGES = {
@@ -123,7 +123,7 @@ def name_unknown(stored: Mapping[str, Any], known: Collection[str], where: str, 
     """Leave out hyperparameters that do not exist (any more, or yet), and name them in a warning."""
     unknown = [name for name in stored if name not in known and name not in _LIGHTNINGS]
     if unknown:
-        listed = ", ".join(f"{prefix}{name}" for name in unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+        listed = some((f"{prefix}{name}" for name in unknown), 8)
         said = f"{where}: hyperparameters that this version does not have are ignored: {listed}"
         warnings.warn(printable(said), stacklevel=3)
     return {name: value for name, value in stored.items() if name not in unknown}

@@ -23,7 +23,7 @@ from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
-from dyvision.text import printable
+from dyvision.text import one_line, printable
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -140,7 +140,7 @@ class CheckpointMixin(L.LightningModule):
             raise
         # values of the wrong type fail anywhere on the way to a network
         except Exception as error:
-            reason = printable(" ".join(str(error).split())[:300])
+            reason = printable(one_line(error)[:300])
             raise ValueError(
                 f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
             ) from error

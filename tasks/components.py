@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dyvision.moved import current_path
 from dyvision.signatures import constructor_signature
-from dyvision.text import similar_names
+from dyvision.text import question, similar_names
 
 ComponentSpec = str | Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def closest(name: str, options: Collection[str]) -> str:
     """Close matches as the end of a message, or all options if nothing is close."""
     found = similar_names(name, options)
     if found:
-        return f"did you mean {' or '.join(map(repr, found))}?"
+        return question(found)
     return f"choose from {', '.join(sorted(options)) or 'nothing'}"
 
 

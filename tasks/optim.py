@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from dyvision.arguments import check_flag, check_number, check_numbers, shown
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
+from dyvision.text import one_line
 
 #: arguments that differ from torch.optim's defaults, because nobody in this field uses those
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
@@ -216,7 +217,7 @@ def _schedule_of_class(scheduler_class: Any, optimizer: Optimizer, arguments: Ma
         return schedule
     # a schedule takes its first step here: a text in place of a function or of a number shows in any way
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         needs = [name for name, value in arguments.items() if isinstance(value, str) and "not callable" in reason]
         hint = f"; {needs[0]} is a function, which no configuration holds: choose another schedule" if needs else ""
         raise ValueError(f"lr_schedule {scheduler_class.__name__!r}: {reason}{hint}") from error

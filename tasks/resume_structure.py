@@ -17,6 +17,7 @@ from dyvision.arguments import shown
 from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.optim import check_ranges
 from dyvision.tasks.resume_state import MOST, refuse
+from dyvision.text import one_line
 
 #: how an optimiser computes, not what: another machine may do it otherwise
 _SPEED = ("foreach", "fused")
@@ -121,7 +122,7 @@ def _of_group(name: str, stored: Mapping[str, Any], group: Mapping[str, Any], op
         type(optimizer)([nn.Parameter(torch.zeros([1] * like.ndim, device=like.device))], **arguments)
     # a constructor refuses in its own way
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)[:160]
         yield reason if reason.startswith(name) else f"{name} is not one of {type(optimizer).__name__}: {reason}"
 
 

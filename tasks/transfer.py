@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones.weights import read_state_dict
 from dyvision.tensor_kinds import check_kinds
-from dyvision.text import printable
+from dyvision.text import printable, some
 
 _LOGGER = logging.getLogger("dyvision.tasks")
 
@@ -50,8 +50,7 @@ def load_classifier_weights(model: nn.Module, source: str | PathLike[str]) -> No
 
 def tell_weights(source: object, loaded: int, skipped: Sequence[str]) -> None:
     """Log how many tensors of a file of weights a network took over, and which it did not."""
-    first, more = ", ".join(sorted(skipped)[:3]), ", ..." if len(skipped) > 3 else ""
-    rest = f"; {len(skipped)} of the file not used: {first}{more}" if skipped else ""
+    rest = f"; {len(skipped)} of the file not used: {some(sorted(skipped), 3)}" if skipped else ""
     _LOGGER.info("%s", printable(f"{source}: {loaded} tensors taken over{rest}"))
 
 
@@ -63,7 +62,7 @@ def compare_weights(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> s
         wanted: The network's own.
 
     Returns:
-        A clause such as ``"lacks 3 of 60 weights (head.weight, ...)"``; empty if nothing differs.
+        A clause such as ``"lacks 3 of 60 weights (head.weight and 2 more)"``; empty if nothing differs.
     """
     other = [
         f"{name}: {list(given[name].shape)} and not {list(tensor.shape)}"
@@ -75,6 +74,4 @@ def compare_weights(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> s
         ([name for name in given if name not in wanted], "has {} of other names"),
         (other, "has {} of another shape"),
     )
-    return ", ".join(
-        f"{words.format(len(names))} ({names[0]}{', ...' if len(names) > 1 else ''})" for names, words in kinds if names
-    )
+    return ", ".join(f"{words.format(len(names))} ({some(names, 1)})" for names, words in kinds if names)

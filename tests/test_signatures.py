@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import Any
 
 import pytest
+from typing_extensions import Never
 
 from dyvision.signatures import (
     SharesArguments,
@@ -83,6 +85,76 @@ def test_own_positional_arguments_stand_before_nothing_of_the_base():
 
     kinds = {name: parameter.kind.name for name, parameter in inspect.signature(Positional).parameters.items()}
     assert kinds["width"] == "POSITIONAL_OR_KEYWORD" and kinds["second"] == kinds["third"] == "KEYWORD_ONLY"
+
+
+def test_own_positional_arguments_that_are_the_first_of_the_base_are_followed_by_its_next():
+    class Named(Base):
+        def __init__(self, first: int, *args: Any, own: int = 1, **kwargs: Any) -> None:
+            super().__init__(first, *args, **kwargs)
+
+    class Renamed(Base):
+        def __init__(self, width: int, *args: Any, **kwargs: Any) -> None:
+            super().__init__(width, *args, **kwargs)
+
+    assert str(inspect.signature(Named)) == (
+        "(first: 'int', second: 'str' = 'b', *, own: 'int' = 1, third: 'float' = 0.5)"
+    )
+    assert Named(1, "x", own=2).given == (1, "x", 0.5)
+    assert inspect.signature(Renamed).parameters["second"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_places_that_cannot_be_reached_are_given_by_name():
+    class Sizes(SharesArguments):
+        def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+            self.sizes = (inputs, outputs, kernel)
+
+    class Optional(Sizes):
+        def __init__(self, inputs: int = 3, *args: Any, **kwargs: Any) -> None:
+            super().__init__(inputs, *args, **kwargs)
+
+    class Middle(Sizes):
+        def __init__(self, *args: Any, outputs: int = 8, **kwargs: Any) -> None:
+            super().__init__(*args, outputs=outputs, **kwargs)
+
+    assert str(inspect.signature(Optional)) == "(inputs: 'int' = 3, *, outputs: 'int', kernel: 'int' = 3)"
+    assert Optional(outputs=4).sizes == (3, 4, 3)
+    assert str(inspect.signature(Middle)) == "(inputs: 'int', *, outputs: 'int' = 8, kernel: 'int' = 3)"
+    assert Middle(2, kernel=1).sizes == (2, 8, 1)
+
+
+def test_keywords_of_type_never_are_none():
+    class Refusing(SharesArguments):
+        def __init__(self, width: int = 1, **unknown: Never) -> None:
+            if unknown:
+                raise TypeError(f"no argument {', '.join(unknown)}")
+
+    class Child(Refusing):
+        def __init__(self, *args: Any, own: int = 2, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    assert str(inspect.signature(Refusing)) == "(width: 'int' = 1)"
+    assert str(inspect.signature(Child)) == "(width: 'int' = 1, *, own: 'int' = 2)"
+    with pytest.raises(TypeError, match="no argument wdith"):
+        Child(wdith=2)
+
+
+def test_a_base_without_arguments_is_handed_none():
+    class Nothing(SharesArguments):
+        def __init__(self) -> None: ...
+
+    class Child(Nothing):
+        def __init__(self, width: int = 1, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    assert str(inspect.signature(Child)) == "(width: 'int' = 1)"
+
+
+def test_a_constructor_with_arguments_set_is_followed():
+    class Narrow(Leaf):
+        __init__ = partialmethod(Leaf.__init__, own=3)
+
+    assert inspect.signature(Narrow).parameters["own"].default == 3
+    assert list(inspect.signature(Narrow).parameters) == list(inspect.signature(Leaf).parameters)
 
 
 def test_a_class_that_takes_anything_says_so():

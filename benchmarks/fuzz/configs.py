@@ -1,5 +1,7 @@
 """Made-up configuration files: each builds a task, data and a trainer, or ends in one line; some are trained with.
 
+``dyvision config check`` finds nothing wrong in those that build.
+
     python -m benchmarks.fuzz configs [--examples 2000]
 
 hypothesis changes one to three places of a quickstart config: mostly an option gets a value near its kind (between a
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz.option_values import ODD_VALUES, near, number_of_classes, options
 from benchmarks.fuzz.runner import Kind
+from dyvision.cli.checking import check_config
 from dyvision.cli.configs import find_config
 from dyvision.cli.errors import report
 from dyvision.cli.trainer import TaskCLI, read_request, run_trainer
@@ -108,8 +111,13 @@ def check(example: tuple[dict[str, Any], bool], folder: Path) -> str:
     Path(folder, "changed.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     arguments = ["--config=changed.yaml", "--trainer.default_root_dir=runs", "--trainer.accelerator=cpu"]
     with _quietly_in(folder):
+        errors = check_config("changed.yaml")
+        if any("\n" in error or not error.startswith("changed.yaml") for error in errors):
+            raise AssertionError(f"not one line about the file: {errors}")
         try:
             built = TaskCLI("fit", read_request(arguments))
+            if errors and built.model.network is not None:  # else it is built, and refused, when the data are there
+                raise AssertionError(f"'config check' finds errors in a config that works: {errors}")
             try:
                 built.datamodule.setup("fit")
                 train = train and _is_small(built)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.text import some
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
     )
     parts = []
     if fit.missing:
-        parts.append(f"{len(fit.missing)} of {len(target)} tensors are missing ({_few(fit.missing)})")
+        parts.append(f"{len(fit.missing)} of {len(target)} tensors are missing ({some(fit.missing, 3)})")
     if fit.reshaped:
         first = fit.reshaped[0]
         shapes = f"{first}: {list(fit.tensors[first].shape)} instead of {list(target[first].shape)}"
         parts.append(f"{len(fit.reshaped)} have another shape ({shapes})")
     if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} are unknown ({_few(fit.unexpected)})")
+        parts.append(f"{len(fit.unexpected)} are unknown ({some(fit.unexpected, 3)})")
     if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
         # the counts say nothing here: weights of a static network are converted by another option
         return (
@@ -99,7 +100,3 @@ def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
     else:
         hint = "check the backbone's name, in_chans, layer, policy and out_indices"
     return f"{what} does not fit this {type(model).__name__}: {', '.join(parts)}; {hint}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

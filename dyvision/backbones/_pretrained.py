@@ -10,6 +10,7 @@ from os import PathLike
 from torch import nn
 
 from dyvision.layers import CoefficientBranch
+from dyvision.text import some
 
 _LOGGER = logging.getLogger("dyvision.backbones")
 
@@ -44,8 +45,7 @@ class PretrainedReport:
         started = f"{count} start anew ({new})" if count else "none starts anew"
         line = f"{self.network}: {self.loaded} tensors from {self.source}; {started}"
         if self.skipped:
-            few = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
-            line += f"; {len(self.skipped)} of the file are not used ({few})"
+            line += f"; {len(self.skipped)} of the file are not used ({some(self.skipped, 3)})"
         return line
 
 

@@ -44,6 +44,18 @@ def get_method(name: str) -> Method:
     return cast(Method, import_module(f"dyvision.checkpoints.methods.{name}"))
 
 
+def check_class(official_class: str, *known: str) -> None:
+    """Check that an official class is one of those that a method's module knows.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    if official_class not in known:
+        *first, last = known
+        listed = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(f"official_class must be {listed}, got {official_class!r}")
+
+
 def bind_arguments(
     official_class: str,
     arguments: Mapping[str, Any],
@@ -86,6 +98,17 @@ def check_arguments(
         if name not in names:
             hint = did_you_mean(name, names)
             raise ValueError(f"{official_class} has no argument {name!r}{hint}; it has {', '.join(names)}")
+
+
+def attention_as_branch(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate one layer's state dict: ``attention`` is ``branch``, its 1x1 convolutions are linear layers."""
+    ours = {}
+    for name, tensor in state.items():
+        if name.startswith("attention."):
+            name = f"branch.{name.removeprefix('attention.')}"
+            tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
+        ours[name] = tensor
+    return ours
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ _NAMES = {
     dict: "a mapping",
     list: "a list",
 }
+_NOT_GIVEN = object()
 #: what the trainer's options that take objects expect, in place of the classes of their annotations
 _FORMS = {
     "trainer.logger": "true, false, CSVLogger, TensorBoardLogger, WandbLogger or a class path, such as "
@@ -143,8 +144,8 @@ def source(key: str, value: str | None, request: Request) -> str:
     for path, content in reversed(request.layers):
         inner: Any = content
         for part in key.split("."):
-            inner = inner.get(part) if isinstance(inner, Mapping) else None
-        if inner is not None:
+            inner = inner.get(part, _NOT_GIVEN) if isinstance(inner, Mapping) else _NOT_GIVEN
+        if inner is not _NOT_GIVEN:
             places.append((f"{path.name}: {key}", str(inner)))
     exact = [place for place, text in places if text == value]
     return (exact or [place for place, _ in places] or [f"--{key}"])[0]

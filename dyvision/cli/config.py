@@ -11,7 +11,7 @@ from pathlib import Path
 from dyvision.cli.configs import find_config, load_layers
 from dyvision.cli.typed import TypedOptions
 from dyvision.saving import replacing
-from dyvision.text import did_you_mean
+from dyvision.text import did_you_mean, printable
 
 _ACTIONS = ("show", "check", "cat", "cp")
 _FLAGS = ("--defaults", "-h", "--help")
@@ -27,9 +27,10 @@ def add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         usage="dyvision config show NAME_OR_FILE ... [--any.option VALUE ...] [--defaults]",
         description="Print what a run would use: bases, further configs and typed options, each over the one before.",
     )
-    show.add_argument("names", nargs="+", metavar="NAME_OR_FILE", help="configs; later ones win")
+    show.add_argument(
+        "arguments", nargs="+", metavar="NAME_OR_FILE", help="configs, later ones win, and options of a run"
+    )
     show.add_argument("--defaults", action="store_true", help="also every option that is not given (takes seconds)")
-    show.add_argument("typed", nargs="*", help=argparse.SUPPRESS, default=[])
     show.set_defaults(run=_show)
     check = actions.add_parser(
         "check",
@@ -51,7 +52,7 @@ def add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def complete(arguments: Sequence[str]) -> list[str]:
     """A command line of ``config`` as its parser takes it.
 
-    ``config NAME`` is ``config show NAME``; options that belong to a run are set apart.
+    ``config NAME`` is ``config show NAME``; options that belong to a run are none of the parser's.
 
     Args:
         arguments: Everything behind ``dyvision``; other commands are left as they are.
@@ -64,15 +65,17 @@ def complete(arguments: Sequence[str]) -> list[str]:
     if given[1] != "show":
         return given
     own = [argument for argument in given[2:] if argument in _FLAGS]
-    typed = TypedOptions.read([argument for argument in given[2:] if argument not in _FLAGS])
-    return ["config", "show", *own, *typed.words, *(["--", *typed.arguments()] if typed.pairs else [])]
+    rest = [argument for argument in given[2:] if argument not in _FLAGS]
+    return ["config", "show", *own, *(["--", *rest] if rest else [])]
 
 
 def _show(options: argparse.Namespace) -> None:
     import yaml
 
-    names = [name for name in options.names if not name.startswith("--")]
-    typed = TypedOptions.read([*(name for name in options.names if name.startswith("--")), *options.typed])
+    typed = TypedOptions.read(options.arguments)
+    names = typed.words
+    if not names:
+        raise ValueError("config show: give the name of a config or a file; see 'dyvision list configs'")
     if options.defaults:
         from dyvision.cli._parsing import parse
         from dyvision.cli.request import read_request
@@ -94,13 +97,13 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from dyvision.cli._checking import check_config
+    from dyvision.cli.checking import check_config
 
     found = {name: check_config(name, options.task) for name in options.files}
     for name, errors in found.items():
         print(f"{name}: {f'{len(errors)} error' + 's' * (len(errors) > 1) if errors else 'fine'}")
         for error in errors:
-            print(f"  {error}")
+            print(f"  {printable(error)}")
     if any(found.values()):
         raise SystemExit(2)
 

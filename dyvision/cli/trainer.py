@@ -18,7 +18,6 @@ from lightning.pytorch import Trainer, cli
 from lightning.pytorch.callbacks import Callback
 
 from dyvision.building import LimitedMemory
-from dyvision.cli._checking import find_errors
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._loggers import make_loggers
@@ -29,6 +28,7 @@ from dyvision.cli._resume import explain_restoring
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
 from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
+from dyvision.cli.checking import find_errors
 from dyvision.cli.errors import OptionErrors
 from dyvision.cli.predict import prediction_writer
 from dyvision.cli.request import Request, read_request
@@ -193,10 +193,10 @@ def _build(command: str, request: Request) -> TaskCLI:
     task = request.task
     try:
         return TaskCLI(command, request)
-    except ValueError:
+    except ValueError as error:
         errors = [] if request.checkpoint else find_errors(request, command, task)
         if len(errors) > 1:
-            raise OptionErrors(errors) from None
+            raise OptionErrors(errors) from error
         raise
 
 

@@ -118,7 +118,7 @@ def suggest(name: str, known: Sequence[str]) -> str:
     plain = name.replace("-", "_")
     alias = _ALIASES.get(plain)
     names = [*([alias] if alias in known else []), *similar(plain, known)]
-    return f" (did you mean {' or '.join(map(repr, dict.fromkeys(names)))}?)" if names else ""
+    return suggestion(list(dict.fromkeys(names)))
 
 
 def _meant(argument: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from dyvision.convert._sites import CONVERTIBLE, ConvSite, has_own_methods, is_plain
 from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.text import some
 
 #: private: torch lists the hooks of modules and tensors nowhere else
 _HOOKS = (
@@ -39,14 +40,14 @@ def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs
         "the hooks on weight or bias of": [site.name for site in sites if _has_tensor_hooks(site.conv)],
         "the further parameters, buffers and modules of": [site.name for site in sites if _has_more(site.conv)],
     }
-    losses = [f"{what} {_some(names)}" for what, names in parts.items() if names]
+    losses = [f"{what} {some(names, 3)}" for what, names in parts.items() if names]
     tied = _tied(model, sites)
     if tied:
-        losses.append(f"the weights that {_some(tied)} share with other modules, which are copied")
+        losses.append(f"the weights that {some(tied, 3)} share with other modules, which are copied")
     if not preserve_outputs:
         frozen = [site.name for site in sites if any(not p.requires_grad for p in site.conv.parameters())]
         if frozen:
-            losses.append(f"requires_grad=False of {_some(frozen)}, whose kernels start anew")
+            losses.append(f"requires_grad=False of {some(frozen, 3)}, whose kernels start anew")
     if losses:
         warnings.warn(f"dynamize drops {'; '.join(losses)}", stacklevel=3)
 
@@ -75,10 +76,9 @@ def warn_of_skipped(model: nn.Module, sites: Sequence[ConvSite], read: Mapping[s
     """Warn once of the convolutions that stay static: their class, how their weight is computed, or who reads it."""
     skipped = {**skipped_convs(model), **say_who_reads(read)}
     if skipped and sites:
-        reasons = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
-        more = ", ..." if len(skipped) > 3 else ""
+        reasons = some((f"{name} ({reason})" for name, reason in skipped.items()), 3)
         warnings.warn(
-            f"dynamize leaves {len(skipped)} convolutions static that are more than an nn.Conv2d: {reasons}{more}",
+            f"dynamize leaves {len(skipped)} convolutions static that are more than an nn.Conv2d: {reasons}",
             stacklevel=3,
         )
 
@@ -126,7 +126,7 @@ def dynamic_layers(model: nn.Module) -> list[str]:
 def say_what_is_dynamic(model: nn.Module) -> str:
     """A part of a message; empty if no layer is dynamic."""
     names = dynamic_layers(model)
-    return f"; {len(names)} are dynamic already: {_some(names)}" if names else ""
+    return f"; {len(names)} are dynamic already: {some(names, 3)}" if names else ""
 
 
 def _has_tensor_hooks(conv: nn.Conv2d) -> bool:
@@ -143,8 +143,3 @@ def _tied(model: nn.Module, sites: Sequence[ConvSite]) -> list[str]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(module)
     return [site.name for site in sites if any(len(owners[id(p)]) > 1 for p in site.conv.parameters(recurse=False))]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f", ... ({len(listed)} in all)" if len(listed) > 3 else "")

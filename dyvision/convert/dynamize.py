@@ -24,6 +24,7 @@ from dyvision.convert._sites import ConvSite, find_convs
 from dyvision.convert.policies import Policy, default_policy, list_policies, select_convs
 from dyvision.layers import DynamicConv2d, get_layer
 from dyvision.layers.arguments import check_own_arguments
+from dyvision.text import some
 
 
 def dynamize(
@@ -108,9 +109,9 @@ def dynamize(
         else:
             _share(model, block, members, trace, layer_class, preserve_outputs, layer_kwargs)
     for reason, names in untraced.items():
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         warnings.warn(
-            f"the layers of {len(names)} blocks ({some}) keep a branch each instead of one per block: {reason}",
+            f"the layers of {len(names)} blocks ({some(names, 3)}) keep a branch each instead of one per block: "
+            f"{reason}",
             stacklevel=2,
         )
     return model
@@ -160,7 +161,7 @@ def _replace_sharing_kernels(
     mixed = [site.name for site in sites if not site.conv.weight.requires_grad and _thaw(layers[site.name], trained)]
     if mixed and preserve_outputs:
         warnings.warn(
-            f"{', '.join(mixed[:3])} were frozen, but share kernels with convolutions that train: these kernels train",
+            f"{some(mixed, 3)} were frozen, but share kernels with convolutions that train: these kernels train",
             stacklevel=3,
         )
 

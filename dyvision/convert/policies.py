@@ -18,7 +18,7 @@ from torch import nn
 from dyvision.convert._handover import say_what_is_dynamic, skipped_convs
 from dyvision.convert._sites import ConvSite, find_convs
 from dyvision.layers import DynamicConv2d
-from dyvision.text import did_you_mean
+from dyvision.text import did_you_mean, some
 
 Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 
@@ -196,7 +196,7 @@ def _matching(sites: Sequence[ConvSite], patterns: Sequence[str], already: Seque
         if not any(fnmatchcase(name, pattern) for name in names):
             hint = did_you_mean(pattern, [*list_policies(), *names], 4)
             dynamic = [name for name in already if fnmatchcase(name, pattern)]
-            hint = f"; {', '.join(dynamic[:3])} matches but is dynamic already" if dynamic else hint
+            hint = f"; {some(dynamic, 3)} matches but is dynamic already" if dynamic else hint
             raise ValueError(
                 f"policy {pattern!r} is neither a policy ({', '.join(list_policies())}) nor matches the name of a "
                 f"convolution that can become dynamic{hint}"

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from typing_extensions import Never
 
 from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
 from dyvision.layers._branch import CoefficientBranch
@@ -22,6 +23,7 @@ from dyvision.layers.arguments import (
     reject_unknown,
 )
 from dyvision.ops.geometry import Padding, Size, is_channels_last, pads, pair
+from dyvision.signatures import SharesArguments
 
 Layer = TypeVar("Layer", bound="DynamicConv2d")
 
@@ -30,7 +32,7 @@ _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "repli
 KERNEL_NOISE = 0.1
 
 
-class DynamicConv2d(nn.Module):
+class DynamicConv2d(SharesArguments, nn.Module):
     """Base of the dynamic layers, a drop-in for ``nn.Conv2d``.
 
     Args:
@@ -80,7 +82,7 @@ class DynamicConv2d(nn.Module):
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         missing = abstract_methods(type(self))
         if missing:

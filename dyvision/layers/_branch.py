@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dyvision.layers._boundary import record_call, refuse_script
-from dyvision.layers._initialise import InitialisedLinear
+from dyvision.layers._initialise import InitialisedLinear, Initializer
 from dyvision.ops.autocast import autocasts, without_autocast
 from dyvision.ops.modes import is_exporting
 
@@ -106,3 +106,50 @@ class PreciseLinear(InitialisedLinear):
         if weight.dtype == input.dtype:
             return F.linear(input, weight, bias)
         return F.linear(input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+
+
+class LinearBranch(CoefficientBranch):
+    """Base of a branch that is one linear layer, and gives all layers of a block the same coefficients.
+
+    A subclass says how the weight starts and what comes behind the layer.
+
+    Args:
+        in_channels: Channels of the input it pools.
+        count: How many numbers it predicts.
+        num_layers: Return a tuple with one entry per layer; None returns the tensor itself.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    #: sets the weight; the bias starts at 0
+    initializer: Initializer
+
+    def __init__(
+        self,
+        in_channels: int,
+        count: int,
+        num_layers: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.fc = PreciseLinear(in_channels, count, device=device, dtype=dtype, initializer=type(self).initializer)
+
+    def reset_parameters(self) -> None:
+        """The weight by ``initializer``, the bias 0."""
+        self.fc.reset_parameters()
+
+    def start_constant(self) -> None:
+        """Predict the same for every input: what the activation makes of 0."""
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Map ``[B, C]`` to ``[B, count]``, once per layer if there are several."""
+        predicted = self.activate(self.fc(pooled))
+        return predicted if self.num_layers is None else (predicted,) * self.num_layers
+
+    @abstractmethod
+    def activate(self, predicted: Tensor) -> Tensor:
+        """What comes behind the linear layer."""

@@ -7,6 +7,7 @@ its linear layers would be overwritten by their default.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -52,6 +53,15 @@ class InitialisedConv1d(_Initialised, nn.Conv1d):
 
 class InitialisedConv2d(_Initialised, nn.Conv2d):
     """``nn.Conv2d`` with an initialisation of its own."""
+
+
+def start_like_conv2d(weight: Tensor, bias: Tensor | None) -> None:
+    """Set a kernel ``[C_out, C_in/groups, kH, kW]``, or each of a stack of them, and the bias as ``nn.Conv2d`` does."""
+    for kernel in weight if weight.ndim == 5 else (weight,):
+        nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+    if bias is not None:
+        bound = 1 / math.sqrt(math.prod(weight.shape[-3:]))
+        nn.init.uniform_(bias, -bound, bound)
 
 
 def reset_children(module: nn.Module) -> None:

@@ -1,19 +1,51 @@
-"""Constructor arguments, checked where they enter: an error names the argument, its value and what is allowed."""
+"""Constructor arguments: those of ``nn.Conv2d``, which every layer takes, and the checks of all where they enter.
+
+An error names the argument, its value and what is allowed.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypedDict
 
 import torch
 from torch import nn
 
+from dyvision.ops.geometry import Padding, Size
+from dyvision.signatures import constructor_signature
 from dyvision.text import did_you_mean
 
 #: of float32, the type of the buffers that keep temperatures
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+
+class Conv2dArguments(TypedDict, total=False):
+    """What an editor and a type checker see of a layer's ``**kwargs``: ``nn.Conv2d``'s arguments behind the sizes.
+
+    At run time, and for texts and defaults, the constructor of ``DynamicConv2d`` is asked, which has the same ones in
+    this order.
+    """
+
+    stride: Size
+    padding: Padding
+    dilation: Size
+    groups: int
+    bias: bool
+    padding_mode: str
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+def factory_kwargs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """``device`` and ``dtype`` for the parameters of a layer.
+
+    Args:
+        args: Of the layer, behind the channels and the size of the kernel.
+        kwargs: Of the layer.
+    """
+    given = {**dict(zip(Conv2dArguments.__annotations__, args, strict=False)), **kwargs}
+    return {name: given.get(name) for name in ("device", "dtype")}
 
 
 class UnknownArgumentError(TypeError, ValueError):
@@ -85,23 +117,19 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 def abstract_methods(layer_class: type[nn.Module]) -> list[str]:
     """Names of the methods that a class leaves to its subclasses, sorted."""
-    return sorted(
-        name for name in dir(layer_class) if getattr(getattr(layer_class, name), "__isabstractmethod__", False)
-    )
+    declared = {name for kind in layer_class.__mro__ for name, value in vars(kind).items() if _is_abstract(value)}
+    return sorted(name for name in declared if _is_abstract(getattr(layer_class, name)))
+
+
+def _is_abstract(value: object) -> bool:
+    return bool(getattr(value, "__isabstractmethod__", False))
 
 
 def own_arguments(layer_class: type[nn.Module], base: type[nn.Module]) -> list[str]:
     """Names of the arguments that a layer adds to those of its base, the class's own first."""
-    general = inspect.signature(base.__init__).parameters
-    names: dict[str, None] = {}
-    for kind in layer_class.__mro__:
-        if kind is base:
-            break
-        if "__init__" in vars(kind):
-            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-            named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-            names |= {name: None for name in named if name not in general}
-    return list(names)
+    general = constructor_signature(base).parameters
+    parameters = constructor_signature(layer_class).parameters.values()
+    return [p.name for p in parameters if p.name not in general and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def check_own_arguments(layer_class: type[nn.Module], base: type[nn.Module], names: Iterable[str]) -> None:
@@ -132,7 +160,7 @@ def reject_unknown(
     """
     own, wrong = own_arguments(layer_class, base), list(unknown)
     taken = ", ".join(own) if own else "none"
-    general = [name for name in inspect.signature(base.__init__).parameters if name not in ("self", "unknown")]
+    general = list(constructor_signature(base).parameters)
     hints = []
     for name in wrong:
         if name in general:  # from_conv takes it from the convolution

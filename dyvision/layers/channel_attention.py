@@ -7,16 +7,19 @@ compared with the dynamic convolutions in the same places.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
+from dyvision.ops.geometry import Size
 
 
 class ChannelGate(CoefficientBranch):
@@ -40,9 +43,16 @@ class ChannelAttentionConv2d(DynamicConv2d, abstract=True):
 
     branch: ChannelGate
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
+        dd = factory_kwargs(args, kwargs)
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.branch = self._make_branch(dd)
@@ -53,10 +63,7 @@ class ChannelAttentionConv2d(DynamicConv2d, abstract=True):
 
     def reset_parameters(self) -> None:
         """Initialise the kernel and the bias like ``nn.Conv2d``, the gates like their own layers."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
         self.branch.reset_parameters()
 
     def coefficients(self, x: Tensor) -> Tensor:

@@ -7,60 +7,34 @@ in ``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
-from dyvision.layers._initialise import Initializer
+from dyvision.layers._branch import LinearBranch, require_branch
+from dyvision.layers._initialise import Initializer, start_like_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
+from dyvision.ops.geometry import Size
 
 #: start of the routing's weights
 ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
 
 
-class CondConvRouting(CoefficientBranch):
-    """Routing weights ``r = sigmoid(GAP(x) R^T + b)``, one per kernel.
+class CondConvRouting(LinearBranch):
+    """Routing weights ``r = sigmoid(GAP(x) R^T + b)``, one per kernel; where they start constant, all 0.5."""
 
-    Args:
-        in_channels: Channels of the input it pools.
-        num_kernels: Kernels K.
-        num_layers: Return a tuple with one entry per layer; None returns the tensor itself.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
+    initializer = staticmethod(ROUTING)
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_kernels: int,
-        num_layers: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.fc = PreciseLinear(in_channels, num_kernels, device=device, dtype=dtype, initializer=ROUTING)
-
-    def reset_parameters(self) -> None:
-        """N(0, 0.01), bias 0."""
-        self.fc.reset_parameters()
-
-    def start_constant(self) -> None:
-        """Predict 0.5 for every input."""
-        nn.init.zeros_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
-
-    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Map ``[B, C]`` to ``[B, K]``, once per layer if there are several."""
-        routing = torch.sigmoid(self.fc(pooled))
-        return routing if self.num_layers is None else (routing,) * self.num_layers
+    def activate(self, predicted: Tensor) -> Tensor:
+        """Sigmoid."""
+        return torch.sigmoid(predicted)
 
 
 @register_layer("condconv")
@@ -68,10 +42,8 @@ class CondConv2d(MixtureConv2d):
     """Convolution with ``W_b = sum_k r[b, k] W_k`` and ``bias_b = sum_k r[b, k] c_k``.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Kernels K; the paper uses 8.
         branch: Own routing from the layer's input; False if the block's routing is handed to ``forward``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, K]``.
@@ -83,10 +55,19 @@ class CondConv2d(MixtureConv2d):
 
     shares_coefficients = True
 
-    def __init__(self, *args: Any, num_kernels: int = 8, branch: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        num_kernels: int = 8,
+        branch: bool = True,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.num_kernels = num_kernels
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
@@ -97,11 +78,7 @@ class CondConv2d(MixtureConv2d):
         """Initialise each kernel like ``nn.Conv2d``."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     @classmethod
     def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CondConvRouting:

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers.norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
-from dyvision.ops.geometry import is_channels_last
+from dyvision.ops.geometry import Size, is_channels_last
 from dyvision.ops.modes import is_exporting
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
@@ -51,7 +53,6 @@ class DCDConv2d(DynamicConv2d):
     convolutions have none).
 
     Args:
-        *args: As for ``nn.Conv2d``.
         form: ``"pointwise"``, ``"basic"`` or ``"bottleneck"`` (see :func:`dimensions`); by default ``"pointwise"`` for
             1x1 kernels and ``"basic"`` for others.
         rank: Overrides L, the sum over the blocks.
@@ -59,7 +60,6 @@ class DCDConv2d(DynamicConv2d):
         pool_size: Overrides p.
         blocks: Blocks of the residual; they divide both channels and L. More blocks make it sparser.
         initializer: Start of all weights in place of the official one; a function that sets a tensor.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients`` are :class:`DCDCoefficients`.
@@ -71,6 +71,9 @@ class DCDConv2d(DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         form: str | None = None,
         rank: int | None = None,
@@ -78,9 +81,9 @@ class DCDConv2d(DynamicConv2d):
         pool_size: int | None = None,
         blocks: int = 1,
         initializer: Initializer | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         form = form or ("pointwise" if self.kernel_size == (1, 1) else "basic")
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
@@ -94,7 +97,7 @@ class DCDConv2d(DynamicConv2d):
                 raise ValueError(f"blocks must divide {name}, got blocks={blocks}, {name}={value}")
         self.form, self.blocks = form, blocks
         pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank, blocks)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         #: of the kernels; :func:`dcd_classifier` sets another one

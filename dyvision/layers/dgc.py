@@ -19,13 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_positive, check_share
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_share, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm2d, apply_norm
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 
 #: below this number of input channels the squeeze rate is halved
 FEW_CHANNELS = 80
@@ -91,13 +94,11 @@ class DGConv2d(DynamicConv2d):
     ours is static. For the L1 term on the gates see :func:`record_gates`.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         heads: Number of heads; must divide ``out_channels``. By default the official 4, or 2 or 1 where 4 does not.
         squeeze_rate: Reduction of the gates' hidden layer, halved below 80 input channels.
         gate_factor: Part of the input channels that stays at the end; 0.25 in CondenseNet, 0.45 in ResNet-18.
         pre_activation: Apply BatchNorm and ReLU to the input first, as the official layer does. By default the layer
             replaces the convolution alone.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, heads, C_in]``, zero where a channel is dropped.
@@ -113,21 +114,24 @@ class DGConv2d(DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         heads: int | None = None,
         squeeze_rate: int = 16,
         gate_factor: float = 0.25,
         pre_activation: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         heads = math.gcd(HEADS, self.out_channels) if heads is None else heads
         check_positive("heads", heads)
         check_positive("squeeze_rate", squeeze_rate)
         if self.out_channels % heads:
             raise ValueError(f"heads must divide out_channels={self.out_channels}, got {heads}")
         check_between("gate_factor", gate_factor, 1)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.heads, self.gate_factor = heads, gate_factor
         self.norm = GuardedBatchNorm2d(self.in_channels, **dd) if pre_activation else None
         self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
@@ -144,10 +148,7 @@ class DGConv2d(DynamicConv2d):
         self.branch.reset_parameters()
         if self.norm is not None:
             self.norm.reset_parameters()
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     def set_progress(self, progress: float) -> None:
         """Set how many channels each head drops.

@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, pool_to
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 from dyvision.ops.modes import is_exporting
 
 
@@ -127,10 +130,8 @@ class DRConv2d(DynamicConv2d):
     ``groups > 1`` the kernels are grouped, the guide stays dense. The reference has no bias; ours is static.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         regions: Regions R; the paper uses 8.
         shared_kernel: Add one static kernel to those of all regions; by default if the kernel is larger than 1x1.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients`` are :class:`DRConvCoefficients`.
@@ -140,10 +141,19 @@ class DRConv2d(DynamicConv2d):
         torch.Size([2, 32, 9, 9])
     """
 
-    def __init__(self, *args: Any, regions: int = 8, shared_kernel: bool | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        regions: int = 8,
+        shared_kernel: bool | None = None,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("regions", regions)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.regions = regions
         shared = self.kernel_size != (1, 1) if shared_kernel is None else shared_kernel
         self.shared_kernel = nn.Parameter(torch.empty(self.kernel_shape, **dd)) if shared else None

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
 from dyvision.layers.tempered import Tempered
+from dyvision.ops.geometry import Size
 
 
 class DyConvAttention(CoefficientBranch):
@@ -61,11 +63,9 @@ class DyConv2d(Tempered, MixtureConv2d):
     """Convolution with ``W_b = sum_k pi[b, k] W_k``, ``pi = softmax(logits / T)``, biases mixed alike.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Kernels K; the paper uses 4.
         ratio: Width of the attention's hidden layer over ``in_channels``.
         temperature: Initial T; saved with the parameters (see ``set_temperature``).
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, K]``, each row sums to one.
@@ -78,19 +78,25 @@ class DyConv2d(Tempered, MixtureConv2d):
     sums_to_one = True
 
     def __init__(
-        self, *args: Any, num_kernels: int = 4, ratio: float = 0.25, temperature: float = 1.0, **kwargs: Any
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        num_kernels: int = 4,
+        ratio: float = 0.25,
+        temperature: float = 1.0,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_between("ratio", ratio, math.inf)
-        check_temperature(temperature)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
+        dd = factory_kwargs(args, kwargs)
+        self.num_kernels = num_kernels
         self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
-        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

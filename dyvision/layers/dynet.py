@@ -6,18 +6,20 @@ Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
-from dyvision.layers._initialise import reset_children
+from dyvision.layers._initialise import reset_children, start_like_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
+from dyvision.ops.geometry import Size
 
 
 class DyNetBranch(CoefficientBranch):
@@ -81,11 +83,9 @@ class DyNetConv2d(MixtureConv2d):
     """Convolution with ``w[b, t] = sum_i eta[b, i, t] w[i, t]`` for every output channel t; the bias is static.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Kernels per output channel, g_t; the paper uses 6.
         hidden_reduction: Of the layer's own branch; see :class:`DyNetBranch`.
         branch: Own branch on the layer's input; False if the block's coefficients are handed to ``forward``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, g_t, C_out]``.
@@ -99,15 +99,18 @@ class DyNetConv2d(MixtureConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         num_kernels: int = 6,
         hidden_reduction: int | None = None,
         branch: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.num_kernels = num_kernels
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
@@ -120,11 +123,7 @@ class DyNetConv2d(MixtureConv2d):
         """Initialise each kernel and the bias like ``nn.Conv2d``; the paper does not say."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
 
     @classmethod
     def make_shared_branch(

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import check_positive
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments
 from dyvision.layers.channel_attention import ChannelAttentionConv2d, ChannelGate, scale_channels
+from dyvision.ops.geometry import Size
 
 
 class ECAGate(ChannelGate):
@@ -93,9 +96,7 @@ class ECAConv2d(ChannelAttentionConv2d):
     """Static convolution followed by efficient channel attention.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         gate_size: Size of the filter over channels, odd; by default from ``out_channels``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, C_out]``.
@@ -105,9 +106,17 @@ class ECAConv2d(ChannelAttentionConv2d):
         torch.Size([2, 32, 9, 9])
     """
 
-    def __init__(self, *args: Any, gate_size: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        gate_size: int | None = None,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
         self.gate_size = gate_size
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
 
     def _make_branch(self, dd: dict[str, Any]) -> ECAGate:
         return ECAGate(self.out_channels, self.gate_size, **dd)

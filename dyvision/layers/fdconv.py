@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
+from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
 from dyvision.layers.frequency import (
     ACTIVATIONS,
     BandGates,
@@ -37,6 +39,7 @@ from dyvision.layers.frequency import (
     spectrum_scale,
 )
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 
 
 @register_layer("fdconv")
@@ -48,7 +51,6 @@ class FDConv2d(WithConstants, DynamicConv2d):
     is not square or not of one of the ``kernel_sizes``; ``is_dynamic`` is false and ``coefficients`` gives None then.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Groups n of frequencies, must divide their number; 64 in the paper. By default 4, or 3, 2 or 1
             where a larger number does not divide.
         reduction: Width of the gates' hidden layer over ``in_channels``, at least 16.
@@ -70,7 +72,6 @@ class FDConv2d(WithConstants, DynamicConv2d):
         param_reduction: Below one, the part of the frequencies that has parameters, the lowest ones (the kernel is not
             rescaled then, as in the official code); above one, the kernel is divided by it.
         spectral: Whether the parameters are the spectrum, or the kernel, which is then transformed at every call.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients`` are :class:`FDConvCoefficients`.
@@ -86,6 +87,9 @@ class FDConv2d(WithConstants, DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         num_kernels: int | None = None,
         reduction: float = 1 / 16,
@@ -104,9 +108,9 @@ class FDConv2d(WithConstants, DynamicConv2d):
         param_ratio: int = 1,
         param_reduction: float = 1.0,
         spectral: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("param_ratio", param_ratio)
         check_between("reduction", reduction, 1)
         check_temperature(temperature)
@@ -123,7 +127,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             raise ValueError(f"local_activation must be sigmoid or tanh, got {local_activation!r}")
         if not spectral and param_reduction < 1:
             raise ValueError("spectral=False has parameters for all frequencies: param_reduction must be at least 1")
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.initial_temperature = float(temperature)
         self.param_ratio, self.param_reduction = param_ratio, param_reduction
         self.gate_scale, self.activation, self.local_activation = gate_scale, activation, local_activation
@@ -166,10 +170,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             order = frequency_order(out_channels * height, inputs * width, "cpu")
             self.set_constant("order", order.int(), self.temperature.device)
         weight = torch.empty(self.kernel_shape, device=next(self.parameters()).device)
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(weight, self.bias)
         with torch.no_grad():
             self._set_kernel(weight)
         if self.is_dynamic:

@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_share
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_share, factory_kwargs
 from dyvision.layers.warehouse import Warehouse, own_cells
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 
 
 @register_layer("kernelwarehouse")
@@ -33,7 +35,6 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
     ``dynamize`` calls it for the layers of a stage whose kernels have the same sizes.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         cell_num_ratio: Cells over mixtures: the budget of parameters, 1/4 to 4 in the paper.
         cell_inplane_ratio: Input channels of a cell over ``C_in / groups`` (over their greatest common divisor if the
             warehouse is shared), in (0, 1].
@@ -44,7 +45,6 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         norm_layer: ``"batchnorm"`` or ``"layernorm"``, in the attention.
         mixing: Initial t; saved with the parameters (see ``set_mixing``). The default, 0, is for trained layers and
             trains as well; the paper starts from 1.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, m, N]``, signed.
@@ -65,6 +65,9 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         cell_num_ratio: float = 1.0,
         cell_inplane_ratio: float = 1.0,
@@ -74,9 +77,9 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         nonlocal_basis_ratio: float = 1.0,
         norm_layer: str = "batchnorm",
         mixing: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         for name, value, largest in (
             ("cell_num_ratio", cell_num_ratio, math.inf),
             ("cell_inplane_ratio", cell_inplane_ratio, 1),
@@ -92,7 +95,7 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         self.cell_inplane_ratio, self.cell_outplane_ratio = cell_inplane_ratio, cell_outplane_ratio
         self.reduction, self.spatial_partition = reduction, spatial_partition
         self.nonlocal_basis_ratio, self.norm_layer = nonlocal_basis_ratio, norm_layer
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.bias = nn.Parameter(torch.zeros(self.out_channels, **dd)) if self.has_bias else None
         # float32 whatever the parameters' type; a buffer, so that the schedule does not recompile a compiled model
         self.register_buffer("mixing", torch.zeros((), device=dd["device"]))

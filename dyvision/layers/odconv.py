@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import check_between, check_positive, check_temperature
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
 from dyvision.ops.modes import is_exporting
 
@@ -122,12 +124,10 @@ class ODConv2d(Tempered, DynamicConv2d):
     convolutions, the spatial one for 1x1 kernels and the kernel attention for ``num_kernels=1``.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         num_kernels: Kernels K; the paper uses 1 and 4.
         reduction: Width of the attention's hidden layer over ``in_channels``.
         min_width: Lower bound of that width.
         temperature: Initial T, divides all four logits; saved with the parameters (see ``set_temperature``).
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; for the coefficients see :class:`ODConvCoefficients`.
@@ -139,20 +139,22 @@ class ODConv2d(Tempered, DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         num_kernels: int = 4,
         reduction: float = 1 / 16,
         min_width: int = 16,
         temperature: float = 1.0,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         check_positive("num_kernels", num_kernels)
         check_positive("min_width", min_width)
         check_between("reduction", reduction, math.inf)
-        check_temperature(temperature)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.num_kernels, self.initial_temperature = num_kernels, float(temperature)
+        dd = factory_kwargs(args, kwargs)
+        self.num_kernels = num_kernels
         height, width = self.kernel_size
         depthwise = self.groups == self.in_channels == self.out_channels
         self.branch = ODConvAttention(
@@ -165,8 +167,7 @@ class ODConv2d(Tempered, DynamicConv2d):
         )
         self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
-        # float32 whatever the parameters' type; a buffer, so that annealing does not recompile a compiled model
-        self.register_buffer("temperature", torch.ones((), device=dd["device"]))
+        self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

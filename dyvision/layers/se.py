@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import check_positive
 from dyvision.layers._branch import PreciseLinear
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments
 from dyvision.layers.channel_attention import ChannelAttentionConv2d, ChannelGate, scale_channels
+from dyvision.ops.geometry import Size
 
 #: lower bound of the hidden layer, which the paper does not need: with one or two units all may be dead
 MIN_WIDTH = 8
@@ -95,9 +98,7 @@ class SEConv2d(ChannelAttentionConv2d):
     """Static convolution followed by squeeze-and-excitation.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         reduction: Of the gates' hidden layer over ``out_channels``; it has at least 8 units.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, C_out]``.
@@ -107,9 +108,17 @@ class SEConv2d(ChannelAttentionConv2d):
         torch.Size([2, 32, 9, 9])
     """
 
-    def __init__(self, *args: Any, reduction: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *args: Any,
+        reduction: int = 16,
+        **kwargs: Unpack[Conv2dArguments],
+    ) -> None:
         self.reduction = reduction
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
 
     def _make_branch(self, dd: dict[str, Any]) -> SEGate:
         return SEGate(self.out_channels, self.reduction, **dd)

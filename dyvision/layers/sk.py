@@ -8,18 +8,20 @@ replaces a convolution in front of the network's own BatchNorm.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import _PADDING_MODES, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import reset_children
+from dyvision.layers._initialise import reset_children, start_like_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
+from dyvision.ops.geometry import Size
 from dyvision.ops.modes import is_exporting
 
 
@@ -66,12 +68,10 @@ class SKConv2d(DynamicConv2d):
     For 1x1 kernels, which have no dilation, the branches differ only in their weights.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         branches: Branches M; the paper uses 2.
         reduction: Width of the attention's hidden layer over ``out_channels``.
         min_width: Lower bound of that width.
         activation: Put BatchNorm and ReLU behind each branch, as the paper does.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, M, C_out]``.
@@ -83,17 +83,20 @@ class SKConv2d(DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         branches: int = 2,
         reduction: int = 16,
         min_width: int = 32,
         activation: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         for name, value in (("branches", branches), ("reduction", reduction), ("min_width", min_width)):
             check_positive(name, value)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.branches = branches
         self.weight = nn.Parameter(torch.empty(branches, *self.kernel_shape, **dd))
         self.bias = nn.Parameter(torch.empty(branches, self.out_channels, **dd)) if self.has_bias else None
@@ -106,11 +109,7 @@ class SKConv2d(DynamicConv2d):
 
     def reset_parameters(self) -> None:
         """Initialise each branch like ``nn.Conv2d``."""
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        start_like_conv2d(self.weight, self.bias)
         self.branch.reset_parameters()
 
     def coefficients(self, x: Tensor) -> Tensor:

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
+from dyvision.layers._branch import LinearBranch, require_branch
 from dyvision.layers._registry import register_layer
+from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.geometry import Size
 
 #: G of the paper's models ("1x"); used where ``generator_groups`` is not given
 GENERATOR_GROUPS = 2
@@ -34,71 +37,27 @@ def reduced_width(in_channels: int) -> int:
     return max(16, in_channels // 16)
 
 
-class WeightNetReduction(CoefficientBranch):
+class WeightNetReduction(LinearBranch):
     """The reduced vector ``p = Wr GAP(x) + br`` of a block, without activation.
 
-    Args:
-        in_channels: Channels of the block's input.
-        width: Width of p.
-        num_layers: Return a tuple with one entry per layer, all the same; None returns the tensor itself.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
+    Where it starts constant it is 0: with b1 = 0, all activations are 0.5.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        num_layers: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.fc = PreciseLinear(in_channels, width, device=device, dtype=dtype, initializer=by_inputs)
+    initializer = staticmethod(by_inputs)
 
-    def reset_parameters(self) -> None:
-        """N(0, 1 / inputs), bias 0."""
-        self.fc.reset_parameters()
-
-    def start_constant(self) -> None:
-        """Predict 0 for every input: with b1 = 0, all activations are 0.5."""
-        nn.init.zeros_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
-
-    def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Map ``[B, C]`` to ``[B, R]``, once per layer if there are several."""
-        reduced = self.fc(pooled)
-        return reduced if self.num_layers is None else (reduced,) * self.num_layers
+    def activate(self, predicted: Tensor) -> Tensor:
+        """Nothing."""
+        return predicted
 
 
-class WeightNetActivation(CoefficientBranch):
-    """One layer's activations ``a = sigmoid(W1 p + b1)``.
+class WeightNetActivation(LinearBranch):
+    """One layer's activations ``a = sigmoid(W1 p + b1)``."""
 
-    Args:
-        width: Width of p.
-        count: Number of activations.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
+    initializer = staticmethod(by_inputs)
 
-    def __init__(
-        self,
-        width: int,
-        count: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.fc = PreciseLinear(width, count, device=device, dtype=dtype, initializer=by_inputs)
-
-    def reset_parameters(self) -> None:
-        """N(0, 1 / inputs), bias 0."""
-        self.fc.reset_parameters()
-
-    def predict(self, pooled: Tensor) -> Tensor:
-        """Map p ``[B, R]`` to ``[B, count]``."""
-        return torch.sigmoid(self.fc(pooled))
+    def activate(self, predicted: Tensor) -> Tensor:
+        """Sigmoid."""
+        return torch.sigmoid(predicted)
 
     def _pool(self, x: Tensor) -> Tensor:
         # p is pooled already; the official code hands it over as [B, R, 1, 1]
@@ -113,13 +72,11 @@ class WeightNetConv2d(DynamicConv2d):
     kernel ``[C_in/groups, kH, kW]``. Depthwise layers have one group per channel, as in the official code.
 
     Args:
-        *args: As for ``nn.Conv2d``.
         multiplier: M, activations per output channel.
         generator_groups: G, a divisor of M. None is the paper's 2, or one group per output channel where a kernel of
             ``C_in/groups * kH * kW`` numbers does not divide into two; M/G is then as for 2.
         reduced_channels: Width R of p; by default ``max(16, in_channels // 16)``.
         branch: Own reduction of the layer's input; False if the block's p is handed to ``forward``.
-        **kwargs: As for ``nn.Conv2d``.
 
     Shape:
         As ``nn.Conv2d``; ``coefficients [B, R]``, the reduced vector p.
@@ -136,14 +93,17 @@ class WeightNetConv2d(DynamicConv2d):
 
     def __init__(
         self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
         *args: Any,
         multiplier: int = 2,
         generator_groups: int | None = None,
         reduced_channels: int | None = None,
         branch: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[Conv2dArguments],
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         nominal = GENERATOR_GROUPS if generator_groups is None else generator_groups
         width = reduced_width(self.in_channels) if reduced_channels is None else reduced_channels
         named = {"multiplier": multiplier, "generator_groups": nominal, "reduced_channels": width}
@@ -154,7 +114,7 @@ class WeightNetConv2d(DynamicConv2d):
         #: M/G, activations that feed each group
         self.activations_per_group = multiplier // nominal
         self.generator_groups = self._divide(nominal, given=generator_groups is not None)
-        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd = factory_kwargs(args, kwargs)
         self.branch = WeightNetReduction(self.in_channels, width, **dd) if branch else None
         self.activation = self._make_activation(width, **dd)
         # the grouped linear layer that generates the kernels: a row per number of the flattened kernel
@@ -244,7 +204,7 @@ class WeightNetConv2d(DynamicConv2d):
         self, width: int, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> WeightNetActivation:
         count = self.activations_per_group * self.generator_groups * self.out_channels
-        return WeightNetActivation(width, count, device, dtype)
+        return WeightNetActivation(width, count, device=device, dtype=dtype)
 
     def _batched_bias(self, x: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_class
 from dyvision.checkpoints.methods import timm as timm_condconv
 from dyvision.layers.condconv import CondConv2d
 
@@ -35,8 +35,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     """
     if official_class == timm_condconv.CLASS:
         return timm_condconv.build_layer(official_class, arguments, state)
-    if official_class != _ROUTED:
-        raise ValueError(f"official_class must be {timm_condconv.CLASS!r} or {_ROUTED!r}, got {official_class!r}")
+    check_class(official_class, timm_condconv.CLASS, _ROUTED)
     given = bind_arguments(official_class, arguments, _DEFAULTS)
     return CondConv2d(
         given["in_channels"],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import bind_arguments
+from dyvision.checkpoints.interface import bind_arguments, check_class
 from dyvision.layers.condinst import SIZES_OF_INTEREST, DynamicMaskHead
 
 #: names of the official options, and their values in the default configuration; ``disable_rel_coords`` is how the
@@ -58,8 +58,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is another one, it has no such option, or ``num_gen_params`` does not fit the others.
     """
-    if official_class not in _CLASSES:
-        raise ValueError(f"official_class must be one of {', '.join(_CLASSES)}, got {official_class!r}")
+    check_class(official_class, *_CLASSES)
     given = bind_arguments(official_class, arguments, _DEFAULTS, _REFUSED)
     disabled = given["disable_rel_coords"]
     # the official option has one size less than there are levels: the last level's is twice the one before

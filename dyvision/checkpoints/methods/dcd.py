@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments, widen
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_class, widen
 from dyvision.layers.classifier import dcd_classifier
 from dyvision.layers.dcd import DCDConv2d
 from dyvision.ops.geometry import pair
@@ -47,8 +47,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
             ``conv_dy`` is another than ``(kernel_size - 1) // 2``: the official residual then reads other positions
             than the kernel's centre, where its map has the same size at all.
     """
-    if official_class not in _DEFAULTS:
-        raise ValueError(f"official_class must be one of {', '.join(_DEFAULTS)}, got {official_class!r}")
+    check_class(official_class, *_DEFAULTS)
     given = bind_arguments(official_class, arguments, _DEFAULTS[official_class])
     if official_class == "DYModule":
         return DCDConv2d(given["inp"], given["oup"], 1, bias=False, form="pointwise", squeeze=given["fc_squeeze"])

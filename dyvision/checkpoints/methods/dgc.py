@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments, widen
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_class, widen
 from dyvision.layers.dgc import PRUNING, DGConv2d
 
 _DEFAULTS: dict[str, Any] = {
@@ -29,8 +29,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is not one of the official ones, or it has no such argument.
     """
-    if official_class != "DynamicMultiHeadConv":
-        raise ValueError(f"official_class must be DynamicMultiHeadConv, got {official_class!r}")
+    check_class(official_class, "DynamicMultiHeadConv")
     layer = DGConv2d(bias=False, pre_activation=True, **bind_arguments(official_class, arguments, _DEFAULTS))
     if "inactive_channels" in state:
         layer.inactive_channels.fill_(int(state["inactive_channels"]))

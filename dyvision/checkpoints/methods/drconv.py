@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_class
 from dyvision.layers.drconv import DRConv2d
 
 _DEFAULTS: dict[str, Any] = {
@@ -43,8 +43,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is another one, it has no such argument, or cannot run with it.
     """
-    if official_class != "DRConv2d":
-        raise ValueError(f"official_class must be DRConv2d, got {official_class!r}")
+    check_class(official_class, "DRConv2d")
     given = bind_arguments(official_class, arguments, _DEFAULTS, _REFUSED)
     return DRConv2d(
         given["in_channels"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments
+from dyvision.checkpoints.interface import REQUIRED, attention_as_branch, bind_arguments, check_class
 from dyvision.layers.dyconv import DyConv2d
 
 #: the reference starts its annealing here
@@ -30,8 +30,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is another one, or it has no such argument.
     """
-    if official_class != "Dynamic_conv2d":
-        raise ValueError(f"official_class must be Dynamic_conv2d, got {official_class!r}")
+    check_class(official_class, "Dynamic_conv2d")
     given = bind_arguments(official_class, arguments, _DEFAULTS)
     return DyConv2d(
         given["in_planes"],
@@ -67,10 +66,4 @@ def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The reference does not save the temperature; it is not in the result either.
     """
-    ours = {}
-    for name, tensor in state.items():
-        if name.startswith("attention."):
-            name = f"branch.{name.removeprefix('attention.')}"
-            tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
-        ours[name] = tensor
-    return ours
+    return attention_as_branch(state)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import check_arguments
+from dyvision.checkpoints.interface import check_arguments, check_class
 from dyvision.layers.fdconv import FDConv2d
 
 _NAMES = {
@@ -66,8 +66,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
             say: ``spatial_freq_decompose`` (its gates have twice the channels of what they scale), or
             ``param_reduction`` below one together with ``convert_param=False``.
     """
-    if official_class != "FDConv":
-        raise ValueError(f"official_class must be FDConv, got {official_class!r}")
+    check_class(official_class, "FDConv")
     check_arguments(official_class, arguments, _NAMES_OF_ALL)
     if arguments.get("spatial_freq_decompose") and not arguments.get("ksm_only_kernel_att"):
         raise ValueError(

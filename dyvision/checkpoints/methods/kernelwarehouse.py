@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments, check_class
 from dyvision.layers.kernelwarehouse import KernelWarehouseConv2d, share_warehouses
 from dyvision.layers.warehouse import warehouse_of
 
@@ -87,8 +87,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         ValueError: For another class, an argument that it does not have, or what ours cannot do: layers of one or three
             dimensions, norms besides BatchNorm1d and LayerNorm.
     """
-    if official_class not in ("Warehouse_Manager + KWConv2d", "Warehouse_Manager"):
-        raise ValueError(f"official_class must be 'Warehouse_Manager + KWConv2d', got {official_class!r}")
+    check_class(official_class, "Warehouse_Manager + KWConv2d", "Warehouse_Manager")
     check_arguments(official_class, arguments, ("manager", "convs", "network"))
     defaults = {**MANAGER_DEFAULTS, "sharing_range": ()}
     manager = bind_arguments("Warehouse_Manager", arguments.get("manager", {}), defaults)
@@ -110,12 +109,13 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
         options: dict[str, Any] = {
             key: tuple(value) if _is_list(value := layer[key]) else value for key in _OF_THE_CONVOLUTION
         }
-        channels = (layer["in_planes"], layer["out_planes"])
+        in_channels, out_channels = layer["in_planes"], layer["out_planes"]
         if layer["enabled"]:
             mixing = state.get("temp_value", 0.0)
-            convs.append(KernelWarehouseConv2d(*channels, mixing=mixing, **options, **own[order.index(name)]))
+            manager_options = own[order.index(name)]
+            convs.append(KernelWarehouseConv2d(in_channels, out_channels, mixing=mixing, **options, **manager_options))
         else:
-            convs.append(nn.Conv2d(*channels, **options))
+            convs.append(nn.Conv2d(in_channels, out_channels, **options))
     return WarehouseNetwork(convs, names)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments
+from dyvision.checkpoints.interface import REQUIRED, attention_as_branch, bind_arguments, check_class
 from dyvision.layers.odconv import ODConv2d
 
 #: the official constructor
@@ -32,8 +32,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is not one of the official ones, or it has no such argument.
     """
-    if official_class != "ODConv2d":
-        raise ValueError(f"official_class must be ODConv2d, got {official_class!r}")
+    check_class(official_class, "ODConv2d")
     given = bind_arguments(official_class, arguments, _DEFAULTS)
     return ODConv2d(
         given["in_planes"],
@@ -53,10 +52,4 @@ def layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The official code does not save the temperature; it is not in the result either.
     """
-    ours = {}
-    for name, tensor in state.items():
-        if name.startswith("attention."):
-            name = f"branch.{name.removeprefix('attention.')}"
-            tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
-        ours[name] = tensor
-    return ours
+    return attention_as_branch(state)

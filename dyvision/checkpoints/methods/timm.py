@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_class
 from dyvision.layers.condconv import CondConv2d
 from dyvision.ops.geometry import pair
 
@@ -29,8 +29,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is another one, or it has no such argument.
     """
-    if official_class != CLASS:
-        raise ValueError(f"official_class must be {CLASS}, got {official_class!r}")
+    check_class(official_class, CLASS)
     given = bind_arguments(official_class, arguments, _DEFAULTS)
     stride, dilation, padding = given["stride"], given["dilation"], given["padding"]
     if isinstance(padding, str) and padding.lower() in ("same", "valid"):

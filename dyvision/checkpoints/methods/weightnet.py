@@ -16,7 +16,7 @@ from dyvision.backbones.published.weightnet_shufflenetv2 import (
     WeightNetShuffleNetV2,
     WeightNetShuffleUnit,
 )
-from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments
+from dyvision.checkpoints.interface import REQUIRED, bind_arguments, check_arguments, check_class
 from dyvision.checkpoints.shapes import Shapes, classes_of
 from dyvision.layers.weightnet import WeightNetConv2d
 
@@ -56,10 +56,7 @@ def build_layer(official_class: str, arguments: dict[str, Any], state: dict[str,
     Raises:
         ValueError: If the class is not one of the official ones, or it has no such argument.
     """
-    if official_class not in _DEFAULTS:
-        raise ValueError(
-            f"official_class must be WeightNet, WeightNet_DW, ShuffleV2Block or ShuffleNetV2, got {official_class!r}"
-        )
+    check_class(official_class, *_DEFAULTS)
     given = bind_arguments(official_class, arguments, _DEFAULTS[official_class])
     if official_class in ("WeightNet", "WeightNet_DW"):
         inputs, kernel_size = given["inp"], given["ksize"]

@@ -19,7 +19,7 @@ from dyvision.cli.request import Request, unknown_options
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.task_table import TASKS
 from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
-from dyvision.text import did_you_mean
+from dyvision.text import did_you_mean, one_line
 
 Options = dict[str, Any]
 
@@ -153,7 +153,7 @@ def _reason(check: Callable[[Options], Any], values: Options) -> str | None:
     try:
         check(deepcopy(values))
     except (ValueError, OSError, ImportError, TypeError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return None
 
 
