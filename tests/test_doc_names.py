@@ -50,6 +50,12 @@ def test_files_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", prose(document))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_names_of_python_exist(document: Path) -> None:
     for name in re.findall(r"`(dyvision(?:\.\w+)+)", prose(document)):
         parts = name.split(".")
