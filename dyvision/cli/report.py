@@ -27,7 +27,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit; also last, best")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
     routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
-    routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
+    routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="folder to write to")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
     routing.add_argument(
