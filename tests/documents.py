@@ -228,15 +228,13 @@ def write_files(folder: Path) -> None:
             "datamodule_hyper_parameters": {"root": "data"},
             "callbacks": {"ModelCheckpoint": {"best_model_path": "best.ckpt"}},
         }
-        runs = [
-            f"runs/{task}/version_{number}/checkpoints/{name}.ckpt" for number in (0, 3) for name in ("last", "best")
-        ]
-        alone = (
-            ("last.ckpt", "theirs.ckpt", "other.ckpt", "path/to/classifier.ckpt") if task == "classification" else ()
-        )
-        for name in (*runs, *alone):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, folder / name)
+        names = ["last.ckpt", "theirs.ckpt", "other.ckpt", "path/to/classifier.ckpt"] * (task == "classification")
+        for run in (f"runs/{task}/version_{number}/checkpoints" for number in (0, 3)):
+            names += [f"{run}/last.ckpt", f"{run}/best.ckpt"]
+        torch.save(content, folder / f"{task}.ckpt")
+        for path in (folder / name for name in names):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.hardlink_to(folder / f"{task}.ckpt")
 
 
 def write_official_weights(folder: Path) -> None:
