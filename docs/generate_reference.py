@@ -140,8 +140,8 @@ def _default(action: argparse.Action) -> str:
 def _training() -> Iterator[str]:
     found = {(command, task): options_of(task_parser(command, task)) for command in COMMANDS for task in TASKS}
     sections: dict[str, dict[str, dict[tuple[str, str], argparse.Action]]] = {}
-    for key, options in found.items():
-        for name, action in options.items():
+    for key, its_options in found.items():
+        for name, action in its_options.items():
             section = name.partition(".")[0] if "." in name else ""
             sections.setdefault(section, {}).setdefault(name, {})[key] = action
     shared = [_shared(name, actions) for name, actions in sections.pop("").items()]
@@ -153,8 +153,8 @@ def _training() -> Iterator[str]:
         ("prediction", "Predictions", PredictionWriter),
     ):
         kinds = _kinds(cls)
-        options = [_shared(name, actions, kinds) for name, actions in sections.pop(section).items()]
-        yield f"### {heading}\n\n{_table(options)}"
+        rows = [_shared(name, actions, kinds) for name, actions in sections.pop(section).items()]
+        yield f"### {heading}\n\n{_table(rows)}"
     for section, (heading, text) in LIGHTNING.items():
         yield f"### {heading}\n\n{text}\n\n{_lightning(section, sections.pop(section))}"
     for section, options in sections.items():
@@ -181,8 +181,8 @@ def _kind(annotation: Any) -> str:
         return f"[{', '.join('...' if one is ... else _kind(one) for one in inner)}]"
     if origin is dict:
         return f"{{{_kind(inner[0])}: {_kind(inner[1])}}}"
-    names = {type(None): "null", Path: "path", Any: "any"}
-    return names.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    names: dict[Any, str] = {type(None): "null", Path: "path", Any: "any"}
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _of_tasks(

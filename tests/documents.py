@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
 import re
 import shlex
 import sys
@@ -14,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from dyvision.cli.common_options import TRAINER_COMMANDS, print_common_options
 
 ROOT = Path(__file__).parents[1]
 #: the page of the reference is generated; ``tests/test_reference.py`` compares it
@@ -28,6 +32,8 @@ PLACEHOLDERS = {
     "B": "1",
     "CKPT": "last.ckpt",
     "DIR": "folder",
+    "FOLDER": "folder",
+    "WORD": "word",
     "FILE": "file",
     "KIND": "masks",
     "MODEL": "mobilenetv2_035",
@@ -108,8 +114,9 @@ def fenced(path: Path, text: str) -> Iterator[Block]:
 
 
 def commands() -> list[Command]:
-    """Every command of the documents and of the headers of the recipes: of shell blocks, and as code in a sentence."""
-    return [Command(where, words, named) for where, line, named in _lines() for words in expand(line)]
+    """Every command that is shown to somebody, in documents, headers of recipes, help texts and benchmarks."""
+    lines = (*_lines(), *_lines_of_help(), *_lines_of_benchmarks())
+    return [Command(where, words, named) for where, line, named in lines for words in expand(line)]
 
 
 def _lines() -> Iterator[tuple[str, str, bool]]:
@@ -127,6 +134,24 @@ def _lines() -> Iterator[tuple[str, str, bool]]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if match := re.match(r"#.*?(?<![/`\w])(dyvision \w+ .*)", line):
                 yield f"{path.relative_to(ROOT)}:{number}", match[1].rstrip(".,;:)"), False
+
+
+def _lines_of_help() -> Iterator[tuple[str, str, bool]]:
+    texts = {"dyvision --help": reference().build_parser().epilog}
+    for command in TRAINER_COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            print_common_options(command)
+        texts[f"dyvision {command} --help"] = printed.getvalue().partition("examples:")[2]
+    for where, text in texts.items():
+        for line in re.findall(r"^  (dyvision .+)$", text, re.MULTILINE):
+            yield where, line, False
+
+
+def _lines_of_benchmarks() -> Iterator[tuple[str, str, bool]]:
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        text = path.read_text(encoding="utf-8").partition('"""\n\nfrom')[0]
+        for match in re.finditer(r"^    (python .+)$", text, re.MULTILINE):
+            yield place(path, text, match.start()), match[1], False
 
 
 def expand(line: str) -> list[tuple[str, ...]]:
@@ -197,13 +222,19 @@ def write_files(folder: Path) -> None:
     from dyvision.version import VERSION
 
     for task, content in made().items():
-        content = {**content, "dyvision_version": VERSION, "datamodule_hyper_parameters": {"root": "data"}}
-        for name in (f"runs/{task}/version_{number}/checkpoints/last.ckpt" for number in (0, 3)):
-            (folder / name).parent.mkdir(parents=True)
-            torch.save(content, folder / name)
-    for name in ("last.ckpt", "theirs.ckpt", "other.ckpt", "path/to/classifier.ckpt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, folder / name)
+        content = {
+            **content,
+            "dyvision_version": VERSION,
+            "datamodule_hyper_parameters": {"root": "data"},
+            "callbacks": {"ModelCheckpoint": {"best_model_path": "best.ckpt"}},
+        }
+        names = ["last.ckpt", "theirs.ckpt", "other.ckpt", "path/to/classifier.ckpt"] * (task == "classification")
+        for run in (f"runs/{task}/version_{number}/checkpoints" for number in (0, 3)):
+            names += [f"{run}/last.ckpt", f"{run}/best.ckpt"]
+        torch.save(content, folder / f"{task}.ckpt")
+        for path in (folder / name for name in names):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.hardlink_to(folder / f"{task}.ckpt")
 
 
 def write_official_weights(folder: Path) -> None:
