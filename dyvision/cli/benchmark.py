@@ -25,7 +25,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "meets all of it. operators: per-sample convolutions of the shapes of real networks; models: inference; "
         "training: forward pass, loss, backward pass, and peak memory.",
     )
-    parser.add_argument("what", choices=_WHAT)
+    parser.add_argument("what", choices=_WHAT, help="what is measured")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="networks (dyvision list backbones)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="dynamic layers (dyvision list layers)")
     parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="batch sizes (1 8 32; training: 16)")
