@@ -104,7 +104,7 @@ def integers_first(parser: ArgumentParser) -> None:
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
         if int in kinds and float in kinds:
             others = [kind for kind in kinds if kind not in (int, float)]
-            action._typehint = Union[(int, float, *others)]
+            vars(action)["_typehint"] = Union[(int, float, *others)]
 
 
 def task_parser(command: str, task: str) -> cli.LightningArgumentParser:
