@@ -1,11 +1,13 @@
 """The rules of docs/architecture.md on imports. If these fail, the floors of the house have a hole.
 
-Imports are read from the source, those inside functions too, so that no cycle can hide there.
+Imports are read from the source, those inside functions too, so that no cycle can hide there, and those that name a
+module as text (``import_module("...")``) or reach it by its dotted path (``dyvision.layers._base.name``).
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +69,37 @@ def imports_of(source: str, importer: str, file: Path, known: set[str]) -> Itera
             for alias in node.names:
                 full = f"{base}.{alias.name}"
                 yield Import(importer, full if full in known else base, file, node.lineno)
+        elif isinstance(node, ast.Call) and (named := module_by_text(node)):
+            name = importlib.util.resolve_name(named, package)
+            yield Import(importer, longest_known(name, known) or name, file, node.lineno)
+        elif isinstance(node, ast.Attribute) and (private := private_path(node)) in known:
+            yield Import(importer, private, file, node.lineno)
+
+
+def module_by_text(call: ast.Call) -> str | None:
+    """``"dyvision.ops"`` of ``importlib.import_module("dyvision.ops")`` and the like; None for another call."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+    first = call.args[0] if call.args else None
+    if name not in ("import_module", "__import__", "resolve_name") or not isinstance(first, ast.Constant):
+        return None
+    return first.value.partition(":")[0] if isinstance(first.value, str) else None
+
+
+def longest_known(name: str, known: set[str]) -> str | None:
+    """The module of ours that a dotted name begins with."""
+    parts = name.split(".")
+    return next((module for n in range(len(parts), 0, -1) if (module := ".".join(parts[:n])) in known), None)
+
+
+def private_path(node: ast.Attribute) -> str:
+    """``dyvision.layers._base`` of that expression; empty if it is none whose last name has an underscore."""
+    parts: list[str] = []
+    inner: ast.expr = node
+    while isinstance(inner, ast.Attribute):
+        parts.append(inner.attr)
+        inner = inner.value
+    return ".".join([inner.id, *parts[::-1]]) if isinstance(inner, ast.Name) and node.attr.startswith("_") else ""
 
 
 def sources(*folders: str) -> dict[str, Path]:
@@ -75,7 +108,7 @@ def sources(*folders: str) -> dict[str, Path]:
 
 
 SHIPPED = sources("dyvision", "tasks", "data")
-EVERYWHERE = SHIPPED | sources("tests", "benchmarks")
+EVERYWHERE = SHIPPED | sources("tests", "benchmarks", "docs")
 IMPORTS = [
     found
     for name, file in EVERYWHERE.items()
@@ -196,7 +229,13 @@ def test_files_hold_one_idea() -> None:
         ("dyvision.ops.planner", "def f():\n    import dyvision.tasks.base", goes_up),
         ("dyvision.data.base", "from dyvision.tasks import BaseTask", goes_up),
         ("dyvision.layers.dcd", "import dyvision", goes_up),
+        ("dyvision.ops.planner", 'def f():\n    import_module("dyvision.tasks.base")', goes_up),
+        ("dyvision.ops.planner", 'importlib.import_module("..layers", __package__)', goes_up),
+        ("dyvision.ops.planner", '__import__("dyvision.layers")', goes_up),
+        ("dyvision.ops.planner", 'pkgutil.resolve_name("dyvision.layers:DyConv")', goes_up),
         ("dyvision.cli.fit", "from dyvision.ops._checks import check", hidden_from),
+        ("dyvision.cli.fit", 'import_module("dyvision.ops._checks")', hidden_from),
+        ("dyvision.cli.fit", "dyvision.ops._checks.check()", hidden_from),
         ("tests.layers.test_dcd", "from dyvision.ops import _checks", hidden_from),
     ],
 )

@@ -24,7 +24,7 @@ def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions)
         Nested options. Defaults are not among them.
 
     Raises:
-        ValueError: If a typed value is nested without end.
+        ValueError: If a typed value is nested without end, or belongs to an option that has none below it.
     """
     merged: dict[str, Any] = {}
     for _, content in layers:
@@ -72,7 +72,9 @@ def _set(merged: dict[str, Any], name: str, value: Any) -> None:
     if not parts:
         _lay_over(merged, {section: value})
         return
-    content = merged.setdefault(section, {})
+    content = merged[section] = {} if merged.get(section) is None else merged[section]
+    if not isinstance(content, dict):
+        raise ValueError(f"--{name}: {section} is {content!r} and has no options below it; give --{section}=VALUE")
     if len(parts) == 1:
         _lay_section(content, {parts[0]: value})
         return
@@ -87,7 +89,7 @@ def _set(merged: dict[str, Any], name: str, value: Any) -> None:
             content[part] = dict(inner) if isinstance(inner, dict) else {}
             content = content[part]
         if "class_path" in content and parts[-1] not in ("class_path", "init_args"):
-            content = content["init_args"]
+            content["init_args"] = content = dict(content.get("init_args") or {})
     content[parts[-1]] = value
 
 

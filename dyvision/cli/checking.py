@@ -22,6 +22,8 @@ from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
 from dyvision.text import did_you_mean, one_line
 
 Options = dict[str, Any]
+#: of numpy's generators, which Lightning seeds, too
+_LARGEST_SEED = 2**32 - 1
 
 
 def check_config(name: str, task: str | None = None) -> list[str]:
@@ -72,6 +74,11 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
         values = {name: parsed[section][name] for name in given.get(section) or {} if name in parsed[section]}
         for name, message in _wrong(check, values):
             errors.append(f"{source(f'{section}.{name}', None, request)}{_without_name(message, section, name)}")
+    seed = parsed.get("seed_everything")
+    if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
+        errors.append(
+            f"{source('seed_everything', None, request)}={seed}: expected an integer in [0, {_LARGEST_SEED:_}]"
+        )
     return list(dict.fromkeys(errors))
 
 

@@ -73,8 +73,8 @@ def _show(options: argparse.Namespace) -> None:
     import yaml
 
     typed = TypedOptions.read(options.arguments)
-    names = typed.words
-    if not names:
+    names = [*typed.words, *(name or "" for name in typed.take("config"))]
+    if not all(names) or not names:
         raise ValueError("config show: give the name of a config or a file; see 'dyvision list configs'")
     if options.defaults:
         from dyvision.cli._parsing import parse

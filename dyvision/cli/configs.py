@@ -60,7 +60,7 @@ def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     chain: list[tuple[Path, dict[str, Any]]] = []
     path: Path | None = find_config(name)
     while path is not None:
-        if any(path == seen for seen, _ in chain):
+        if any(path.resolve() == seen.resolve() for seen, _ in chain):
             raise ValueError(f"{path}: 'base' leads back to this file; remove one of the links")
         content = _read_mapping(path)
         base = content.pop("base", None)

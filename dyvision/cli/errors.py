@@ -26,6 +26,8 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|unable to allocate|cannot allocate memory|bad_alloc", re.I
 )
 _AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?\w*)", re.I)
+#: hooks that Lightning calls when its loops have ended: their errors are not to hide hours of training either
+_AFTER_THE_LOOPS = ("on_fit_end", "on_exception")
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 #: what Lightning and torch say -> what to do; the options are those of the command line
@@ -105,9 +107,14 @@ class OptionErrors(ValueError):
 
 
 def _is_running(error: BaseException) -> bool:
-    """Whether an error came out of the trainer's loops: training, evaluation, prediction."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(str(frame.f_globals.get("__name__")).startswith("lightning.pytorch.loops") for frame, _ in frames)
+    """Whether an error came out of the trainer's loops (training, evaluation, prediction), or of what follows them."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        str(frame.f_globals.get("__name__")).startswith("lightning.pytorch.loops")
+        or frame.f_code.co_name == "_call_teardown_hook"
+        or frame.f_locals.get("hook_name") in _AFTER_THE_LOOPS
+        for frame in frames
+    )
 
 
 def _is_said(error: BaseException) -> bool:

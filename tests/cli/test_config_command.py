@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ def test_bases_and_what_is_typed_are_merged(capsys) -> None:
     assert content["model"]["head"] == "deeplabv3" and content["trainer"]["max_steps"] == 3
     assert "base" not in content and "optimizer" in content["model"]
     assert shown(capsys, *given) == content
+    assert shown(capsys, given[0], "--config", given[1], "-c=" + given[1], *given[2:]) == content
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,33 @@ def test_a_layer_and_the_arguments_of_another_are_one_error(tmp_path, capsys) ->
     with pytest.raises(SystemExit):
         main(["config", "check", str(path)])
     assert "mine.yaml: 1 error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_found(seed, tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: classification\nseed_everything: {seed}\n")
+    with pytest.raises(SystemExit):
+        main(["config", "check", str(path)])
+    assert f"mine.yaml: seed_everything={seed}: expected an integer in [0, 4_294_967_295]" in capsys.readouterr().out
+
+
+def test_an_empty_section_takes_what_is_typed() -> None:
+    assert merge([(Path("a.yaml"), {"model": None})], TypedOptions.read(["--model.lr=1"])) == {"model": {"lr": 1}}
+
+
+def test_arguments_of_a_class_that_was_given_none() -> None:
+    head = {"class_path": "own.Head"}
+    merged = merge([(Path("a.yaml"), {"model": {"head": head}})], TypedOptions.read(["--model.head.channels=3"]))
+    assert merged["model"]["head"] == {**head, "init_args": {"channels": 3}}
+    assert "init_args" not in head
+
+
+@pytest.mark.parametrize("command", [["config", "show", "classification/quickstart"], ["fit", "--task=classification"]])
+def test_an_option_below_one_that_has_none(command, capsys) -> None:
+    assert main([*command, "--task.x=1"]) == 2
+    said = capsys.readouterr().err
+    assert "--task.x" in said and "no options below it" in said and "DYVISION_DEBUG" not in said
 
 
 def test_what_bases_say_stays_in_them(tmp_path, capsys) -> None:

@@ -82,3 +82,13 @@ def test_bases_in_a_circle(tmp_path) -> None:
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(ValueError, match="leads back"):
         load_layers(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("base", ["below/../a.yaml", "link.yaml"])
+def test_a_base_that_is_the_file_by_another_name(base, tmp_path) -> None:
+    """If this fails, the paths grow with each round until the system refuses them."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    (tmp_path / "a.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(ValueError, match="leads back"):
+        load_layers(tmp_path / "a.yaml")

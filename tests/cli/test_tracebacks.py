@@ -14,7 +14,7 @@ from tests.cli.small_runs import FORMATS, arguments, with_callback
 
 
 def raising(error: Exception, hook: str = "on_train_batch_start") -> type[Callback]:
-    def fail(callback: Callback, trainer: Any, *rest: Any) -> None:
+    def fail(callback: Callback, trainer: Any, *rest: Any, **named: Any) -> None:
         if trainer.global_step == 1 or hook != "on_train_batch_start":
             raise error
 
@@ -33,6 +33,14 @@ def test_what_nobody_expected_keeps_its_traceback(error, short, place, monkeypat
     lines = capsys.readouterr().err.splitlines()
     assert "Traceback (most recent call last):" in lines and "nobody knew" in lines[-1]
     assert any("in fail" in line for line in lines) and any("fit_loop" in line for line in lines)
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_fit_end", "teardown"])
+def test_after_the_last_step_it_keeps_it_too(hook, short, place, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("dyvision.cli._run.LogPosition", with_callback(raising(RuntimeError("late"), hook)))
+    assert main(short) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "Traceback (most recent call last):" in lines and "late" in lines[-1]
 
 
 @pytest.mark.parametrize(
