@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dyvision.cli.configs import SECTIONS
 from dyvision.cli.typed import TypedOptions
 from dyvision.reading import parse_yaml
-
-#: sections with options in them; everything else is replaced as a whole
-_SECTIONS = ("model", "data", "trainer", "checkpoint", "last", "prediction")
 
 
 def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions)
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for name, value in above.items():
-        if name in _SECTIONS and isinstance(value, Mapping):
+        if name in SECTIONS and isinstance(value, Mapping):
             section = below[name] = dict(below[name]) if isinstance(below.get(name), dict) else {}
             _lay_section(section, value)
         else:

@@ -10,6 +10,9 @@ from typing import Any
 from dyvision.reading import read_yaml
 from dyvision.text import similar_names, suggestion
 
+#: with options in them
+SECTIONS = ("model", "data", "trainer", "checkpoint", "last", "prediction")
+
 
 def packaged_configs() -> list[str]:
     """Names of the packaged YAML files, such as ``"segmentation/quickstart.yaml"``, sorted."""
@@ -135,13 +138,14 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}"
         )
-    for section in ("model", "data", "trainer", "checkpoint"):
+    for section in SECTIONS:
         if not isinstance(content.get(section) or {}, dict):
             given = content[section]
             raise ValueError(
                 f"{path}: {section}={given!r}: expected a mapping of options, such as '{section}: {{...}}'"
             )
-    return content
+    # a section all of whose options are commented out
+    return {name: value for name, value in content.items() if name not in SECTIONS or value is not None}
 
 
 def _leaves(content: Mapping[str, Any], options: set[str], groups: set[str], prefix: str = "") -> Iterator[str]:

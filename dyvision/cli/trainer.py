@@ -197,6 +197,8 @@ def _build(command: str, request: Request) -> TaskCLI:
         errors = [] if request.checkpoint else find_errors(request, command, task)
         if len(errors) > 1:
             raise OptionErrors(errors) from error
+        if any(str(error) in found for found in errors):  # with the file or the option that it is about
+            raise ValueError(errors[0]) from error
         raise
 
 

@@ -178,6 +178,21 @@ def test_a_seed_out_of_range_is_found(seed, tmp_path, capsys) -> None:
     assert f"mine.yaml: seed_everything={seed}: expected an integer in [0, 4_294_967_295]" in capsys.readouterr().out
 
 
+def test_a_section_without_options_is_none(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: classification/quickstart.yaml\nmodel:\n  # lr: 3\ntrainer:\n")
+    assert main(["config", "check", str(path)]) == 0
+    assert shown(capsys, str(path))["model"]["backbone"]
+
+
+def test_one_wrong_value_is_named_by_where_it_stands(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: classification/quickstart.yaml\nmodel: {weight_decay: -1}\n")
+    for given, where in (([], "mine.yaml: model.weight_decay=-1"), (["--data.batch_size=0"], "--data.batch_size=0")):
+        assert main(["fit", f"--config={path}", *given, f"--trainer.default_root_dir={tmp_path}"]) == 2
+        assert f"dyvision: error: {where}" in capsys.readouterr().err
+
+
 def test_an_empty_section_takes_what_is_typed() -> None:
     assert merge([(Path("a.yaml"), {"model": None})], TypedOptions.read(["--model.lr=1"])) == {"model": {"lr": 1}}
 
