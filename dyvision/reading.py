@@ -55,6 +55,35 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
+def check_unique_keys(path: Path) -> None:
+    """Check a YAML file that :func:`read_yaml` has read: of a key that is given twice, YAML keeps the last.
+
+    Raises:
+        ValueError: If a mapping has a key twice, with both lines.
+    """
+    pending: list[Any] = [yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)]
+    seen: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = key.value, key.start_mark.line + 1
+                if isinstance(name, str) and name != "<<" and name in lines:
+                    raise ValueError(
+                        f"{path}: {name!r} stands in line {lines[name]} and again in line {line}; only the last one "
+                        "would count: join them"
+                    )
+                if isinstance(name, str):
+                    lines[name] = line
+                pending.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            pending += node.value
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML with plain types only.
 

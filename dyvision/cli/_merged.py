@@ -34,7 +34,9 @@ def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions)
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for name, value in above.items():
-        if name in SECTIONS and isinstance(value, Mapping):
+        if isinstance(name, str) and "." in name:  # as it is typed
+            _set(below, name, value)
+        elif name in SECTIONS and isinstance(value, Mapping):
             section = below[name] = dict(below[name]) if isinstance(below.get(name), dict) else {}
             _lay_section(section, value)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from dyvision.arguments import shown
-from dyvision.cli.configs import closest
+from dyvision.cli.configs import closest, shown_name
 from dyvision.cli.request import Request
 from dyvision.signatures import constructor_types
 
@@ -146,7 +146,7 @@ def source(key: str, value: str | None, request: Request) -> str:
         for part in key.split("."):
             inner = inner.get(part, _NOT_GIVEN) if isinstance(inner, Mapping) else _NOT_GIVEN
         if inner is not _NOT_GIVEN:
-            places.append((f"{path.name}: {key}", str(inner)))
+            places.append((f"{shown_name(path)}: {key}", str(inner)))
     exact = [place for place, text in places if text == value]
     return (exact or [place for place, _ in places] or [f"--{key}"])[0]
 

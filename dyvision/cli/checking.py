@@ -16,7 +16,7 @@ from dyvision.cli._option_errors import explain, source
 from dyvision.cli._trainer_options import check_checkpoint, check_trainer
 from dyvision.cli.configs import find_config, load_layers, option_groups
 from dyvision.cli.request import Request, unknown_options
-from dyvision.cli.task_parser import TaskParser
+from dyvision.cli.task_parser import TaskOptions, TaskParser
 from dyvision.cli.task_table import TASKS
 from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
 from dyvision.text import did_you_mean, one_line
@@ -67,7 +67,7 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
     custom = [section for section in ("model", "data") if request.names_class(section)]
     options = TaskParser(command, task, custom)
     known = options.known_options()
-    errors = unknown_options(request, known, options.custom, task)
+    errors = [f"{where} is no option{hint}" for where, hint in unknown_options(request, known, options.custom, task)]
     given = _known_only(merge(request.layers, request.typed), [*known, *custom])
     parsed = _parse(options, given, request, errors)
     for section, check in _checks(options, parsed).items():
@@ -80,6 +80,16 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
             f"{source('seed_everything', None, request)}={seed}: expected an integer in [0, {_LARGEST_SEED:_}]"
         )
     return list(dict.fromkeys(errors))
+
+
+def check_values(options: TaskOptions, parsed: Namespace) -> None:
+    """Check all values, before anything is written.
+
+    Raises:
+        ValueError: For the first that is out of range.
+    """
+    for section, check in _checks(options, parsed).items():
+        check(parsed[section].as_dict())
 
 
 def _known_only(content: Mapping[str, Any], known: list[str]) -> Options:
@@ -120,7 +130,7 @@ def _remove(content: Options, key: str) -> bool:
     return bool(removed)
 
 
-def _checks(options: TaskParser, parsed: Namespace) -> dict[str, Callable[[Options], Any]]:
+def _checks(options: TaskOptions, parsed: Namespace) -> dict[str, Callable[[Options], Any]]:
     """Section -> what raises a ValueError for values that are of the right type and out of range."""
     checks: dict[str, Callable[[Options], Any]] = {
         "trainer": lambda values: check_trainer(values, options.command),

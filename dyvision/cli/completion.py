@@ -13,6 +13,14 @@ from dyvision.cli.words import commands_of
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 #: options of the trainer's commands -> the kind of names (``dyvision list``) that they take
 _NAMED = {"model.layer": "layers", "model.backbone": "backbones", "model.head": "heads", "config": "configs"}
+#: arguments of the other commands -> the option that takes the same names
+_NAMED_ELSEWHERE = {
+    "backbone": "model.backbone",
+    "layer": "model.layer",
+    "layers": "model.layer",
+    "model": "model.backbone",
+    "networks": "model.backbone",
+}
 #: ends of the names of options that take a path
 _FOLDERS = ("root", "output", "dir", "dirpath", "sample_data")
 _FILES = ("ckpt_path", "weights", "checkpoint")
@@ -47,16 +55,20 @@ def _with_all_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     options = {name: action for task in TASKS for name, action in _options(task_parser("fit", task)).items()}
     names = {option: names_of(kind) for option, kind in _NAMED.items()}
     names["model.head"] = [name.partition("/")[2] for name in names["model.head"]]
+    names["task"] = list(TASKS)
     for command in TRAINER_COMMANDS:
         for name, action in options.items():
             kind, text = getattr(action, "_typehint", None), str(action.help).replace("%", "%%")
             added = commands[command].add_argument(f"--{name}", default=argparse.SUPPRESS, help=text)
-            added.choices = names.get(name) or [str(choice) for choice in choices_of(kind)] or None
+            added.choices = names.get(name) or list(dict.fromkeys(map(str, choices_of(kind)))) or None
             _offer_files(added)
     for action_parser in commands_of(commands["config"]).values():
         action_parser._actions[1].choices = names["config"]  # the first behind --help
     for one in (*commands.values(), *commands_of(commands["data"]).values()):
         for argument in one._actions:
+            kind = _NAMED_ELSEWHERE.get(argument.dest)
+            if argument.choices is None and kind is not None:
+                argument.choices = names[kind]
             _offer_files(argument)
     return parser
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dyvision.reading import read_yaml
+from dyvision.reading import check_unique_keys, read_yaml
 from dyvision.text import similar_names, suggestion
 
 #: with options in them
@@ -77,6 +77,12 @@ def load_layers(name: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     return chain[::-1]
 
 
+def shown_name(path: Path) -> str:
+    """A config in messages: the packaged name, or the name of the file."""
+    root = _config_root()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def option_groups(options: Iterable[str]) -> set[str]:
     """Return the dotted names above options: ``model`` of ``model.head``."""
     return {option.rsplit(".", depth)[0] for option in options for depth in range(1, option.count(".") + 1)}
@@ -132,18 +138,17 @@ def _beside(path: Path, base: str) -> str | Path:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
+    check_unique_keys(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError(
             f"{path}: expected a mapping of options such as 'model:' and 'data:', got {type(content).__name__}"
         )
-    for section in SECTIONS:
-        if not isinstance(content.get(section) or {}, dict):
-            given = content[section]
-            raise ValueError(
-                f"{path}: {section}={given!r}: expected a mapping of options, such as '{section}: {{...}}'"
-            )
+    wrong = [name for name in SECTIONS if not isinstance(content.get(name) or {}, dict)]
+    if wrong:
+        given = "; ".join(f"{name}={content[name]!r}" for name in wrong)
+        raise ValueError(f"{path}: {given}: expected a mapping of options, such as '{wrong[0]}: {{...}}'")
     # a section all of whose options are commented out
     return {name: value for name, value in content.items() if name not in SECTIONS or value is not None}
 

@@ -12,7 +12,7 @@ from dyvision import checkpoint_file
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
-from dyvision.cli.configs import closest, load_layers, option_groups, unknown_keys
+from dyvision.cli.configs import closest, load_layers, option_groups, shown_name, unknown_keys
 from dyvision.cli.task_table import TASKS
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, suggest
@@ -184,13 +184,13 @@ def check_keys(request: Request, known: list[str], free: list[str]) -> None:
     Raises:
         ValueError: If there are such.
     """
-    wrong = unknown_options(request, known, free, request.task)
+    wrong = [f"{where}{hint}" for where, hint in unknown_options(request, known, free, request.task)]
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 
 
-def unknown_options(request: Request, known: list[str], free: list[str], task: str) -> list[str]:
-    """What was given and is no option, each with where it was given and the nearest name.
+def unknown_options(request: Request, known: list[str], free: list[str], task: str) -> list[tuple[str, str]]:
+    """What was given and is no option, each as it was given (``a.yaml: 'model.bakbone'``), and the nearest name.
 
     Args:
         request: Configs and typed options.
@@ -199,12 +199,13 @@ def unknown_options(request: Request, known: list[str], free: list[str], task: s
         task: Name of the task.
     """
     known = [*known, *free]
+    groups = option_groups(known)
+    names = [*known, *groups, "base"]
     wrong = [
-        f"{path.name}: {key!r}{_elsewhere(key, task) or closest(key, known)}"
+        (f"{shown_name(path)}: {key!r}", _elsewhere(key, task) or suggest(key, names))
         for path, content in request.layers
         for key in unknown_keys(content, known)
     ]
-    groups = option_groups(known)
     for name, _ in request.typed:
         key = name.removesuffix("+")
         if key in ("help", "print_config") or key.endswith(".help") or key in groups:
@@ -212,7 +213,7 @@ def unknown_options(request: Request, known: list[str], free: list[str], task: s
         below_option = any(key.startswith(f"{option}.") for option in known)
         negative = key.removeprefix("no_") in known
         if key not in known and not below_option and not negative:
-            wrong.append(f"--{key}{_elsewhere(key, task) or suggest(key, known)}")
+            wrong.append((f"--{key}", _elsewhere(key, task) or suggest(key, [*known, *groups])))
     return wrong
 
 
@@ -256,6 +257,6 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
             taken_over = value is None or name in ("pretrained", "backbone_weights")  # what a run started from
             if kept != value and not taken_over and f"model.{name}" not in request.typed:
                 typed = shlex.quote(f"--model.{name}={value}")
-                given = f"not {value!r} as in {path.name} (type {typed} to change it)"
+                given = f"not {value!r} as in {shown_name(path)} (type {typed} to change it)"
                 print(f"model.{name} is {kept!r} as in the checkpoint, {given}")
     return {"data": sections["data"]}, {"model": sections["model"]}

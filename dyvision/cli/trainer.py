@@ -28,7 +28,7 @@ from dyvision.cli._resume import explain_restoring
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
 from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
-from dyvision.cli.checking import find_errors
+from dyvision.cli.checking import check_values, find_errors
 from dyvision.cli.errors import OptionErrors
 from dyvision.cli.predict import prediction_writer
 from dyvision.cli.request import Request, read_request
@@ -76,6 +76,7 @@ class TaskCLI(TaskOptions):
         if "data" not in self.custom:
             check_evaluated(self.command, self.request, self.config.data.as_dict())
         if self.config.sample_data is not None and self._is_drawn(Path(self.config.sample_data)):
+            check_values(self, self.config)
             ensure_sample_data(Path(self.config.sample_data))
 
     def _is_drawn(self, sample: Path) -> bool:

@@ -14,6 +14,8 @@ from dyvision.text import similar_names, suggestion
 
 #: what other tools call an option -> what it is called here
 _ALIASES = {
+    "_BASE_": "base",
+    "_base_": "base",
     "checkpoint": "ckpt_path",
     "data_dir": "data.root",
     "data_path": "data.root",

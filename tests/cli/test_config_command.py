@@ -234,3 +234,38 @@ def test_needs_no_torch(arguments) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: segmentation/quickstart.yaml\nmodel: {layer: odconv}\ndata: {}\nmodel: {head: fcn}\n")
+    assert main(["config", "show", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "'model' stands in line 2 and again in line 4" in said
+
+
+def test_dotted_keys_are_options(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: segmentation/quickstart.yaml\nmodel.layer: odconv\nmodel.lr: 0.5\n")
+    content = shown(capsys, str(path))
+    assert (content["model"]["layer"], content["model"]["lr"]) == ("odconv", 0.5)
+    assert "model.layer" not in content
+    complete = shown(capsys, str(path), "--defaults")
+    assert (complete["model"]["layer"], complete["model"]["lr"]) == ("odconv", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "right"), [("modle", "'model'"), ("_base_", "'base'"), ("data_dir", "'data.root'"), ("MODEL", "'model'")]
+)
+def test_a_section_or_a_word_of_another_tool_is_recognised(key, right, tmp_path, capsys) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: segmentation\n{key}: x\n")
+    with pytest.raises(SystemExit):
+        main(["config", "check", str(path)])
+    assert f"{key!r} is no option (did you mean {right}" in capsys.readouterr().out
+
+
+def test_wrong_values_are_told_before_sample_data_is_drawn(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config=segmentation/quickstart.yaml", "--model.lr=-1"]) == 2
+    assert "--model.lr=-1" in capsys.readouterr().err and not list(tmp_path.iterdir())
