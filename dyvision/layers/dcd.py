@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
+from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers.norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
@@ -92,9 +92,11 @@ class DCDConv2d(DynamicConv2d):
             if value is not None:
                 check_positive(name, value)
         check_positive("blocks", blocks)
-        for name, value in (("in_channels", self.in_channels), ("out_channels", self.out_channels), ("rank", rank)):
-            if value is not None and value % blocks:
-                raise ValueError(f"blocks must divide {name}, got blocks={blocks}, {name}={value}")
+        divided = {"in_channels": self.in_channels, "out_channels": self.out_channels, "rank": rank or blocks}
+        for name, value in divided.items():
+            if value % blocks:
+                message = f"blocks must divide {name}, got blocks={blocks}, {name}={value}"
+                raise DoesNotFitError(message, "blocks", largest_divisor(blocks, *divided.values()))
         self.form, self.blocks = form, blocks
         pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank, blocks)
         dd = factory_kwargs(args, kwargs)

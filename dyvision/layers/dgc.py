@@ -25,7 +25,15 @@ from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_share, factory_kwargs
+from dyvision.layers.arguments import (
+    Conv2dArguments,
+    DoesNotFitError,
+    check_between,
+    check_positive,
+    check_share,
+    factory_kwargs,
+    largest_divisor,
+)
 from dyvision.layers.norm import GuardedBatchNorm2d, apply_norm
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
@@ -129,7 +137,8 @@ class DGConv2d(DynamicConv2d):
         check_positive("heads", heads)
         check_positive("squeeze_rate", squeeze_rate)
         if self.out_channels % heads:
-            raise ValueError(f"heads must divide out_channels={self.out_channels}, got {heads}")
+            message = f"heads must divide out_channels={self.out_channels}, got {heads}"
+            raise DoesNotFitError(message, "heads", largest_divisor(heads, self.out_channels))
         check_between("gate_factor", gate_factor, 1)
         dd = factory_kwargs(args, kwargs)
         self.heads, self.gate_factor = heads, gate_factor

@@ -27,7 +27,14 @@ from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
+from dyvision.layers.arguments import (
+    Conv2dArguments,
+    DoesNotFitError,
+    check_between,
+    check_positive,
+    check_temperature,
+    factory_kwargs,
+)
 from dyvision.layers.frequency import (
     ACTIVATIONS,
     BandGates,
@@ -146,9 +153,8 @@ class FDConv2d(WithConstants, DynamicConv2d):
             self.plane = (out_channels * height, inputs * width // 2 + 1)
             self.kept = int(math.prod(self.plane) * min(param_reduction, 1))
             if not self.kept:
-                raise ValueError(
-                    f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
-                )
+                message = f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
+                raise DoesNotFitError(message, "param_reduction")
         self.num_kernels = frequency_groups(num_kernels, self.kept if self.is_dynamic else None)
         if self.is_dynamic:
             if self.spectral:
@@ -159,7 +165,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             count, axes = self.num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
             banded = height in band_kernel_sizes or (bands_if_strided and self.stride[0] > 1)
-            self.bands = BandGates(self.in_channels, **(bands or {}), **dd) if banded else None
+            self.bands = self._make_bands(bands or {}, dd) if banded else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -233,13 +239,18 @@ class FDConv2d(WithConstants, DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """See the base class."""
-        return [self.dft_weight if self.spectral else self.weight], [] if self.bias is None else [self.bias]
+    def _stored_kernels(self) -> Tensor:
+        return self.dft_weight
 
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""
         return f"{super().extra_repr()}, " + (f"num_kernels={self.num_kernels}" if self.is_dynamic else "static")
+
+    def _make_bands(self, bands: Mapping[str, Any], dd: Mapping[str, Any]) -> BandGates:
+        try:
+            return BandGates(self.in_channels, **bands, **dd)
+        except DoesNotFitError as error:
+            raise DoesNotFitError(str(error), "bands", {**bands, error.argument: error.fits}) from error
 
     def _set_kernel(self, weight: Tensor) -> None:
         if not self.spectral:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.layers._constants import WithConstants
-from dyvision.layers.arguments import check_positive
+from dyvision.layers.arguments import DoesNotFitError, check_positive, largest_divisor
 from dyvision.ops.modes import is_exporting
 
 #: as the kernels' gates: what the map's gates are at a logit of zero is one
@@ -52,10 +52,11 @@ def frequency_groups(wanted: int | None, frequencies: int | None) -> int:
     check_positive("num_kernels", wanted)
     if frequencies and frequencies % wanted:
         allowed = ", ".join(str(n) for n in range(1, LARGEST_NAMED + 1) if frequencies % n == 0)
-        raise ValueError(
+        message = (
             f"num_kernels must divide the number of frequencies, {frequencies} in this layer (up to {LARGEST_NAMED}: "
             f"{allowed}), got {wanted}"
         )
+        raise DoesNotFitError(message, "num_kernels", largest_divisor(wanted, frequencies))
     return wanted
 
 
@@ -166,11 +167,13 @@ class BandGates(WithConstants, CoefficientBranch):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_positive("bands: groups", groups)
         groups = in_channels if groups > 64 else groups
         if activation not in ACTIVATIONS:
             raise ValueError(f"bands: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        if groups < 1 or in_channels % groups:
-            raise ValueError(f"bands: groups must divide in_channels={in_channels}, got {groups}")
+        if in_channels % groups:
+            message = f"bands: groups must divide in_channels={in_channels}, got {groups}"
+            raise DoesNotFitError(message, "groups", largest_divisor(groups, in_channels))
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"bands: kernel_size must be odd and positive, got {kernel_size}")
         if not divisors or min(divisors) <= 0:

@@ -21,7 +21,14 @@ from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_share, factory_kwargs
+from dyvision.layers.arguments import (
+    Conv2dArguments,
+    DoesNotFitError,
+    check_between,
+    check_share,
+    factory_kwargs,
+    largest_divisor,
+)
 from dyvision.layers.warehouse import Warehouse, own_cells
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
@@ -193,9 +200,8 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """See the base class; cells are frozen for all layers of a warehouse."""
-        return [self.warehouse.cells], [] if self.bias is None else [self.bias]
+    def _stored_kernels(self) -> Tensor:
+        return self.warehouse.cells  # frozen, if they are, for all layers of a warehouse
 
     def extra_repr(self) -> str:
         """Add the ratio."""
@@ -252,11 +258,18 @@ def build_warehouse(
         common = math.gcd(*(layer.kernel_shape[axis] for layer in layers))
         size = max(int(common * ratio), 1)
         if common % size:
-            raise ValueError(f"{name}={ratio!r} of {common} channels is {size}, which has to divide them")
+            message = f"{name}={ratio!r} of {common} channels is {size}, which has to divide them"
+            raise DoesNotFitError(message, name, _ratio_of(largest_divisor(size, common), common))
         sides.append(size)
     shape = (sides[0], sides[1], *taps)
     mixtures = sum(count_pieces(layer, shape) for layer in layers)
     return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)
+
+
+def _ratio_of(part: int, whole: int) -> float:
+    """The ratio of which a whole is cut to a part when it is rounded down."""
+    ratio = part / whole
+    return ratio if int(whole * ratio) == part else math.nextafter(ratio, 1)
 
 
 def share_warehouses(groups: Mapping[str, Sequence[KernelWarehouseConv2d]]) -> dict[str, Warehouse]:

@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import LinearBranch, require_branch
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
+from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
 
@@ -194,10 +194,12 @@ class WeightNetConv2d(DynamicConv2d):
         _, inputs, height, width = self.kernel_shape
         numbers = inputs * height * width
         if numbers % nominal and given:
-            raise ValueError(
+            message = (
                 f"generator_groups={nominal} must divide the {numbers} numbers of a kernel, {inputs} inputs "
                 f"(in_channels/groups) times {height}x{width}; use 1, or None to choose it per layer"
             )
+            # what divides G divides the multiplier, too
+            raise DoesNotFitError(message, "generator_groups", largest_divisor(nominal, nominal, numbers))
         return 1 if numbers % nominal else nominal
 
     def _make_activation(

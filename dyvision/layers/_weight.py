@@ -1,0 +1,54 @@
+"""``layer.weight``: there for whoever asks for its type and device, and refused to whoever folds it as a kernel.
+
+Networks read ``conv.weight.dtype``; every layer has that. Hosts also fold a BatchNorm into ``conv.weight``, or add
+parallel convolutions up (timm's ``reparameterize_model``, ``fuse_conv_and_bn`` of YOLOs, ``switch_to_deploy``), and put
+an ordinary convolution with the result in the layer's place: the dynamics would be gone without a word. Nothing but the
+name of the function that reads ``weight`` tells a layer so.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FOLDS = re.compile("fuse|fusing|fusion|fold|merge|reparam|deploy|kernel_bias|equivalent_kernel", re.IGNORECASE)
+
+
+class StoredKernels:
+    """The attribute ``weight`` of layers; without ``__set__``, so that pruning and the like can put theirs above it."""
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        if layer is None:
+            return self
+        if not torch.compiler.is_compiling():
+            _refuse_folding(layer, sys._getframe(1))
+        own: Tensor | None = layer._parameters.get("weight")
+        return layer._stored_kernels() if own is None else own
+
+
+def _refuse_folding(layer: Any, reader: FrameType) -> None:
+    """Say that a layer's kernels cannot be folded, if a function that is called so reads them.
+
+    Raises:
+        TypeError: If so.
+    """
+    name = reader.f_code.co_name
+    if not _folds(name) or str(reader.f_globals.get("__name__")).partition(".")[0] == "dyvision":
+        return
+    if reader.f_locals.get("self") is layer:  # an own layer, which folds itself
+        return
+    raise TypeError(
+        f"{name} cannot fold {type(layer).__name__} into an ordinary convolution: its kernel depends on the input. Use "
+        "dyvision.fuse(model), which keeps it dynamic, or dyvision.collapse(model, data), which makes it static"
+    )
+
+
+@cache
+def _folds(name: str) -> bool:
+    return bool(_FOLDS.search(name))
