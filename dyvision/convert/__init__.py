@@ -3,5 +3,6 @@
 from dyvision.convert.dynamize import dynamize
 from dyvision.convert.fuse import fuse
 from dyvision.convert.policies import list_policies
+from dyvision.convert.report import ConversionReport, ConvertedLayer
 
-__all__ = ("dynamize", "fuse", "list_policies")
+__all__ = ("ConversionReport", "ConvertedLayer", "dynamize", "fuse", "list_policies")

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FOLDS = re.compile("fuse|fusing|fusion|fold|merge|reparam|deploy|kernel_bias|equivalent_kernel", re.IGNORECASE)
+#: words of such names: ``_fuse_bn_tensor``, ``reparameterize``, ``switch_to_deploy``, ``get_equivalent_kernel_bias``
+_FOLDS = re.compile(r"(^|_)(fuse[ds]?|fold|merge|reparam\w*|deploy|kernel_bias)(_|$)", re.IGNORECASE)
 
 
 class StoredKernels:
