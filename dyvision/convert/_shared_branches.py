@@ -22,6 +22,7 @@ import torch
 from torch import fx, nn
 
 from dyvision.convert._atomic import unchanged
+from dyvision.convert._block_origin import remember_block
 from dyvision.convert._handover import has_hooks
 from dyvision.convert._sites import has_own_methods
 from dyvision.text import first_line
@@ -110,6 +111,7 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
         parent, _, attribute = name.rpartition(".")
         setattr(block.get_submodule(parent), attribute, layer)
     children = dict(block.named_children())
+    remember_block(block, branch, layers)
     block.add_module(BRANCH_NAME, branch)
     persistent = set(block.state_dict())
 

@@ -15,7 +15,7 @@ from typing_extensions import Never
 
 from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
 from dyvision.layers._branch import CoefficientBranch
-from dyvision.layers._weight import StoredKernels
+from dyvision.layers._weight import StaticKernel, StoredKernels
 from dyvision.layers.arguments import (
     abstract_methods,
     check_dtype,
@@ -187,6 +187,19 @@ class DynamicConv2d(SharesArguments, nn.Module):
         """The parameters that hold the static convolution's weight, and those that hold its bias."""
         bias = getattr(self, "bias", None)  # a layer of one's own may have none
         return [self.weight], [] if bias is None else [bias]
+
+    def static_kernel(self, coefficients: Any) -> StaticKernel:
+        """The kernel and bias under the coefficients of one sample, with a batch axis of 1.
+
+        Raises:
+            ValueError: If no ordinary convolution computes that; :meth:`static_obstacle` says why.
+        """
+        raise ValueError(f"{type(self).__name__}: {self.static_obstacle()}")
+
+    def static_obstacle(self) -> str:
+        """Why no ordinary convolution computes the layer even under fixed coefficients; empty if one does."""
+        implements = type(self).static_kernel is not DynamicConv2d.static_kernel
+        return "" if implements else "its class does not implement static_kernel"
 
     def _stored_kernels(self) -> Tensor:
         """What holds the kernels of a layer without a parameter ``weight``."""

@@ -12,13 +12,29 @@ import re
 import sys
 from functools import cache
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 #: words of such names: ``_fuse_bn_tensor``, ``reparameterize``, ``switch_to_deploy``, ``get_equivalent_kernel_bias``
 _FOLDS = re.compile(r"(^|_)(fuse[ds]?|fold|merge|reparam\w*|deploy|kernel_bias)(_|$)", re.IGNORECASE)
+
+
+class StaticKernel(NamedTuple):
+    """The ordinary convolution that a layer is under one set of coefficients.
+
+    Attributes:
+        weight: ``[C_out, C_in/groups, kH, kW]``; groups and size may be others than the layer's.
+        bias: ``[C_out]`` or None.
+        padding: What it pads instead of the layer's padding; None for the same.
+        dilation: Its dilation instead of the layer's; None for the same.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    padding: tuple[int, int] | str | None = None
+    dilation: tuple[int, int] | None = None
 
 
 class StoredKernels:

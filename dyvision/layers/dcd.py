@@ -22,9 +22,10 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers.norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
+from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
@@ -175,6 +176,30 @@ class DCDConv2d(DynamicConv2d):
         mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
         return a1[:, None] * down, mixed, mixed @ c1 + c2
 
+    def static_kernel(self, coefficients: DCDCoefficients) -> StaticKernel:
+        """See the base class; of a grouped W0 the kernel is dense, as the residual is."""
+        scale, fusion = coefficients.scale[0], coefficients.fusion[0]
+        expand, reduce = (self._dense(conv.weight.flatten(1), self.blocks, scale.dtype) for conv in self._around)
+        mixed = torch.block_diag(*fusion)
+        if self.branch.fused_fc is not None:  # what the norms do is in Q, its bias and Phi
+            assert self.conv_q.bias is not None
+            centre = mixed @ self.conv_q.bias.to(scale.dtype)
+        else:
+            (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
+            mixed = a2[:, None] * mixed + torch.eye(self.rank, dtype=scale.dtype, device=scale.device)
+            reduce, centre = a1[:, None] * reduce, mixed @ c1 + c2
+        weight = self._dense(self.weight, self.groups, scale.dtype) * scale[:, None, None, None]
+        weight[:, :, (self.kernel_size[0] - 1) // 2, (self.kernel_size[1] - 1) // 2] += expand @ mixed @ reduce
+        biases = [expand @ centre]
+        biases += [] if self.conv_p.bias is None else [self.conv_p.bias.to(scale.dtype)]
+        biases += [] if self.bias is None else [scale * self.bias.to(scale.dtype)]
+        return StaticKernel(weight, torch.stack(biases).sum(0))
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        folds = self.branch.fused_fc is not None or all(type(norm) in BATCH_NORMS for norm in (self.bn1, self.bn2))
+        return "" if folds else "the norms of its residual are not factors and shifts"
+
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""
         self.weight.copy_(weight)
@@ -209,6 +234,20 @@ class DCDConv2d(DynamicConv2d):
         """Add the rank, and the blocks if there are several."""
         blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
         return f"{super().extra_repr()}, rank={self.rank}{blocks}"
+
+    @property
+    def _around(self) -> tuple[nn.Module, nn.Module]:
+        """P and Q."""
+        return self.conv_p, self.conv_q
+
+    @staticmethod
+    def _dense(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+        """The weight ``[O, I/groups, ..]`` of a grouped convolution as that of a dense one, ``[O, I, ..]``."""
+        outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+        dense = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:], dtype=dtype)
+        for group, part in enumerate(weight.split(outputs)):
+            dense[group * outputs : (group + 1) * outputs, group * inputs : (group + 1) * inputs] = part
+        return dense
 
     def _static(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x, geometry = self.convolution_arguments(x)

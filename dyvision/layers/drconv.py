@@ -217,6 +217,10 @@ class DRConv2d(DynamicConv2d):
         # without a shared kernel, a given weight is what the generator adds to each kernel
         return self.branch.bias if self.shared_kernel is None else self.shared_kernel
 
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        return "every position chooses a kernel of its own, which no single one replaces"
+
     def extra_repr(self) -> str:
         """Add the number of regions."""
         return f"{super().extra_repr()}, regions={self.regions}"

@@ -27,6 +27,7 @@ from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import (
     Conv2dArguments,
     DoesNotFitError,
@@ -213,6 +214,16 @@ class FDConv2d(WithConstants, DynamicConv2d):
         x, geometry = self.convolution_arguments(x if self.bands is None else self.bands.modulate(x))
         output = dynamic_conv2d(x, kernels.to(x.dtype), **geometry)
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+
+    def static_kernel(self, coefficients: FDConvCoefficients | None) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self.weight if coefficients is None else self._kernels(coefficients)[0], self.bias)
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        if not self.is_dynamic or self.bands is None:
+            return ""
+        return "it scales bands of its input at every position (band_kernel_sizes=() builds it without)"
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from the spectrum of W under gates that change nothing.

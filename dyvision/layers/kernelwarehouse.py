@@ -21,6 +21,7 @@ from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import (
     Conv2dArguments,
     DoesNotFitError,
@@ -176,6 +177,10 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
         x, geometry = self.convolution_arguments(x)
         return dynamic_conv2d(x, kernel.to(x.dtype), bias, **geometry)
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self._assemble(self.warehouse(coefficients))[0], self.bias)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from the layer's own cells cut from W and logits E, for the present t.

@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import LinearBranch, require_branch
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
@@ -168,6 +169,10 @@ class WeightNetConv2d(DynamicConv2d):
         kernels = self.kernels(self.coefficients(x) if coefficients is None else coefficients)
         x, geometry = self.convolution_arguments(x)
         return dynamic_conv2d(x, kernels.to(x.dtype), self._batched_bias(x), **geometry)
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self.kernels(coefficients)[0], self.bias)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``2 W / (M/G)`` plus noise that sums to zero, under activations of exactly 0.5.
