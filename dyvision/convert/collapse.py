@@ -132,9 +132,9 @@ def _make_static(model: nn.Module, averages: Mapping[str, Any], norms: Mapping[s
         if isinstance(module, StaticConv2d):
             made[module] = _plain(module)
         elif isinstance(module, DynamicClassifier):
-            conv = made[module.conv]
-            assert isinstance(conv, nn.Conv2d)
-            made[module] = _linear(conv)
+            inner = made[module.conv]
+            assert isinstance(inner, nn.Conv2d)
+            made[module] = _linear(inner)
     _swap_all(model, made)
     blocks: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
@@ -153,13 +153,14 @@ def to_conv(layer: DynamicConv2d, coefficients: Any) -> nn.Conv2d:
     obstacle = layer.static_obstacle()
     if obstacle:
         raise ValueError(f"{type(layer).__name__} cannot become an ordinary convolution: {obstacle}")
-    weight, bias, padding, dilation = layer.static_kernel(coefficients)
-    padding = layer.padding if padding is None else padding
+    weight, bias, own_padding, dilation = layer.static_kernel(coefficients)
+    padding: Any = layer.padding if own_padding is None else own_padding
     kind: type[nn.Conv2d] = nn.Conv2d
+    further: dict[str, Any] = {"padding_mode": layer.padding_mode}
     if padding == "same" and layer.stride != (1, 1):
         if layer.padding_mode != "zeros":
             raise ValueError(f"padding='same' with a stride and padding_mode={layer.padding_mode!r} has no equal")
-        kind, padding = Conv2dSame, 0
+        kind, padding, further = Conv2dSame, 0, {}
     reference = layer.weight
     conv = kind(
         layer.in_channels,
@@ -170,7 +171,7 @@ def to_conv(layer: DynamicConv2d, coefficients: Any) -> nn.Conv2d:
         layer.dilation if dilation is None else dilation,
         layer.in_channels // weight.shape[1],
         bias is not None,
-        **({} if kind is Conv2dSame else {"padding_mode": layer.padding_mode}),
+        **further,
         device=reference.device,
         dtype=reference.dtype,
     )
@@ -197,14 +198,13 @@ def _takes_shift(norm: nn.Module | None, shift: Tensor) -> bool:
 
 def _plain(conv: StaticConv2d) -> nn.Conv2d:
     """The ordinary convolution that a ``StaticConv2d`` is."""
-    same = conv.pads_same and conv.stride != (1, 1)
     sizes: Any = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
-    geometry: dict[str, Any] = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
-    if same:
-        made: nn.Conv2d = Conv2dSame(*sizes, **geometry)
+    further: dict[str, Any] = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias is not None}
+    if conv.pads_same and conv.stride != (1, 1):
+        made: nn.Conv2d = Conv2dSame(*sizes, **further)
     else:
-        padding: Any = "same" if conv.pads_same else conv.padding
-        made = nn.Conv2d(*sizes, padding, **geometry, padding_mode=conv.padding_mode)
+        further.update(padding="same" if conv.pads_same else conv.padding, padding_mode=conv.padding_mode)
+        made = nn.Conv2d(*sizes, **further)
     made.weight, made.bias = conv.weight, conv.bias
     return made.train(conv.training)
 

@@ -20,6 +20,8 @@ from torch import Tensor
 #: words of such names: ``_fuse_bn_tensor``, ``reparameterize``, ``switch_to_deploy``, ``get_equivalent_kernel_bias``
 _FOLDS = re.compile(r"(^|_)(fuse[ds]?|fold|merge|reparam\w*|deploy|kernel_bias)(_|$)", re.IGNORECASE)
 
+_INNER = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>"})
+
 
 class StaticKernel(NamedTuple):
     """The ordinary convolution that a layer is under one set of coefficients.
@@ -35,6 +37,15 @@ class StaticKernel(NamedTuple):
     bias: Tensor | None
     padding: tuple[int, int] | str | None = None
     dilation: tuple[int, int] | None = None
+
+
+def dense_weight(weight: Tensor, groups: int) -> Tensor:
+    """The weight ``[O, I/groups, ..]`` of a grouped convolution as that of a dense one, ``[O, I, ..]``."""
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    dense = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:])
+    for group, part in enumerate(weight.split(outputs)):
+        dense[group * outputs : (group + 1) * outputs, group * inputs : (group + 1) * inputs] = part
+    return dense
 
 
 class StoredKernels:
@@ -55,6 +66,8 @@ def _refuse_folding(layer: Any, reader: FrameType) -> None:
     Raises:
         TypeError: If so.
     """
+    while reader.f_code.co_name in _INNER and reader.f_back is not None:  # frames of their own before Python 3.12
+        reader = reader.f_back
     name = reader.f_code.co_name
     if not _folds(name) or str(reader.f_globals.get("__name__")).partition(".")[0] == "dyvision":
         return

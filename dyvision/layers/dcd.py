@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers._weight import StaticKernel
+from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
@@ -179,8 +179,11 @@ class DCDConv2d(DynamicConv2d):
     def static_kernel(self, coefficients: DCDCoefficients) -> StaticKernel:
         """See the base class; of a grouped W0 the kernel is dense, as the residual is."""
         scale, fusion = coefficients.scale[0], coefficients.fusion[0]
-        expand, reduce = (self._dense(conv.weight.flatten(1), self.blocks, scale.dtype) for conv in self._around)
-        mixed = torch.block_diag(*fusion)
+        expand, reduce = (
+            dense_weight(weight.flatten(1).to(scale.dtype), self.blocks)
+            for weight in (self.conv_p.weight, self.conv_q.weight)
+        )
+        mixed: Tensor = torch.block_diag(*fusion)
         if self.branch.fused_fc is not None:  # what the norms do is in Q, its bias and Phi
             assert self.conv_q.bias is not None
             centre = mixed @ self.conv_q.bias.to(scale.dtype)
@@ -188,7 +191,7 @@ class DCDConv2d(DynamicConv2d):
             (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
             mixed = a2[:, None] * mixed + torch.eye(self.rank, dtype=scale.dtype, device=scale.device)
             reduce, centre = a1[:, None] * reduce, mixed @ c1 + c2
-        weight = self._dense(self.weight, self.groups, scale.dtype) * scale[:, None, None, None]
+        weight = dense_weight(self.weight.to(scale.dtype), self.groups) * scale[:, None, None, None]
         weight[:, :, (self.kernel_size[0] - 1) // 2, (self.kernel_size[1] - 1) // 2] += expand @ mixed @ reduce
         biases = [expand @ centre]
         biases += [] if self.conv_p.bias is None else [self.conv_p.bias.to(scale.dtype)]
@@ -234,20 +237,6 @@ class DCDConv2d(DynamicConv2d):
         """Add the rank, and the blocks if there are several."""
         blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
         return f"{super().extra_repr()}, rank={self.rank}{blocks}"
-
-    @property
-    def _around(self) -> tuple[nn.Module, nn.Module]:
-        """P and Q."""
-        return self.conv_p, self.conv_q
-
-    @staticmethod
-    def _dense(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-        """The weight ``[O, I/groups, ..]`` of a grouped convolution as that of a dense one, ``[O, I, ..]``."""
-        outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-        dense = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:], dtype=dtype)
-        for group, part in enumerate(weight.split(outputs)):
-            dense[group * outputs : (group + 1) * outputs, group * inputs : (group + 1) * inputs] = part
-        return dense
 
     def _static(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x, geometry = self.convolution_arguments(x)

@@ -38,11 +38,11 @@ from dyvision.layers.arguments import (
 )
 from dyvision.layers.frequency import (
     ACTIVATIONS,
-    BandGates,
     frequency_groups,
     frequency_order,
     gates_of,
     kernels_of,
+    make_bands,
     spectrum_of,
     spectrum_scale,
 )
@@ -166,7 +166,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             count, axes = self.num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
             banded = height in band_kernel_sizes or (bands_if_strided and self.stride[0] > 1)
-            self.bands = self._make_bands(bands or {}, dd) if banded else None
+            self.bands = make_bands(self.in_channels, bands or {}, dd) if banded else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -256,12 +256,6 @@ class FDConv2d(WithConstants, DynamicConv2d):
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""
         return f"{super().extra_repr()}, " + (f"num_kernels={self.num_kernels}" if self.is_dynamic else "static")
-
-    def _make_bands(self, bands: Mapping[str, Any], dd: Mapping[str, Any]) -> BandGates:
-        try:
-            return BandGates(self.in_channels, **bands, **dd)
-        except DoesNotFitError as error:
-            raise DoesNotFitError(str(error), "bands", {**bands, error.argument: error.fits}) from error
 
     def _set_kernel(self, weight: Tensor) -> None:
         if not self.spectral:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -229,6 +229,23 @@ class BandGates(WithConstants, CoefficientBranch):
         if self.groups == 1:
             return band * gate
         return (band.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)
+
+
+def make_bands(in_channels: int, bands: Mapping[str, Any], dd: Mapping[str, Any]) -> BandGates:
+    """Build the gates of a layer whose argument ``bands`` these are.
+
+    Args:
+        in_channels: Channels of the input.
+        bands: Arguments of :class:`BandGates`.
+        dd: Device and type.
+
+    Raises:
+        DoesNotFitError: If the groups do not divide the channels; it is the layer's argument that does not fit.
+    """
+    try:
+        return BandGates(in_channels, **bands, **dd)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(str(error), "bands", {**bands, error.argument: error.fits}) from error
 
 
 def gates_of(logits: Tensor, activation: str, scale: float = 2.0, dim: int = 1) -> Tensor:

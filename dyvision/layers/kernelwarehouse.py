@@ -30,7 +30,7 @@ from dyvision.layers.arguments import (
     factory_kwargs,
     largest_divisor,
 )
-from dyvision.layers.warehouse import Warehouse, own_cells
+from dyvision.layers.warehouse import Warehouse, own_cells, ratio_of
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
 
@@ -264,17 +264,11 @@ def build_warehouse(
         size = max(int(common * ratio), 1)
         if common % size:
             message = f"{name}={ratio!r} of {common} channels is {size}, which has to divide them"
-            raise DoesNotFitError(message, name, _ratio_of(largest_divisor(size, common), common))
+            raise DoesNotFitError(message, name, ratio_of(largest_divisor(size, common), common))
         sides.append(size)
     shape = (sides[0], sides[1], *taps)
     mixtures = sum(count_pieces(layer, shape) for layer in layers)
     return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)
-
-
-def _ratio_of(part: int, whole: int) -> float:
-    """The ratio of which a whole is cut to a part when it is rounded down."""
-    ratio = part / whole
-    return ratio if int(whole * ratio) == part else math.nextafter(ratio, 1)
 
 
 def share_warehouses(groups: Mapping[str, Sequence[KernelWarehouseConv2d]]) -> dict[str, Warehouse]:

@@ -80,6 +80,12 @@ def warehouse_of(name: str, sharing_range: Sequence[str]) -> str:
     return "_".join(parts)
 
 
+def ratio_of(part: int, whole: int) -> float:
+    """The ratio by which a whole is cut to a part when the product is rounded down."""
+    ratio = part / whole
+    return ratio if int(whole * ratio) == part else math.nextafter(ratio, 1)
+
+
 def own_cells(num_mixtures: int, num_cells: int, ratio: float, start: int) -> tuple[list[int], int]:
     """E: the cell of each mixture (``num_cells`` is the cell of zeros), and where the next layer's cells start."""
     if ratio >= 1:

@@ -72,6 +72,9 @@ class Repeated(nn.Module):
     def get_equivalent_kernel_bias(self):
         return self.conv.weight * 2
 
+    def reparameterize(self):
+        return [conv.weight for conv in (self.conv,)]
+
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("layer", DYNAMIC)
@@ -83,6 +86,7 @@ def test_folding_functions_are_refused(layer, kernel) -> None:
         lambda: fuse_conv_bn_eval(made, host.bn),
         host.switch_to_deploy,
         host.get_equivalent_kernel_bias,
+        host.reparameterize,
     ):
         with pytest.raises(TypeError, match=rf"{type(made).__name__}.*dyvision\.fuse"):
             fold()
