@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import dyvision
 from dyvision.analysis.benchmark import compare
-from dyvision.analysis.benchmark_cases import SETTINGS
+from dyvision.analysis.benchmark.cases import SETTINGS
 
 #: largest difference from PyTorch's output, over the largest output
 TOLERANCE = 1e-3
