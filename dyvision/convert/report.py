@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,11 @@ class ConversionReport:
         table.add_column("layer", NAME)
         table.add_column("was", importance=5)
         table.add_column("is", importance=4)
-        for header, importance in (("parameters", 2), ("now", 1), *((("MACs (M)", 2), ("now", 1)) if counted else ())):
+        for header, importance in (("parameters", 2), ("now", 1), *((("MACs\n(M)", 2), ("now", 1)) if counted else ())):
             table.add_column(header, importance, justify="right")
         noted = any(row.note for row in self.rows)
         if noted:
-            table.add_column("note", importance=3, folds=True)
+            table.add_column("note", importance=3, folds=16)
 
         def add(name: str, row: Any, classes: tuple[str, str], note: str, style: str | None = None) -> None:
             cells = [f"{row.params_before:,}", f"{row.params_after:,}"]
@@ -102,9 +103,11 @@ class ConversionReport:
 
     def __str__(self) -> str:
         """The table and the remarks, as wide as ``COLUMNS`` says or 80 columns."""
-        from dyvision.tables import make_console
+        from rich.console import Console
 
-        console = make_console(_WIDTH, file=io.StringIO(), color_system=None)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() and int(columns) else _WIDTH
+        console = Console(width=width, file=io.StringIO(), color_system=None)
         console.print(self.table())
         for remark in self.remarks():
             console.print(plain(remark))

@@ -46,7 +46,8 @@ def test_a_convolution_counts_as_it_does_by_hand() -> None:
 
 
 @pytest.mark.parametrize("layer", DYNAMIC)
-def test_the_table_fits_80_columns_and_names_every_layer(layer) -> None:
+def test_the_table_fits_80_columns_and_names_every_layer(layer, monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     model = create_model("mobilenetv2_035", num_classes=5)
     _, report = dynamize(model, layer, return_report=True, example_input=torch.randn(1, 3, 32, 32))
     lines = str(report).splitlines()
