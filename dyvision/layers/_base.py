@@ -198,11 +198,10 @@ class DynamicConv2d(SharesArguments, nn.Module):
 
     def static_obstacle(self) -> str:
         """Why no ordinary convolution computes the layer even under fixed coefficients; empty if one does."""
-        implements = type(self).static_kernel is not DynamicConv2d.static_kernel
-        return "" if implements else "its class does not implement static_kernel"
+        lacks = type(self).static_kernel is DynamicConv2d.static_kernel
+        return "its class does not implement static_kernel" if lacks else ""
 
-    def _stored_kernels(self) -> Tensor:
-        """What holds the kernels of a layer without a parameter ``weight``."""
+    def _stored_kernels(self) -> Tensor:  # of a layer without a parameter of the name "weight"
         raise AttributeError(f"{type(self).__name__} object has no attribute 'weight'")
 
     def freeze_like(self, conv: nn.Conv2d) -> None:

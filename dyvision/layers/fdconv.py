@@ -28,19 +28,13 @@ from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
-from dyvision.layers.arguments import (
-    Conv2dArguments,
-    DoesNotFitError,
-    check_between,
-    check_positive,
-    check_temperature,
-    factory_kwargs,
-)
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
 from dyvision.layers.frequency import (
     ACTIVATIONS,
     frequency_groups,
     frequency_order,
     gates_of,
+    kept_frequencies,
     kernels_of,
     make_bands,
     spectrum_of,
@@ -152,10 +146,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         if self.is_dynamic:
             self.plane = (out_channels * height, inputs * width // 2 + 1)
-            self.kept = int(math.prod(self.plane) * min(param_reduction, 1))
-            if not self.kept:
-                message = f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
-                raise DoesNotFitError(message, "param_reduction")
+            self.kept = kept_frequencies(math.prod(self.plane), param_reduction)
         self.num_kernels = frequency_groups(num_kernels, self.kept if self.is_dynamic else None)
         if self.is_dynamic:
             if self.spectral:

@@ -60,6 +60,19 @@ def frequency_groups(wanted: int | None, frequencies: int | None) -> int:
     return wanted
 
 
+def kept_frequencies(frequencies: int, param_reduction: float) -> int:
+    """How many frequencies have parameters.
+
+    Raises:
+        DoesNotFitError: If none has.
+    """
+    kept = int(frequencies * min(param_reduction, 1))
+    if not kept:
+        message = f"param_reduction={param_reduction} leaves none of {frequencies} frequencies"
+        raise DoesNotFitError(message, "param_reduction")
+    return kept
+
+
 def spectrum_of(weight: Tensor) -> Tensor:
     """Transform ``[O, I, k, k]``, laid out as ``[O k, I k]``, to ``[O k, I k // 2 + 1, 2]``, real and imaginary parts.
 

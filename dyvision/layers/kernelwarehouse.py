@@ -22,15 +22,8 @@ from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
-from dyvision.layers.arguments import (
-    Conv2dArguments,
-    DoesNotFitError,
-    check_between,
-    check_share,
-    factory_kwargs,
-    largest_divisor,
-)
-from dyvision.layers.warehouse import Warehouse, own_cells, ratio_of
+from dyvision.layers.arguments import Conv2dArguments, check_between, check_share, factory_kwargs
+from dyvision.layers.warehouse import Warehouse, own_cells, side_of_cell
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
 
@@ -260,12 +253,7 @@ def build_warehouse(
         ("cell_outplane_ratio", 0, first.cell_outplane_ratio),
         ("cell_inplane_ratio", 1, first.cell_inplane_ratio),
     ):
-        common = math.gcd(*(layer.kernel_shape[axis] for layer in layers))
-        size = max(int(common * ratio), 1)
-        if common % size:
-            message = f"{name}={ratio!r} of {common} channels is {size}, which has to divide them"
-            raise DoesNotFitError(message, name, ratio_of(largest_divisor(size, common), common))
-        sides.append(size)
+        sides.append(side_of_cell(name, ratio, math.gcd(*(layer.kernel_shape[axis] for layer in layers))))
     shape = (sides[0], sides[1], *taps)
     mixtures = sum(count_pieces(layer, shape) for layer in layers)
     return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)
