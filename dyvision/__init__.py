@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         load_backbone_weights,
     )
     from dyvision.checkpoints import load_official
-    from dyvision.convert import dynamize, fuse, list_policies
+    from dyvision.convert import collapse, dynamize, fuse, list_policies
     from dyvision.layers import get_layer, list_layers, register_layer
 
 __version__ = VERSION
@@ -39,6 +39,7 @@ _SUBPACKAGES = (
 )
 _ORIGIN = {
     "Backbone": "backbones",
+    "collapse": "convert",
     "create_backbone": "backbones",
     "create_model": "backbones",
     "dynamize": "convert",
@@ -56,6 +57,7 @@ _ORIGIN = {
 __all__ = (
     "Backbone",
     "__version__",
+    "collapse",
     "create_backbone",
     "create_model",
     "dynamize",

@@ -1,7 +1,9 @@
-"""One network into another: convolutions made dynamic, BatchNorm folded into them."""
+"""One network into another: convolutions made dynamic, BatchNorm folded into them, and the way back."""
 
+from dyvision.convert.collapse import collapse
 from dyvision.convert.dynamize import dynamize
 from dyvision.convert.fuse import fuse
 from dyvision.convert.policies import list_policies
+from dyvision.convert.report import ConversionReport, ConvertedLayer
 
-__all__ = ("dynamize", "fuse", "list_policies")
+__all__ = ("ConversionReport", "ConvertedLayer", "collapse", "dynamize", "fuse", "list_policies")

@@ -72,9 +72,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
-def warn_of_skipped(model: nn.Module, sites: Sequence[ConvSite], read: Mapping[str, str]) -> None:
+def warn_of_skipped(skipped: Mapping[str, str], sites: Sequence[ConvSite]) -> None:
     """Warn once of the convolutions that stay static: their class, how their weight is computed, or who reads it."""
-    skipped = {**skipped_convs(model), **say_who_reads(read)}
     if skipped and sites:
         reasons = some((f"{name} ({reason})" for name, reason in skipped.items()), 3)
         warnings.warn(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
+from dyvision.convert._atomic import unchanged
 from dyvision.convert._sites import ConvSite
 
 #: call their children and do nothing else
@@ -42,8 +42,8 @@ def readers_of(model: nn.Module, sites: Sequence[ConvSite]) -> dict[str, str]:
 
 def _read(module: nn.Module) -> list[str]:
     try:
-        # what forward stores on itself, it stores on the copy; the children are the same
-        graph = _ShallowTracer().trace(copy.copy(module))
+        with unchanged(module):  # what forward stores on itself
+            graph = _ShallowTracer().trace(module)
     # tracing runs foreign code with stand-ins for tensors: it can fail in any way
     except Exception:
         return []

@@ -15,13 +15,14 @@ made in training and in evaluation mode and executed beside the block; if anythi
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
+from dyvision.convert._atomic import unchanged
+from dyvision.convert._block_origin import remember_block
 from dyvision.convert._handover import has_hooks
 from dyvision.convert._sites import has_own_methods
 from dyvision.text import first_line
@@ -76,7 +77,9 @@ def trace_block(block: nn.Module, convs: Sequence[str]) -> BlockTrace:
             raise UntraceableBlockError(f"{name or 'it'} has hooks or a replaced method, which would be lost")
     graphs = []
     for training in (True, False):
-        with _mode(block, training):
+        # what forward stores on its module is a stand-in here, or a tensor of the wrong size
+        with unchanged(block):
+            block.train(training)
             graphs.append(_trace(block, convs))
     if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
         raise UntraceableBlockError("its forward differs between training and evaluation mode")
@@ -108,6 +111,7 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
         parent, _, attribute = name.rpartition(".")
         setattr(block.get_submodule(parent), attribute, layer)
     children = dict(block.named_children())
+    remember_block(block, branch, layers)
     block.add_module(BRANCH_NAME, branch)
     persistent = set(block.state_dict())
 
@@ -155,7 +159,8 @@ def _probe(block: nn.Module, graph: fx.Graph) -> int:
     reference = next((tensor for tensor in block.parameters()), None)
     if reference is None:
         raise UntraceableBlockError("it has no parameters")
-    with torch.no_grad(), _mode(block, False):
+    with torch.no_grad(), unchanged(block):
+        block.eval()
         for channels in _candidates(block):
             generator = torch.Generator().manual_seed(channels)
             x = torch.randn(2, channels, 9, 8, generator=generator).to(reference)
@@ -191,15 +196,3 @@ def _candidates(block: nn.Module) -> list[int]:
 
 def _inside(target: str, names: Sequence[str]) -> bool:
     return any(target.startswith(f"{name}.") for name in names)
-
-
-@contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode, restored module by module: parts may be frozen on their own."""
-    before = [(child, child.training) for child in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for child, flag in before:
-            child.training = flag

@@ -32,7 +32,8 @@ _ATTENTION = re.compile(
 )
 _ATTENTION_NAMES = frozenset({"se", "eca", "attn", "attention", "se_layer", "se_module", "cbam"})
 _SHORTCUT_NAMES = frozenset({"downsample", "shortcut", "skip", "identity", "residual_conv"})
-_CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "logits"})
+# timm's VGG: the hidden layers of the classifier as convolutions, the first of them 7x7 with a hundred million weights
+_CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "logits", "pre_logits"})
 # The last convolutions of heads: scores, boxes, masks, keypoints. torchvision's names, mmdet's, and those of YOLO.
 _PREDICTOR = re.compile(
     r"(^|\.)((\w+_)?(cls_logits|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|conv_logits|cls_score|mask_pred)"

@@ -55,6 +55,16 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
         return _fold_all(copy.deepcopy(model), pairs)
 
 
+def normed_convs(model: nn.Module, example: object) -> list[tuple[str, str]]:
+    """Names of convolutions, dynamic ones included, and of the BatchNorms that receive their output and nothing else.
+
+    Args:
+        model: In evaluation mode.
+        example: What it is called with, once.
+    """
+    return _trace(model, example)[1]
+
+
 def _fold_all(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
     """Fold in place; ``pairs`` are names of a convolution and of its BatchNorm."""
     for name, norm_name in pairs:
@@ -68,7 +78,7 @@ def _fold_all(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
     return model
 
 
-def _trace(model: nn.Module, example: Tensor) -> tuple[object, list[tuple[str, str]]]:
+def _trace(model: nn.Module, example: object) -> tuple[object, list[tuple[str, str]]]:
     """Output, and names of convolutions and of BatchNorms that receive theirs and nothing else, both called once."""
     made: dict[int, nn.Module] = {}
     kept: list[Tensor] = []  # so that no other tensor takes the place of one that is gone

@@ -204,12 +204,25 @@ def _matching(sites: Sequence[ConvSite], patterns: Sequence[str], already: Seque
     return [site for site in sites if any(fnmatchcase(site.name, pattern) for pattern in patterns)]
 
 
+def _others(model: nn.Module) -> str:
+    """The policies that would select something, and how many convolutions."""
+    sites = find_convs(model, dynamic=True)
+    dynamic = {name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)}
+    counts: dict[int, list[str]] = {}
+    for name in list_policies():
+        chosen = [site for site in _POLICIES[name](sites) if site.role not in _NEVER and site.name not in dynamic]
+        if chosen:
+            counts.setdefault(len(chosen), []).append(name)
+    listed = (f"{', '.join(names)} ({count})" for count, names in sorted(counts.items()))
+    return f"policies that would select some, and how many: {'; '.join(listed)}"
+
+
 def _nothing(model: nn.Module, policy: Policy, available: int) -> str:
     what = f"policy {policy!r}" if isinstance(policy, str) else "the given policy"
     already = say_what_is_dynamic(model)
     if available:
         static = "static convolutions" if already else "convolutions"
-        return f"{what} selects none of the {available} {static} of {type(model).__name__}{already}; try policy='all'"
+        return f"{what} selects none of the {available} {static} of {type(model).__name__}{already}; {_others(model)}"
     skipped = "".join(f"; {name or 'it'}: {reason}" for name, reason in list(skipped_convs(model).items())[:3])
     return (
         f"{type(model).__name__} has no convolution that can become dynamic (plain nn.Conv2d outside attention "

@@ -15,6 +15,7 @@ from typing_extensions import Never
 
 from dyvision.layers._boundary import at_boundary, refuse_fusion, refuse_script
 from dyvision.layers._branch import CoefficientBranch
+from dyvision.layers._weight import StaticKernel, StoredKernels
 from dyvision.layers.arguments import (
     abstract_methods,
     check_dtype,
@@ -66,7 +67,8 @@ class DynamicConv2d(SharesArguments, nn.Module):
     shares_kernels: bool = False
     #: Whether :meth:`fuse_branch` has been called.
     fused: bool = False
-    weight: Tensor
+    #: What holds the kernels: a parameter of this name, or the layer's own (FDConv's spectrum, a warehouse's cells).
+    weight: Tensor = StoredKernels()  # type: ignore[assignment]  # a descriptor that gives tensors
     bias: Tensor | None
 
     def __init__(
@@ -185,6 +187,22 @@ class DynamicConv2d(SharesArguments, nn.Module):
         """The parameters that hold the static convolution's weight, and those that hold its bias."""
         bias = getattr(self, "bias", None)  # a layer of one's own may have none
         return [self.weight], [] if bias is None else [bias]
+
+    def static_kernel(self, coefficients: Any) -> StaticKernel:
+        """The kernel and bias under the coefficients of one sample, with a batch axis of 1.
+
+        Raises:
+            ValueError: If no ordinary convolution computes that; :meth:`static_obstacle` says why.
+        """
+        raise ValueError(f"{type(self).__name__}: {self.static_obstacle()}")
+
+    def static_obstacle(self) -> str:
+        """Why no ordinary convolution computes the layer even under fixed coefficients; empty if one does."""
+        lacks = type(self).static_kernel is DynamicConv2d.static_kernel
+        return "its class does not implement static_kernel" if lacks else ""
+
+    def _stored_kernels(self) -> Tensor:  # of a layer without a parameter of the name "weight"
+        raise AttributeError(f"{type(self).__name__} object has no attribute 'weight'")
 
     def freeze_like(self, conv: nn.Conv2d) -> None:
         """Freeze the kernels and the bias if those of a convolution are; what predicts coefficients stays trainable."""

@@ -48,6 +48,19 @@ def factory_kwargs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, 
     return {name: given.get(name) for name in ("device", "dtype")}
 
 
+class DoesNotFitError(ValueError):
+    """An argument that is right in itself, but not for the channels or the kernel of this layer.
+
+    Attributes:
+        argument: Its name.
+        fits: The largest value that fits; None if none does.
+    """
+
+    def __init__(self, message: str, argument: str, fits: Any = None) -> None:
+        super().__init__(message)
+        self.argument, self.fits = argument, fits
+
+
 class UnknownArgumentError(TypeError, ValueError):
     """An argument that a layer does not have: a TypeError, as of any call, and bad input where it comes from a file."""
 
@@ -60,6 +73,17 @@ def check_positive(name: str, value: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def largest_divisor(limit: int, *numbers: int) -> int:
+    """The largest number up to ``limit`` that divides all numbers.
+
+    Example:
+        >>> largest_divisor(4, 58), largest_divisor(4, 12, 30)
+        (2, 3)
+    """
+    common = math.gcd(*numbers)
+    return next(divisor for divisor in range(min(limit, common), 0, -1) if common % divisor == 0)
 
 
 def check_between(name: str, value: float, largest: float, allowed: str | None = None) -> None:

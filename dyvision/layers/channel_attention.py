@@ -18,6 +18,7 @@ from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.ops.geometry import Size
 
@@ -74,6 +75,11 @@ class ChannelAttentionConv2d(DynamicConv2d, abstract=True):
         """Convolve ``[B, C_in, H, W]`` and scale."""
         output = self._convolve(x)
         return scale_channels(output, self.branch(output) if coefficients is None else coefficients)
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        gates = coefficients[0]
+        return StaticKernel(self.weight * gates[:, None, None, None], None if self.bias is None else self.bias * gates)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``2 W`` and twice the bias, under gates of exactly 0.5."""

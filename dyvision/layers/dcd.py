@@ -22,9 +22,10 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
+from dyvision.layers._weight import StaticKernel, dense_weight
+from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers.norm import GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
+from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
@@ -92,9 +93,11 @@ class DCDConv2d(DynamicConv2d):
             if value is not None:
                 check_positive(name, value)
         check_positive("blocks", blocks)
-        for name, value in (("in_channels", self.in_channels), ("out_channels", self.out_channels), ("rank", rank)):
-            if value is not None and value % blocks:
-                raise ValueError(f"blocks must divide {name}, got blocks={blocks}, {name}={value}")
+        divided = {"in_channels": self.in_channels, "out_channels": self.out_channels, "rank": rank or blocks}
+        for name, value in divided.items():
+            if value % blocks:
+                message = f"blocks must divide {name}, got blocks={blocks}, {name}={value}"
+                raise DoesNotFitError(message, "blocks", largest_divisor(blocks, *divided.values()))
         self.form, self.blocks = form, blocks
         pool, self.rank, width = dimensions(self.in_channels, self.out_channels, form, squeeze, rank, blocks)
         dd = factory_kwargs(args, kwargs)
@@ -172,6 +175,33 @@ class DCDConv2d(DynamicConv2d):
         (a1, c1), (a2, c2) = (affine(bn, fusion.dtype) for bn in (self.bn1, self.bn2))
         mixed = a2[:, None] * fusion + torch.eye(self.rank, dtype=fusion.dtype, device=fusion.device)
         return a1[:, None] * down, mixed, mixed @ c1 + c2
+
+    def static_kernel(self, coefficients: DCDCoefficients) -> StaticKernel:
+        """See the base class; of a grouped W0 the kernel is dense, as the residual is."""
+        scale, fusion = coefficients.scale[0], coefficients.fusion[0]
+        expand, reduce = (
+            dense_weight(weight.flatten(1).to(scale.dtype), self.blocks)
+            for weight in (self.conv_p.weight, self.conv_q.weight)
+        )
+        mixed: Tensor = torch.block_diag(*fusion)
+        if self.branch.fused_fc is not None:  # what the norms do is in Q, its bias and Phi
+            assert self.conv_q.bias is not None
+            centre = mixed @ self.conv_q.bias.to(scale.dtype)
+        else:
+            (a1, c1), (a2, c2) = (affine(bn, scale.dtype) for bn in (self.bn1, self.bn2))
+            mixed = a2[:, None] * mixed + torch.eye(self.rank, dtype=scale.dtype, device=scale.device)
+            reduce, centre = a1[:, None] * reduce, mixed @ c1 + c2
+        weight = dense_weight(self.weight.to(scale.dtype), self.groups) * scale[:, None, None, None]
+        weight[:, :, (self.kernel_size[0] - 1) // 2, (self.kernel_size[1] - 1) // 2] += expand @ mixed @ reduce
+        biases = [expand @ centre]
+        biases += [] if self.conv_p.bias is None else [self.conv_p.bias.to(scale.dtype)]
+        biases += [] if self.bias is None else [scale * self.bias.to(scale.dtype)]
+        return StaticKernel(weight, torch.stack(biases).sum(0))
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        folds = self.branch.fused_fc is not None or all(type(norm) in BATCH_NORMS for norm in (self.bn1, self.bn2))
+        return "" if folds else "the norms of its residual are not factors and shifts"
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with P = 0 (its gradient is not) and Fs = 0, so that Lambda is one."""

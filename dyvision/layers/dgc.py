@@ -25,7 +25,16 @@ from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_share, factory_kwargs
+from dyvision.layers._weight import StaticKernel
+from dyvision.layers.arguments import (
+    Conv2dArguments,
+    DoesNotFitError,
+    check_between,
+    check_positive,
+    check_share,
+    factory_kwargs,
+    largest_divisor,
+)
 from dyvision.layers.norm import GuardedBatchNorm2d, apply_norm
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
@@ -129,7 +138,8 @@ class DGConv2d(DynamicConv2d):
         check_positive("heads", heads)
         check_positive("squeeze_rate", squeeze_rate)
         if self.out_channels % heads:
-            raise ValueError(f"heads must divide out_channels={self.out_channels}, got {heads}")
+            message = f"heads must divide out_channels={self.out_channels}, got {heads}"
+            raise DoesNotFitError(message, "heads", largest_divisor(heads, self.out_channels))
         check_between("gate_factor", gate_factor, 1)
         dd = factory_kwargs(args, kwargs)
         self.heads, self.gate_factor = heads, gate_factor
@@ -176,6 +186,14 @@ class DGConv2d(DynamicConv2d):
         x, geometry = self.convolution_arguments(x)
         output = dynamic_conv2d(x, (self.weight * self._per_output(gates)[..., None, None]).to(x.dtype), **geometry)
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self.weight * self._per_output(coefficients[0])[..., None, None], self.bias)
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        return "pre_activation=True puts a ReLU before it" if self.norm is not None else super().static_obstacle()
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start with W2 = 0, gates b2 around one and W divided by them, none dropped; the norm is not compensated.

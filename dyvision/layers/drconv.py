@@ -213,10 +213,13 @@ class DRConv2d(DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """See the base class; without a shared kernel, a given weight is what the generator adds to each kernel."""
-        kernel = self.branch.bias if self.shared_kernel is None else self.shared_kernel
-        return [kernel], [] if self.bias is None else [self.bias]
+    def _stored_kernels(self) -> Tensor:
+        # without a shared kernel, a given weight is what the generator adds to each kernel
+        return self.branch.bias if self.shared_kernel is None else self.shared_kernel
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        return "every position chooses a kernel of its own, which no single one replaces"
 
     def extra_repr(self) -> str:
         """Add the number of regions."""

@@ -27,14 +27,16 @@ from dyvision.layers._fdconv_branch import FDConvCoefficients, KernelModulation
 from dyvision.layers._initialise import start_like_conv2d
 from dyvision.layers._plain import plain_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, check_temperature, factory_kwargs
 from dyvision.layers.frequency import (
     ACTIVATIONS,
-    BandGates,
     frequency_groups,
     frequency_order,
     gates_of,
+    kept_frequencies,
     kernels_of,
+    make_bands,
     spectrum_of,
     spectrum_scale,
 )
@@ -144,11 +146,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             self.weight = nn.Parameter(torch.empty(self.kernel_shape, **dd))
         if self.is_dynamic:
             self.plane = (out_channels * height, inputs * width // 2 + 1)
-            self.kept = int(math.prod(self.plane) * min(param_reduction, 1))
-            if not self.kept:
-                raise ValueError(
-                    f"param_reduction={param_reduction} leaves none of {math.prod(self.plane)} frequencies"
-                )
+            self.kept = kept_frequencies(math.prod(self.plane), param_reduction)
         self.num_kernels = frequency_groups(num_kernels, self.kept if self.is_dynamic else None)
         if self.is_dynamic:
             if self.spectral:
@@ -159,7 +157,7 @@ class FDConv2d(WithConstants, DynamicConv2d):
             count, axes = self.num_kernels * param_ratio, not kernel_gates_only
             self.branch = KernelModulation(self.in_channels, self.kernel_shape, count, hidden, axes, local_gates, **dd)
             banded = height in band_kernel_sizes or (bands_if_strided and self.stride[0] > 1)
-            self.bands = BandGates(self.in_channels, **(bands or {}), **dd) if banded else None
+            self.bands = make_bands(self.in_channels, bands or {}, dd) if banded else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -208,6 +206,16 @@ class FDConv2d(WithConstants, DynamicConv2d):
         output = dynamic_conv2d(x, kernels.to(x.dtype), **geometry)
         return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
 
+    def static_kernel(self, coefficients: FDConvCoefficients | None) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self.weight if coefficients is None else self._kernels(coefficients)[0], self.bias)
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        if not self.is_dynamic or self.bands is None:
+            return ""
+        return "it scales bands of its input at every position (band_kernel_sizes=() builds it without)"
+
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from the spectrum of W under gates that change nothing.
 
@@ -233,9 +241,8 @@ class FDConv2d(WithConstants, DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """See the base class."""
-        return [self.dft_weight if self.spectral else self.weight], [] if self.bias is None else [self.bias]
+    def _stored_kernels(self) -> Tensor:
+        return self.dft_weight
 
     def extra_repr(self) -> str:
         """Add the number of kernels, or that there is only one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.layers._constants import WithConstants
-from dyvision.layers.arguments import check_positive
+from dyvision.layers.arguments import DoesNotFitError, check_positive, largest_divisor
 from dyvision.ops.modes import is_exporting
 
 #: as the kernels' gates: what the map's gates are at a logit of zero is one
@@ -52,11 +52,25 @@ def frequency_groups(wanted: int | None, frequencies: int | None) -> int:
     check_positive("num_kernels", wanted)
     if frequencies and frequencies % wanted:
         allowed = ", ".join(str(n) for n in range(1, LARGEST_NAMED + 1) if frequencies % n == 0)
-        raise ValueError(
+        message = (
             f"num_kernels must divide the number of frequencies, {frequencies} in this layer (up to {LARGEST_NAMED}: "
             f"{allowed}), got {wanted}"
         )
+        raise DoesNotFitError(message, "num_kernels", largest_divisor(wanted, frequencies))
     return wanted
+
+
+def kept_frequencies(frequencies: int, param_reduction: float) -> int:
+    """How many frequencies have parameters.
+
+    Raises:
+        DoesNotFitError: If none has.
+    """
+    kept = int(frequencies * min(param_reduction, 1))
+    if not kept:
+        message = f"param_reduction={param_reduction} leaves none of {frequencies} frequencies"
+        raise DoesNotFitError(message, "param_reduction")
+    return kept
 
 
 def spectrum_of(weight: Tensor) -> Tensor:
@@ -166,11 +180,13 @@ class BandGates(WithConstants, CoefficientBranch):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_positive("bands: groups", groups)
         groups = in_channels if groups > 64 else groups
         if activation not in ACTIVATIONS:
             raise ValueError(f"bands: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        if groups < 1 or in_channels % groups:
-            raise ValueError(f"bands: groups must divide in_channels={in_channels}, got {groups}")
+        if in_channels % groups:
+            message = f"bands: groups must divide in_channels={in_channels}, got {groups}"
+            raise DoesNotFitError(message, "groups", largest_divisor(groups, in_channels))
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"bands: kernel_size must be odd and positive, got {kernel_size}")
         if not divisors or min(divisors) <= 0:
@@ -226,6 +242,23 @@ class BandGates(WithConstants, CoefficientBranch):
         if self.groups == 1:
             return band * gate
         return (band.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)
+
+
+def make_bands(in_channels: int, bands: Mapping[str, Any], dd: Mapping[str, Any]) -> BandGates:
+    """Build the gates of a layer whose argument ``bands`` these are.
+
+    Args:
+        in_channels: Channels of the input.
+        bands: Arguments of :class:`BandGates`.
+        dd: Device and type.
+
+    Raises:
+        DoesNotFitError: If the groups do not divide the channels; it is the layer's argument that does not fit.
+    """
+    try:
+        return BandGates(in_channels, **bands, **dd)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(str(error), "bands", {**bands, error.argument: error.fits}) from error
 
 
 def gates_of(logits: Tensor, activation: str, scale: float = 2.0, dim: int = 1) -> Tensor:

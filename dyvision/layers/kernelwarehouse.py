@@ -21,8 +21,9 @@ from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._constants import WithConstants
 from dyvision.layers._kernelwarehouse_branch import EPSILON, NORMS, SMALLEST, CellAttention
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_share, factory_kwargs
-from dyvision.layers.warehouse import Warehouse, own_cells
+from dyvision.layers.warehouse import Warehouse, own_cells, side_of_cell
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
 
@@ -170,6 +171,10 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         x, geometry = self.convolution_arguments(x)
         return dynamic_conv2d(x, kernel.to(x.dtype), bias, **geometry)
 
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self._assemble(self.warehouse(coefficients))[0], self.bias)
+
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from the layer's own cells cut from W and logits E, for the present t.
 
@@ -193,9 +198,8 @@ class KernelWarehouseConv2d(WithConstants, DynamicConv2d):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def kernels_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """See the base class; cells are frozen for all layers of a warehouse."""
-        return [self.warehouse.cells], [] if self.bias is None else [self.bias]
+    def _stored_kernels(self) -> Tensor:
+        return self.warehouse.cells  # frozen, if they are, for all layers of a warehouse
 
     def extra_repr(self) -> str:
         """Add the ratio."""
@@ -249,11 +253,7 @@ def build_warehouse(
         ("cell_outplane_ratio", 0, first.cell_outplane_ratio),
         ("cell_inplane_ratio", 1, first.cell_inplane_ratio),
     ):
-        common = math.gcd(*(layer.kernel_shape[axis] for layer in layers))
-        size = max(int(common * ratio), 1)
-        if common % size:
-            raise ValueError(f"{name}={ratio!r} of {common} channels is {size}, which has to divide them")
-        sides.append(size)
+        sides.append(side_of_cell(name, ratio, math.gcd(*(layer.kernel_shape[axis] for layer in layers))))
     shape = (sides[0], sides[1], *taps)
     mixtures = sum(count_pieces(layer, shape) for layer in layers)
     return Warehouse(max(int(first.cell_num_ratio * mixtures), 1), shape, device=device, dtype=dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.norm import absorb
 from dyvision.ops import mixture_conv2d
+from dyvision.ops.kernels import mix_kernels
 
 
 class MixtureConv2d(DynamicConv2d, abstract=True):
@@ -21,6 +23,13 @@ class MixtureConv2d(DynamicConv2d, abstract=True):
         coefficients = self.coefficients(x) if coefficients is None else coefficients
         x, geometry = self.convolution_arguments(x)
         return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        weight, bias = mix_kernels(self.weight, coefficients)[0], self.bias
+        if bias is not None and bias.ndim == 2:
+            bias = coefficients[0] @ bias.to(coefficients.dtype)
+        return StaticKernel(weight, bias)
 
     def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
         """Scale the kernels; the shift becomes a static bias, or part of each kernel's."""

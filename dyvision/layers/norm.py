@@ -24,7 +24,7 @@ def is_foldable(norm: nn.Module) -> bool:
 
     People swap the norms of a network: for GroupNorm, for a BatchNorm without statistics, for one with an activation.
     """
-    return type(norm) in _BATCH_NORMS and not norm.training and norm.running_mean is not None
+    return type(norm) in BATCH_NORMS and not norm.training and norm.running_mean is not None
 
 
 def affine(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -82,5 +82,6 @@ class GuardedBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) if output is None else output
 
 
-# a tuple: the compiler of PyTorch 2.6 cannot look classes up in a set
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d)
+#: norms that evaluate with running statistics, and nothing more; a tuple, since the compiler of PyTorch 2.6 cannot look
+#: classes up in a set
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, GuardedBatchNorm1d, GuardedBatchNorm2d)

@@ -21,6 +21,7 @@ from dyvision.layers._base import DynamicConv2d, spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
@@ -259,6 +260,10 @@ class ODConv2d(Tempered, DynamicConv2d):
         self.weight.copy_(spread_kernels(weight * 2**gates, self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+    def static_kernel(self, coefficients: ODConvCoefficients) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self._gated_kernels(coefficients)[0], self.bias)
 
     def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
         """Scale the kernels and the bias, which no attention scales."""

@@ -8,6 +8,7 @@ replaces a convolution in front of the network's own BatchNorm.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from dyvision.layers._base import _PADDING_MODES, DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import reset_children, start_like_conv2d
 from dyvision.layers._registry import register_layer
+from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, GuardedBatchNorm2d, apply_norm
 from dyvision.ops.geometry import Size
@@ -121,6 +123,46 @@ class SKConv2d(DynamicConv2d):
         features = self._features(x)
         attention = self.branch(features.sum(1)) if coefficients is None else coefficients
         return (features * attention.to(features.dtype)[..., None, None]).sum(1)
+
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class: one kernel with the taps of all branches, as large as that of the last one."""
+        attention = coefficients[0].to(self.weight.dtype)
+        axes = [self._taps(axis) for axis in (0, 1)]
+        lengths = [max(max(places) for places in taps) + 1 for taps, _, _ in axes]
+        weight = self.weight.new_zeros(*self.weight.shape[1:3], *lengths)
+        for number, kernel in enumerate(self.weight * attention[:, :, None, None, None]):
+            rows, columns = (torch.tensor(taps[number], device=weight.device) for taps, _, _ in axes)
+            weight[:, :, rows[:, None], columns] += kernel
+        bias = None if self.bias is None else (self.bias * attention).sum(0)
+        padding = "same" if self.padding == "same" else (axes[0][1], axes[1][1])
+        return StaticKernel(weight, bias, padding, (axes[0][2], axes[1][2]))
+
+    def _taps(self, axis: int) -> tuple[list[list[int]], int, int]:
+        """Places of each branch's taps on one axis of the common kernel, its padding, and its dilation."""
+        size, dilation = self.kernel_size[axis], self.dilation[axis]
+        reach = dilation * (size - 1)
+        padding = 0 if isinstance(self.padding, str) else self.padding[axis]
+        # where each tap is, seen from the first pixel that the first branch sees; see _features
+        places = [
+            [(number + 1) * dilation * tap - number * reach // 2 for tap in range(size)]
+            for number in range(self.branches)
+        ]
+        # as many zeros on both sides: where a branch has one more behind, the kernel has one more tap before
+        last = (self.branches - 1) * reach
+        before = last - last // 2
+        step = math.gcd(*(place + before for row in places for place in row)) or 1
+        return [[(place + before) // step for place in row] for row in places], padding + before, step
+
+    def static_obstacle(self) -> str:
+        """See the base class."""
+        if self.norms is not None:
+            return "activation=True puts a ReLU behind each branch"
+        if self.padding == "same" and any(
+            d * (k - 1) % 2 or s > d * (k - 1) + 1
+            for d, k, s in zip(self.dilation, self.kernel_size, self.stride, strict=True)
+        ):
+            return "padding='same' of an even kernel, or of one smaller than its stride, is not that of a larger kernel"
+        return ""
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``M W`` in the first branch and zeros in the others, under equal attention.

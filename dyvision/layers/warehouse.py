@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dyvision.layers.arguments import DoesNotFitError, largest_divisor
 from dyvision.ops.kernels import mix_kernels
 
 
@@ -78,6 +79,28 @@ def warehouse_of(name: str, sharing_range: Sequence[str]) -> str:
     for entry in sharing_range:
         parts = [entry if part.startswith(entry) else part for part in parts]
     return "_".join(parts)
+
+
+def side_of_cell(name: str, ratio: float, channels: int) -> int:
+    """Channels of a cell, ``ratio`` times those of the kernel.
+
+    Args:
+        name: Of the argument that the ratio is.
+        ratio: In (0, 1].
+        channels: Of the kernel, or what those of several have in common.
+
+    Raises:
+        DoesNotFitError: If they do not divide ``channels``.
+    """
+    size = max(int(channels * ratio), 1)
+    if channels % size:
+        part = largest_divisor(size, channels)
+        # the ratio that gives this part: the product is rounded down
+        fits = part / channels if int(channels * (part / channels)) == part else math.nextafter(part / channels, 1)
+        raise DoesNotFitError(
+            f"{name}={ratio!r} of {channels} channels is {size}, which has to divide them", name, fits
+        )
+    return size
 
 
 def own_cells(num_mixtures: int, num_cells: int, ratio: float, start: int) -> tuple[list[int], int]:

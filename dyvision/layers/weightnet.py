@@ -19,7 +19,8 @@ from typing_extensions import Unpack
 from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
 from dyvision.layers._branch import LinearBranch, require_branch
 from dyvision.layers._registry import register_layer
-from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
+from dyvision.layers._weight import StaticKernel
+from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.geometry import Size
 
@@ -169,6 +170,10 @@ class WeightNetConv2d(DynamicConv2d):
         x, geometry = self.convolution_arguments(x)
         return dynamic_conv2d(x, kernels.to(x.dtype), self._batched_bias(x), **geometry)
 
+    def static_kernel(self, coefficients: Tensor) -> StaticKernel:
+        """See the base class."""
+        return StaticKernel(self.kernels(coefficients)[0], self.bias)
+
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``2 W / (M/G)`` plus noise that sums to zero, under activations of exactly 0.5.
 
@@ -194,10 +199,12 @@ class WeightNetConv2d(DynamicConv2d):
         _, inputs, height, width = self.kernel_shape
         numbers = inputs * height * width
         if numbers % nominal and given:
-            raise ValueError(
+            message = (
                 f"generator_groups={nominal} must divide the {numbers} numbers of a kernel, {inputs} inputs "
                 f"(in_channels/groups) times {height}x{width}; use 1, or None to choose it per layer"
             )
+            # what divides G divides the multiplier, too
+            raise DoesNotFitError(message, "generator_groups", largest_divisor(nominal, nominal, numbers))
         return 1 if numbers % nominal else nominal
 
     def _make_activation(

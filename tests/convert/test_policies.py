@@ -140,3 +140,28 @@ def test_a_second_call_of_a_policy_changes_nothing(layer) -> None:
         with pytest.raises(ValueError, match="dynamic already"):
             dynamize(model, layer=layer)
     assert [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)] == first
+
+
+def test_a_policy_that_selects_nothing_names_those_that_would() -> None:
+    model = create_model("resnet18")
+    with pytest.raises(ValueError, match="'pointwise' selects none of the 20 convolutions of ResNet") as caught:
+        dynamize(model, "dyconv", policy="pointwise")
+    told = str(caught.value)
+    for policy in list_policies():
+        if policy == "pointwise":
+            continue
+        parts = told.partition("how many: ")[2].split("; ")
+        part = next(part for part in parts if policy in part.partition(" (")[0].split(", "))
+        assert part.endswith(f"({len(names(model, policy))})")
+    assert "pointwise" not in told.partition("how many: ")[2]
+
+
+def test_the_hidden_layers_of_vggs_classifier_stay_static() -> None:
+    import torch
+
+    with torch.device("meta"):
+        model = create_model("vgg11")
+    for layer in ("condconv", "dyconv", "odconv", "dcd"):
+        assert not any(name.startswith("pre_logits") for name in names(model, layer))
+    roles = {site.name: site.role for site in find_convs(model)}
+    assert roles["pre_logits.fc1"] == roles["pre_logits.fc2"] == "classifier"

@@ -19,7 +19,7 @@ from dyvision.layers import get_layer, list_layers
 
 DYNAMIC = [name for name in list_layers() if name != "static"]
 #: those with one parameter for all their kernels; the others have kernels of several parts
-WEIGHTED = [name for name in DYNAMIC if hasattr(get_layer(name)(20, 24, 3), "weight")]
+WEIGHTED = [name for name in DYNAMIC if "weight" in dict(get_layer(name)(20, 24, 3).named_parameters())]
 
 
 def build(name: str, inputs=20, outputs=24, kernel=3, spread=0.0, **kwargs) -> nn.Module:

@@ -1,0 +1,91 @@
+"""``dyvision dynamize --dry-run``: what becomes of a network, before a run is built on it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any
+
+from dyvision.saving import check_target, write_text
+from dyvision.text import plain
+
+
+def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "dynamize",
+        help="show which convolutions of a network a layer would replace",
+        description="Which convolutions become dynamic, with parameters and multiply-adds before and after.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones, or any name of timm)")
+    parser.add_argument("--layer", required=True, help="dynamic layer (dyvision list layers)")
+    parser.add_argument("--dry-run", action="store_true", required=True, help="print the report; nothing is kept")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="POLICY",
+        help="which convolutions: a policy, or a wildcard over names (may be given several times)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="argument of the layer (may be given several times)",
+    )
+    parser.add_argument(
+        "--input-size", type=int, default=224, metavar="N", help="side of the image that is counted for"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
+    parser.set_defaults(run=_dynamize)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, mark, value = text.partition("=")
+    if not mark or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, such as num_kernels=2, not {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+        return name, value
+
+
+def _dynamize(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        check_target(options.json, "--json")
+    if options.input_size < 1:
+        raise ValueError(f"--input-size must be at least 1, got {options.input_size}")
+    import json
+    from dataclasses import asdict
+
+    import torch
+
+    from dyvision.backbones import create_model
+    from dyvision.convert import ConversionReport, dynamize
+    from dyvision.layers import DynamicConv2d, get_layer
+    from dyvision.layers.arguments import check_own_arguments
+    from dyvision.tables import make_console
+
+    layer_arguments = dict(options.set)
+    if options.layer != "static":  # a name of dynamize's own arguments is none of the layer's
+        check_own_arguments(get_layer(options.layer), DynamicConv2d, layer_arguments)
+    # one that is given alone may be the name of a policy
+    policy = options.policy[0] if options.policy and len(options.policy) == 1 else options.policy
+    report: ConversionReport
+    _, report = dynamize(
+        create_model(options.model),
+        options.layer,
+        policy,
+        preserve_outputs=False,
+        return_report=True,
+        example_input=torch.zeros(1, 3, options.input_size, options.input_size),
+        **layer_arguments,
+    )
+    console = make_console()
+    console.print(report.table())
+    for remark in report.remarks():
+        console.print(plain(remark), soft_wrap=True, highlight=False)
+    if options.json is not None:
+        write_text(options.json, json.dumps({"model": options.model, **asdict(report)}, indent=1) + "\n")
