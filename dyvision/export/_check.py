@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dyvision.export._packages import need
+from dyvision.export.session import open_session, run
 
 
 class Agreement(NamedTuple):
@@ -49,28 +49,6 @@ def compare(
     return found
 
 
-def open_session(path: Path, threads: int | None = None) -> Any:
-    """A session of ONNX Runtime on the processor.
-
-    Raises:
-        ValueError: If the file cannot be run, or ONNX Runtime is not installed.
-    """
-    (runtime,) = need("onnxruntime")
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = 3
-    if threads is not None:
-        settings.intra_op_num_threads = threads
-    try:
-        return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no base class of their own
-        raise ValueError(f"{path.name} cannot be run by ONNX Runtime: {_first_line(error)}") from error
-
-
-def run(session: Any, images: Tensor) -> list[Tensor]:
-    """All outputs for ``images [B, C, H, W]``."""
-    return [torch.from_numpy(output) for output in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
-
-
 def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference over the largest number of its output; infinite where shapes or numbers do not compare."""
     if len(found) != len(expected):
@@ -84,7 +62,3 @@ def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
             error = float(difference / scale) if scale > 0 else float(difference)
             worst = max(worst, error) if error == error else float("inf")  # not a number: no agreement
     return worst
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,8 @@
 """What an ONNX file has in place of a convolution with one kernel per sample.
 
-Measured in ONNX Runtime (``benchmarks/onnx_runtime.py``): a ``Scan`` over the samples around an ordinary ``Conv`` takes
-less time than products of the unfolded input, sums over the taps, or all K kernels at once, and it works with any batch.
-One sample needs no ``Scan``.
+In ONNX Runtime (``benchmarks/onnx_runtime.py``) a ``Scan`` over the samples around an ordinary ``Conv`` takes less time
+than products of the unfolded input, sums over the taps, or all K kernels at once, and it works with any batch. One
+sample needs no ``Scan``.
 """
 
 from __future__ import annotations

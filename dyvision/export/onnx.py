@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dyvision.layers.arguments import check_positive
 from dyvision.convert import fuse as fold_norms
 from dyvision.export._check import Agreement, compare
 from dyvision.export._graph import count_nodes, name_sizes, tidy
 from dyvision.export._packages import need
 from dyvision.export._scan import translation
 from dyvision.layers import DynamicConv2d, get_layer, list_layers
+from dyvision.layers.arguments import check_positive
 from dyvision.ops.geometry import pair
 from dyvision.ops.modes import exporting_to_onnx
 from dyvision.saving import replacing
@@ -141,8 +141,8 @@ def export_onnx(
             worst = max(checked, key=lambda one: one.error)
             if not worst.error <= tolerance:
                 raise ValueError(
-                    f"{path} was not written: for images of shape {list(worst.shape)} ONNX Runtime's output differs from "
-                    f"PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
+                    f"{path} was not written: for images of shape {list(worst.shape)} ONNX Runtime's output differs "
+                    f"from PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
                 )
     seconds = time.perf_counter() - start
     return OnnxFile(Path(path), onnx_model.opset_imports[""], count_nodes(onnx_model), seconds, checked)

@@ -1,4 +1,4 @@
-"""One operator per convolution, which an ONNX file computes sample by sample: a ``Scan`` around an ordinary ``Conv``."""
+"""One operator per convolution, which an ONNX file computes by a ``Scan`` over the samples around a ``Conv``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def conv2d_by_sample(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """``input [B, C_in, H, W]``, ``weight [B, C_out, C_in/groups, kH, kW]``, ``bias [C_out]``, ``[B, C_out]`` or None."""
+    """``input [B, C_in, H, W]``, ``weight [B, C_out, C_in/groups, kH, kW]``, ``bias [C_out]`` or ``[B, C_out]``."""
     if bias is not None:
         bias = bias.expand(weight.shape[:2])
     return grouped(input, weight, _geometry(stride, padding, dilation, groups), bias)
