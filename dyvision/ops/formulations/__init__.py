@@ -18,7 +18,7 @@ from dyvision.ops.problem import Problem
 
 __all__ = ("FORMULATIONS", "TABLE", "Convolve", "Formulation", "Gradients", "applicable", "separable")
 
-TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, TRITON, SCAN)}
+TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, SCAN, TRITON)}
 #: their names
 FORMULATIONS = tuple(TABLE)
 
