@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from dyvision.convert import fuse as fold_norms
 from dyvision.export._check import Agreement, compare
@@ -173,20 +172,19 @@ def _dtype(network: nn.Module) -> torch.dtype:
 def _outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Call the network; its outputs by name, ``output`` if there is one."""
     with torch.no_grad():
-        found = network(images)
-    if isinstance(found, Tensor):
-        return {"output": found}
-    named = (
-        {
-            "_".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in keys): value
-            for keys, value in pytree.tree_leaves_with_path(found)
-        }
-        if hasattr(pytree, "tree_leaves_with_path")
-        else dict(enumerate(pytree.tree_leaves(found)))
-    )
-    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+        found = dict(_named(network(images), ()))
+    if not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{type(network).__name__} must return a tensor, or a list, tuple or dict of tensors")
-    return {name if name[:1].isalpha() else f"output_{name}": value for name, value in named.items()}
+    return {name if name[:1].isalpha() else f"output_{name}" if name else "output": found[name] for name in found}
+
+
+def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """What is in nested lists, tuples and dicts, in the order in which an exported program returns it."""
+    if isinstance(value, (Mapping, list, tuple)):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _named(item, (*names, str(name)))
+    else:
+        yield "_".join(names), value
 
 
 def _translate(network: nn.Module, example: Tensor, free: Mapping[int, str], opset: int) -> Any:
@@ -247,7 +245,8 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
 
 def _shapes_to_check(shape: tuple[int, ...], free: Mapping[int, str]) -> list[tuple[int, ...]]:
     count, channels, height, width = shape
-    shapes = [(number, channels, height, width) for number in (_BATCHES if 0 in free else (count,))]
+    batches = _BATCHES if 0 in free else (count,)
+    shapes: list[tuple[int, ...]] = [(number, channels, height, width) for number in batches]
     if 2 in free:
         shapes.append((3 if 0 in free else count, channels, height + 32, width + 64))
     return shapes
