@@ -23,7 +23,7 @@ from torch import nn
 
 import dyvision
 from dyvision.analysis.benchmark import compare
-from dyvision.analysis.benchmark_cases import SETTINGS
+from dyvision.analysis.benchmark.cases import SETTINGS
 from dyvision.export import OnnxFile, export_onnx
 from dyvision.export.session import open_session
 

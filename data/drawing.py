@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from dyvision.visualize import as_image, denormalize, draw_boxes, draw_label, fit, overlay_mask
+from dyvision.visualize import as_image, denormalize, draw_label, draw_objects, fit, overlay_mask
 
 #: width and height of a picture among others
 TILE = (320, 240)
@@ -40,17 +40,5 @@ def draw_sample(
     if "label" in sample:
         return draw_label(shown, class_names[sample["label"]], class_colors[sample["label"]])
     if "target" in sample:
-        target = sample["target"]
-        classes = [label - 1 for label in target["labels"].tolist()]
-        masks = None
-        if "masks" in target:
-            masks = [fit(as_image(_as_pixels(mask)), *tile).convert("L") for mask in target["masks"]]
-            masks = [mask.point(lambda value: value > 127) for mask in masks]
-        boxes = target["boxes"].numpy() * (shown.width / pixels.width)
-        names, colors = [class_names[k] for k in classes], [class_colors[k] for k in classes]
-        return draw_boxes(shown, boxes, names, colors, masks=masks)
+        return draw_objects(shown, sample["target"], class_names, class_colors, (pixels.height, pixels.width))
     return shown
-
-
-def _as_pixels(mask: Any) -> Image.Image:
-    return Image.fromarray(mask.numpy() * 255).convert("RGB")

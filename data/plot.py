@@ -16,7 +16,7 @@ from dyvision.data.layouts import detect_layout
 from dyvision.data.outputs import SHEET
 from dyvision.data.samplers import SampleKey, sample_seed
 from dyvision.text import some
-from dyvision.visualize import draw_legend, grid, save
+from dyvision.visualize import grid, legend_of, save
 
 #: Data module of each format.
 MODULES: dict[str, type[VisionDataModule]] = {
@@ -77,10 +77,8 @@ def contact_sheet(
     footer = None
     if dataset.task == "segmentation" and dataset.class_names:
         width = min(columns, count) * (max(tile.width for tile in tiles) + 6)
-        present = sorted({int(k) for sample in samples if "mask" in sample for k in sample["mask"].unique()})
-        present = [k for k in present if k < len(dataset.class_names)]
-        names = [dataset.class_names[k] for k in present]
-        footer = draw_legend(names, [dataset.class_colors[k] for k in present], width)
+        maps = [sample["mask"] for sample in samples if "mask" in sample]
+        footer = legend_of(maps, dataset.class_names, dataset.class_colors, width)
     return save(grid(tiles, columns, footer=footer), path, software=SHEET)
 
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: rooms, lowest floor first; an import goes to the own room or to a lower floor
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("ops",),
+    ("ops", "visualize"),
     ("layers",),
     ("convert",),
     ("backbones",),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dyvision.fonts import _letters, font_file
 from dyvision.visualize import draw_boxes, draw_label, draw_legend
+from dyvision.visualize.fonts import _letters, font_file
 
 
 @pytest.mark.parametrize("text", ["Straßenbahn ä", "δρόμος", "автомобиль", "שלום", "سيارة"])

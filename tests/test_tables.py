@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from dyvision.tables import NAME, FittingTable
+from dyvision.tables import NAME, FittingTable, make_console
+from dyvision.text import plain
 
 ROWS = [("blocks.0.0.conv_depthwise", "DyConv2d", "1,234,567"), ("classifier", "Linear", "12")]
 
@@ -59,3 +60,49 @@ def test_every_row_has_all_cells() -> None:
     table.add_column("a", NAME)
     with pytest.raises(ValueError, match="2 cells for 1 columns"):
         table.add_row("x", "y")
+
+
+def joined_table(width: int) -> str:
+    table = FittingTable("ratios", caption="what the numbers mean " * 5)
+    table.add_column("network", NAME, folds=10)
+    table.add_column("time\n(ms)", importance=1, justify="right")
+    table.add_column("percentiles", importance=2, joined=True)
+    table.add_row("a network of several words", "1.50", plain("[1.40-1.60]"))
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+def test_what_is_joined_stands_behind_its_column_and_goes_first() -> None:
+    wide, narrow, narrowest = joined_table(80), joined_table(28), joined_table(14)
+    assert "1.50 [1.40-1.60]" in wide and "a network of several words" in wide and "left out" not in wide
+    assert (
+        "1.50" in narrow and "1.40" not in narrow and "left out at 28 columns: percentiles;" in " ".join(narrow.split())
+    )
+    assert "1.50" not in narrowest and "time (ms), percentiles" in " ".join(narrowest.split())
+    for text, width in ((wide, 80), (narrow, 28), (narrowest, 14)):
+        # whole words, straight edges, and a caption as wide as the terminal
+        assert all(word in text for word in ("network", "several", "words", "numbers"))
+        assert len({len(line) for line in text.splitlines() if line[:1] in "┏┃┡│└"}) == 1
+        assert max(map(len, text.splitlines())) <= width
+    assert "what the numbers mean what the numbers mean" in wide
+
+
+def test_what_is_left_goes_to_the_longest_column_that_folds() -> None:
+    table = FittingTable()
+    table.add_column("short", NAME, folds=4)
+    table.add_column("long", NAME, folds=4)
+    table.add_row("one two", "one two three four five")
+    for width, lines in ((37, 5), (30, 6)):
+        out = io.StringIO()
+        Console(file=out, width=width).print(table)
+        text = out.getvalue()
+        assert len(text.splitlines()) == lines and "left out" not in text
+        assert "one two three four" in text and all(len(line) <= width for line in text.splitlines())
+
+
+def test_piped_tables_have_room_and_terminals_say_theirs(monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert make_console(file=io.StringIO()).width == 180
+    monkeypatch.setenv("COLUMNS", "60")
+    assert make_console(file=io.StringIO()).width == 60

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 
 from dyvision.analysis.cost import Cost
-from dyvision.saving import replacing
+from dyvision.visualize.colors import BLUE, GREY, ORANGE, VERMILION
+from dyvision.visualize.figures import check_figure, hide_frame, new_figure, save_figure
 
-#: part of the cost: its name and colour (distinguishable without colour vision: Okabe and Ito's palette)
+#: part of the cost: its name and colour
 _PARTS = {
-    "static": ("static convolution, linear", "#999999"),
-    "dynamic": ("dynamic convolution", "#0072B2"),
-    "branch": ("branch", "#E69F00"),
-    "mixing": ("mixing, gates, low rank", "#D55E00"),
+    "static": ("static convolution, linear", GREY),
+    "dynamic": ("dynamic convolution", BLUE),
+    "branch": ("branch", ORANGE),
+    "mixing": ("mixing, gates, low rank", VERMILION),
 }
 
 
@@ -29,16 +29,8 @@ def save_stages(stages: Mapping[str, Cost], path: str | PathLike[str], title: st
     Raises:
         ValueError: If the file's suffix names no format that can be written.
     """
-    # not pyplot: no window system, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path = Path(path)
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise ValueError(f"picture {path}: the suffix must be one of {', '.join(sorted(known))}")
-    figure = Figure(figsize=(8, 1.5 + 0.32 * max(len(stages), 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    check_figure(path)
+    figure = new_figure(8, 1.5 + 0.32 * max(len(stages), 1))
     axes = figure.add_subplot()
     left = [0.0] * len(stages)
     positions = range(len(stages))
@@ -54,9 +46,7 @@ def save_stages(stages: Mapping[str, Cost], path: str | PathLike[str], title: st
     axes.margins(x=0.1)
     axes.set_xlabel("multiply-adds (millions)")
     axes.set_title(title)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    hide_frame(axes)
     if any(left):
         figure.legend(loc="outside lower center", ncols=len(_PARTS), frameon=False, fontsize="small")
-    with replacing(path) as target:
-        figure.savefig(target, dpi=150)
+    save_figure(figure, path)

@@ -88,8 +88,8 @@ class Profile:
         table = FittingTable(f"input {size} on {self.device}", self.counted, elsewhere="--json FILE has them")
         table.add_column("module", NAME)
         table.add_column("class", importance=5)
-        numbers = (("output", 4), ("parameters", 1), ("MACs (M)", 1), ("branch (M)", 3), ("mixing (M)", 3))
-        for name, importance in (*numbers, ("activations (MiB)", 6), *((("ms", 2),) if timed else ())):
+        numbers = (("output", 4), ("parameters", 1), ("MACs\n(M)", 1), ("branch\n(M)", 3), ("mixing\n(M)", 3))
+        for name, importance in (*numbers, ("activations\n(MiB)", 6), *((("ms", 2),) if timed else ())):
             table.add_column(name, importance, justify="right")
         shown = [row for row in self.rows if row.cost.total]
         for row in shown:

@@ -12,10 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dyvision.analysis.profile import profile
 from dyvision.backbones import create_model
+from dyvision.tables import NAME, FittingTable
+from dyvision.text import plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 #: largest relative difference that needs no reason
 PARAMS_TOLERANCE, MACS_TOLERANCE = 0.01, 0.02
@@ -108,6 +113,57 @@ def reproduce(rows: Sequence[Published]) -> Iterator[Comparison]:
     """
     for row in rows:
         yield Comparison(row, *_measure(row.build))
+
+
+def make_report(found: Sequence[Comparison]) -> list[FittingTable | Text]:
+    """What the comparisons show: a table, the reasons that its notes name, and how many rows agree."""
+    table = FittingTable("published against ours, in millions, 224 x 224 pixels", elsewhere="--json FILE has them")
+    table.add_column("table", importance=6)
+    table.add_column("network: method, setting", NAME, folds=16)
+    table.add_column("top-1", importance=5, justify="right")
+    # published figures are often missing, ours never: where there is no room for both, ours stay
+    for header, importance in (("params", 1), ("MACs", 2)):
+        table.add_column(header, importance, justify="right")
+        table.add_column(f"our\n{header}", importance=1, justify="right")
+        table.add_column(f"{header}\ndiff.", importance=3, justify="right")
+    table.add_column("executed", importance=4, justify="right")
+    table.add_column("note", NAME, justify="right")
+    table.add_column("source", importance=7, folds=16)
+    reasons: list[str] = []
+    for one in found:
+        row = one.published
+        if not one.agrees and row.reason not in reasons:
+            reasons.append(row.reason)
+        cells = [
+            row.table,
+            f"{row.network}: {', '.join(part for part in (row.method, row.setting) if part)}",
+            row.top1,
+            row.params_m,
+            f"{one.params / 1e6:.2f}",
+            _percent(one.params_difference),
+            row.macs_m,
+            f"{one.macs / 1e6:.1f}",
+            _percent(one.macs_difference),
+            f"{one.executed / 1e6:.1f}",
+            "" if one.agrees else f"[{reasons.index(row.reason) + 1}]",
+            row.source,
+        ]
+        table.add_row(*map(plain, cells), style=None if one.agrees else "yellow")
+    agreeing = sum(one.agrees for one in found)
+    tolerance = f"{PARAMS_TOLERANCE:.0%} of the parameters and {MACS_TOLERANCE:.0%} of the multiply-adds"
+    return [
+        table,
+        *(plain(f"[{number}] {reason or 'no reason known'}") for number, reason in enumerate(reasons, 1)),
+        plain(
+            f"{len(found)} rows: {agreeing} within {tolerance} (or equal to all published digits), "
+            f"{len(found) - agreeing} explained by a note."
+        ),
+        plain("MACs: each layer in its cheapest exact formulation, branch and mixing included; executed: what runs"),
+    ]
+
+
+def _percent(difference: float | None) -> str:
+    return "" if difference is None else f"{100 * difference:+.1f} %"
 
 
 @cache

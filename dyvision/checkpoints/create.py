@@ -48,7 +48,7 @@ def create_official(
 
     Example:
         >>> from dyvision.checkpoints import create_official
-        >>> model = create_official("od_resnet18_4x.pth.tar", "odconv")  # doctest: +SKIP
+        >>> model = create_official("dcd_mobilenetv2_035.pth", "dcd")
     """
     state = read_official(source_weights)
     source = guess_source(state) if source is None else source

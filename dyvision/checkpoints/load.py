@@ -103,7 +103,7 @@ def load_official(
         >>> import dyvision
         >>> from dyvision.checkpoints import load_official
         >>> model = dyvision.create_model("mobilenetv2_035", layer="dcd", dynamic_classifier=True)
-        >>> report = load_official(model, "dcd_mobilenetv2_035.pth", source="dcd")  # doctest: +SKIP
+        >>> report = load_official(model, "dcd_mobilenetv2_035.pth", source="dcd")
     """
     check_source(source)
     state = read_official(source_weights)

@@ -13,13 +13,13 @@ from dyvision.analysis import count_macs
 from dyvision.backbones import create_backbone, list_backbones
 from dyvision.cli._ending import last_checkpoint
 from dyvision.cli._messages import silence_advice
-from dyvision.cli._pictures import draw_predictions
 from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.cli.request import read_request
 from dyvision.cli.task_table import TASKS
 from dyvision.cli.trainer import TaskCLI
 from dyvision.layers import get_layer
 from dyvision.tables import NAME, FittingTable
+from dyvision.tasks.callbacks.pictures import draw_predictions
 from dyvision.text import plain
 
 

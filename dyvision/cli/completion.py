@@ -27,7 +27,7 @@ def add_completion(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "~/.local/share/bash-completion/completions/dyvision; zsh: dyvision completion zsh > DIR/_dyvision, with DIR "
         "in $fpath; fish: dyvision completion fish > ~/.config/fish/completions/dyvision.fish",
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=_SHELLS, help="the shell that reads the script")
     parser.set_defaults(run=_run)
 
 

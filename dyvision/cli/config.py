@@ -37,7 +37,7 @@ def add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="report every error of configs at once, without building anything",
         description="Check each config, with its bases, by itself. The exit status is 2 if there are errors.",
     )
-    check.add_argument("files", nargs="+", metavar="NAME_OR_FILE")
+    check.add_argument("files", nargs="+", metavar="NAME_OR_FILE", help="packaged configs or files")
     check.add_argument("--task", help="for configs that name none: classification, segmentation or detection")
     check.set_defaults(run=_check)
     cat = actions.add_parser("cat", help="print a packaged config as it is, without its base")

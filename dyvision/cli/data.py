@@ -45,8 +45,8 @@ def add_data(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser("data", help="draw sample data, look at a data set, or check all of it")
     actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_DataParser)
     sample = actions.add_parser("sample", help="draw a deterministic scene set in ImageNet, Cityscapes and COCO layout")
-    sample.add_argument("root", type=Path, metavar="DIR")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("root", type=Path, metavar="DIR", help="folder to write to")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     sample.set_defaults(run=_sample)
     show = actions.add_parser(
         "show",
@@ -55,7 +55,7 @@ def add_data(commands: argparse._SubParsersAction[Any]) -> None:
     )
     _add_source(show)
     show.add_argument("--split", default="train", help="train, val or test")
-    show.add_argument("--output", type=Path, default=Path("sheet.png"))
+    show.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write")
     show.add_argument("--count", type=int, default=16, help="number of images")
     show.add_argument("--augment", action="store_true", help="show what training sees")
     show.set_defaults(run=_show)
@@ -67,12 +67,13 @@ def add_data(commands: argparse._SubParsersAction[Any]) -> None:
     _add_source(check)
     check.add_argument("--split", action="append", help="a split to check, several times; by default all of the data")
     check.add_argument("--json", type=Path, metavar="FILE", help="write findings and statistics there, too")
-    check.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read")
+    processes = "processes that read (default: one per core, at most 8)"
+    check.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help=processes)
     check.set_defaults(run=_check)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, metavar="PATH")
+    parser.add_argument("root", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--format", choices=_FORMATS, help="found from the layout if left out")
     parser.add_argument("--config", action="append", default=[], metavar="NAME", help="its data section is taken")
 
@@ -118,8 +119,8 @@ def _show(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dyvision.cli._data_report import print_report
     from dyvision.data.check import check
+    from dyvision.data.check_report import print_report
     from dyvision.data.outputs import refuse_over_data
     from dyvision.saving import check_target, write_text
 

@@ -84,7 +84,7 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error, file=sys.stderr)
         return 2
     if isinstance(error, OptionErrors):
-        print("\n".join([f"dyvision: error: {len(error.lines)} options are wrong", *error.lines]), file=sys.stderr)
+        print("\n".join(f"dyvision: error: {line}" for line in error.lines), file=sys.stderr)
         return 2
     print(f"dyvision: error: {one_line(error)}", file=sys.stderr)
     if not _is_plain(error):

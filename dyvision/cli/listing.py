@@ -15,7 +15,7 @@ KINDS = ("layers", "backbones", "heads", "policies", "configs")
 def add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("list", help="list layers, backbones, heads, policies or configs")
-    parser.add_argument("what", choices=KINDS, metavar="|".join(KINDS))
+    parser.add_argument("what", choices=KINDS, metavar="|".join(KINDS), help="kind of names")
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example '*mobilenetv2*'")
     parser.set_defaults(run=_run)
 

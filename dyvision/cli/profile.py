@@ -63,7 +63,7 @@ def _profile(options: argparse.Namespace) -> None:
     else:
         console = make_console()
         console.print(result.table())
-        console.print(plain(f"{name}: {result}"), soft_wrap=True, highlight=False)
+        console.print(plain(f"{name}: {result}"), highlight=False)
         if options.json is not None:
             write_text(options.json, f"{text}\n")
     if options.picture is not None:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision.saving import check_folder, write_text
-from dyvision.text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from dyvision.analysis.routing import LayerRouting
-    from dyvision.tables import FittingTable
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,7 +27,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit; also last, best")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
     routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
-    routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR")
+    routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="folder to write to")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
     routing.add_argument(
@@ -52,8 +47,9 @@ def _routing(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     from dyvision.analysis.routing import analyze_routing
+    from dyvision.analysis.routing_pictures import draw_coefficients, draw_correlation
+    from dyvision.analysis.routing_report import make_table, routing_numbers
     from dyvision.cli._messages import silence_advice
-    from dyvision.cli._report_pictures import draw_coefficients, draw_correlation
     from dyvision.cli.trainer import TaskCLI, read_request
     from dyvision.tables import make_console
 
@@ -90,12 +86,12 @@ def _routing(options: argparse.Namespace) -> None:
         "checkpoint": str(path),
         "static": None if options.static is None else str(options.static),
         "classes": classes,
-        "layers": [_numbers(result, len(classes)) for result in results],
+        "layers": [routing_numbers(result, len(classes)) for result in results],
     }
     write_text(options.output / "routing.json", f"{json.dumps(numbers, indent=1)}\n")
     draw_correlation(results, options.output / "correlation.png")
     draw_coefficients(results, options.output / "coefficients.png", classes)
-    console.print(_table(results))
+    console.print(make_table(results))
     for name in ("correlation.png", "coefficients.png", "routing.json"):
         console.print(options.output / name, soft_wrap=True, highlight=False)
 
@@ -119,60 +115,3 @@ def _batches(data: Any, count: int) -> Iterator[tuple[Any, Tensor | None]]:
     chosen = Subset(loader.dataset, [index * total // count for index in order])
     for batch in DataLoader(chosen, batch_size=loader.batch_size, collate_fn=loader.collate_fn):
         yield batch["image"], batch.get("label")
-
-
-def _numbers(result: LayerRouting, classes: int) -> dict[str, Any]:
-    """The numbers of a layer as plain types."""
-    coefficients = result.coefficients
-    numbers = {
-        "layer": result.name,
-        "kind": result.kind,
-        "coefficients": result.meaning,
-        "images": len(coefficients),
-        "correlation_images": result.correlation_images,
-        "static_source": result.static_source,
-        "mean_abs_correlation_static": result.static.mean,
-        "mean_abs_correlation_dynamic": result.dynamic.mean,
-        "histogram_static": result.static.histogram.tolist(),
-        "histogram_dynamic": result.dynamic.histogram.tolist(),
-        "between_class_share": result.class_share,
-        "between_class_share_by_chance": result.chance_share,
-        "coefficient_mean": coefficients.mean(0).tolist(),
-        "coefficient_std": coefficients.std(0, correction=0).tolist(),
-        "class_means": None if result.labels is None else result.class_means(classes).tolist(),
-    }
-    return {name: _plain(value) for name, value in numbers.items()}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: None."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _table(results: Sequence[LayerRouting]) -> FittingTable:
-    from dyvision.cli._report_pictures import short_names, static_sources
-    from dyvision.tables import NAME, FittingTable
-
-    first = results[0]
-    caption = (
-        f"|r|: mean absolute correlation of a layer's output kernels, {first.correlation_images} images; static: "
-        f"{static_sources(results)}. Share: variance of the coefficients between classes over all of it, "
-        f"{len(first.coefficients)} images"
-    )
-    if first.chance_share is not None:
-        caption += f"; classes that mean nothing would give {first.chance_share:.3f}"
-    names, prefix = short_names(results)
-    title = f"routing of {prefix}*" if prefix else "routing"
-    table = FittingTable(title, f"{caption}.", elsewhere="routing.json has them")
-    table.add_column("layer", NAME)
-    table.add_column("kind", importance=3)
-    table.add_column("coefficients", importance=2, justify="right")
-    for name in ("|r| static", "|r| dynamic", "share"):
-        table.add_column(name, justify="right")
-    for result in results:
-        values = (result.static.mean, result.dynamic.mean, result.class_share)
-        shown = ("-" if value is None or math.isnan(value) else f"{value:.3f}" for value in values)
-        table.add_row(plain(names[result.name]), result.kind, str(result.coefficients.shape[1]), *shown)
-    return table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cli
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -41,6 +42,11 @@ class TaskOptions(cli.LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parser."""
+        super().setup_parser(*args, **kwargs)
+        integers_first(self.parser)
 
     @property
     def classes(self) -> dict[str, Any]:
@@ -85,6 +91,20 @@ class TaskParser(TaskOptions):
 
     def instantiate_classes(self) -> None:
         """Nothing is built."""
+
+
+def integers_first(parser: ArgumentParser) -> None:
+    """Read ``4`` as an integer wherever an integer or a float is taken: of the trainer these mean batches and shares.
+
+    Types are tried in the order of the annotation, and Python's cache of ``Optional[...]`` gives ``Union[int, float]``
+    the order of the last module that asked for both: it depends on what was imported before Lightning.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)  # jsonargparse has no public name for it
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+        if int in kinds and float in kinds:
+            others = [kind for kind in kinds if kind not in (int, float)]
+            action._typehint = Union[(int, float, *others)]
 
 
 def task_parser(command: str, task: str) -> cli.LightningArgumentParser:

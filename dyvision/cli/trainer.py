@@ -193,10 +193,10 @@ def _build(command: str, request: Request) -> TaskCLI:
     task = request.task
     try:
         return TaskCLI(command, request)
-    except ValueError:
+    except ValueError as error:
         errors = [] if request.checkpoint else find_errors(request, command, task)
         if len(errors) > 1:
-            raise OptionErrors(errors) from None
+            raise OptionErrors(errors) from error
         raise
 
 

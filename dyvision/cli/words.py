@@ -116,9 +116,8 @@ def check_words(options: TypedOptions) -> None:
 def suggest(name: str, known: Sequence[str]) -> str:
     """Phrase what a misspelt option may have meant: what other tools call so, or the closest name."""
     plain = name.replace("-", "_")
-    alias = _ALIASES.get(plain)
-    names = [*([alias] if alias in known else []), *similar(plain, known)]
-    return suggestion(list(dict.fromkeys(names)))
+    alias = [_ALIASES[plain]] if _ALIASES.get(plain) in known else []
+    return suggestion(list(dict.fromkeys([*alias, *similar(plain, known)])))
 
 
 def _meant(argument: str) -> str:

@@ -40,6 +40,7 @@ def dynamic_conv2d(
         ValueError: If shapes, groups, devices or the geometry do not fit.
 
     Example:
+        >>> import torch
         >>> x, w = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 3, 3, 3)
         >>> dynamic_conv2d(x, w, padding=1).shape
         torch.Size([2, 5, 8, 8])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
-from dyvision.fonts import font_file
 from dyvision.saving import replacing
 from dyvision.text import csv_cell
+from dyvision.visualize.figures import heat_map, name_ticks, new_figure, save_figure
 
 #: with more classes, names cannot be read, and a number does not fit into its cell
 _MOST_NAMES, _MOST_NUMBERS = 60, 25
@@ -78,28 +77,18 @@ def save_confusion(matrix: NDArray[np.int64], names: Sequence[str], target: Path
 
 
 def _draw(matrix: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
-    # not pyplot: no window system, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
-
     count = len(names)
     side = min(3.5 + 0.32 * count, 12.0)
-    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(side + 1.0, side)
     axes = figure.add_subplot()
     totals = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    image = heat_map(axes, shares, 0, 1, "Blues")
     figure.colorbar(image, ax=axes, label="share of the label's row", shrink=0.8)
     if count <= _MOST_NAMES:
-        # "$" begins a formula in matplotlib
-        shown = [" ".join(name.replace("$", r"\$").split()) for name in names]
         size = "small" if count <= _MOST_NUMBERS else "xx-small"
-        axes.set_xticks(range(count), shown, rotation=90)
-        axes.set_yticks(range(count), shown)
-        for tick, name in zip([*axes.get_xticklabels(), *axes.get_yticklabels()], [*names, *names], strict=True):
-            tick.set_fontproperties(FontProperties(fname=font_file(name), size=size))
+        name_ticks(axes.xaxis, names, size, rotation=90)
+        name_ticks(axes.yaxis, names, size)
     if count <= _MOST_NUMBERS:
         for row, column in np.argwhere(shares >= 0.005):
             color = "white" if shares[row, column] > 0.6 else "black"
@@ -107,6 +96,4 @@ def _draw(matrix: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color=color)
     axes.set_xlabel("prediction" + (" (numbers: % of the row)" if count <= _MOST_NUMBERS else ""))
     axes.set_ylabel("label")
-    with replacing(path) as part, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # no font of this machine has it
-        figure.savefig(part, dpi=110)
+    save_figure(figure, path, dpi=110)

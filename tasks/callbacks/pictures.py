@@ -1,8 +1,9 @@
-"""Predictions beside the truth, as pictures in TensorBoard while a run goes on."""
+"""Predictions beside the truth: pictures in TensorBoard while a run goes on, and as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from dyvision.visualize import draw_boxes, draw_label, draw_legend, fit, grid, overlay_mask, palette
+from dyvision.tasks.callbacks.classes import shown_classes
+from dyvision.visualize import draw_label, draw_objects, fit, grid, legend_of, overlay_mask, read_rgb, save
+from dyvision.visualize.colors import RIGHT, WRONG
 
 #: reads a picture by its path: uint8 ``[H, W, 3]``
 Reader = Callable[[str], np.ndarray]
@@ -20,7 +23,6 @@ Reader = Callable[[str], np.ndarray]
 _WIDTH = 320
 #: the highest scores come first
 _MOST_BOXES = 20
-_COLORS = {True: (40, 130, 60), False: (190, 40, 40)}
 
 
 class PredictionPictures(Callback):
@@ -61,11 +63,10 @@ class PredictionPictures(Callback):
             return
         # as training reads them: 16 bits, turned upright, or neither
         read = getattr(getattr(trainer, "datamodule", None), "reader", None)
-        sheet = self.draw(pl_module, batch, read or _open)
+        sheet = self.draw(pl_module, batch, read)
         for board in boards:
             board.experiment.add_image("val/predictions", np.asarray(sheet), trainer.global_step, dataformats="HWC")
 
-    @torch.no_grad()
     def draw(self, module: Any, batch: Mapping[str, Any], read: Reader | None = None) -> Image.Image:
         """Pairs of truth and prediction for the first images of a validation batch.
 
@@ -74,24 +75,34 @@ class PredictionPictures(Callback):
             batch: A batch of its data.
             read: Reads a picture by its path, uint8 ``[H, W, 3]``.
         """
-        read = read or _open
-        first = {key: value[: self.count] for key, value in batch.items()}
-        if "target" in first:
-            first |= {key: [target[key] for target in first["target"]] for key in ("original_size", "image_id")}
-        found = module.predict_step(first, 0)
+        return self.sheet(module, [batch], read)
+
+    @torch.no_grad()
+    def sheet(self, module: Any, batches: Iterable[Mapping[str, Any]], read: Reader | None = None) -> Image.Image:
+        """:meth:`draw` for as many batches as have that many images."""
         hparams = dict(module.hparams)
-        names = hparams.get("class_names") or [str(index) for index in range(hparams["num_classes"])]
-        colors = hparams.get("class_colors") or palette(hparams["num_classes"])
+        first_id = 1 if getattr(module, "task", "") == "detection" else 0
+        _, names, colors = shown_classes(hparams, hparams["num_classes"], first_id)
         draw = {"probabilities": self._classes, "label_maps": self._labels, "predictions": self._boxes}
-        kind = next(key for key in draw if key in found)
-        tiles = []
-        for path, truth, prediction in draw[kind](first, found, names, colors, read):
-            tiles.append(draw_label(grid([truth, prediction], columns=2, gap=2), path.rpartition("/")[2]))
-        return grid(tiles, columns=2, footer=_legend(first, found, names, colors))
+        tiles: list[Image.Image] = []
+        maps: list[torch.Tensor] = []
+        for batch in batches:
+            first = {key: value[: self.count - len(tiles)] for key, value in batch.items()}
+            if "target" in first:
+                first |= {key: [target[key] for target in first["target"]] for key in ("original_size", "image_id")}
+            found = module.predict_step(first, 0)
+            kind = next(key for key in draw if key in found)
+            for path, truth, prediction in draw[kind](first, found, names, colors, read or read_rgb):
+                tiles.append(draw_label(grid([truth, prediction], columns=2, gap=2), path.rpartition("/")[2]))
+            if "label_maps" in found:
+                maps += [*first["mask"], *found["label_maps"]]
+            if len(tiles) >= self.count:
+                break
+        return grid(tiles, columns=2, footer=legend_of(maps, names, colors, 2 * min(2, len(tiles)) * _WIDTH))
 
     @staticmethod
     def _classes(
-        batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+        batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
     ) -> Any:
         labels = dict(zip(batch["path"], batch["label"].tolist(), strict=True))
         for path, row in zip(found["path"], found["probabilities"], strict=True):
@@ -101,11 +112,13 @@ class PredictionPictures(Callback):
             yield (
                 path,
                 draw_label(picture, names[label], position=bottom),
-                draw_label(picture, text, _COLORS[best == label], bottom),
+                draw_label(picture, text, RIGHT if best == label else WRONG, bottom),
             )
 
     @staticmethod
-    def _labels(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader) -> Any:
+    def _labels(
+        batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
+    ) -> Any:
         masks = dict(zip(batch["path"], batch["mask"], strict=True))
         stored = batch.get("mask_size", batch.get("size"))
         sizes = None if stored is None else dict(zip(batch["path"], stored, strict=True))
@@ -122,37 +135,23 @@ class PredictionPictures(Callback):
             )
 
     def _boxes(
-        self, batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any, read: Reader
+        self, batch: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str], colors: Any, read: Reader
     ) -> Any:
         for path, target, image, result in zip(
             batch["path"], batch["target"], batch["image"], found["predictions"], strict=True
         ):
             picture = _shown(read, path)
             # an evaluation pipeline may change the proportions
-            scale = image.new_tensor([picture.width / image.shape[-1], picture.height / image.shape[-2]]).repeat(2)
-            truth = _drawn(picture, target["boxes"] * scale, target["labels"], names, colors)
+            labelled = {key: target[key] for key in ("boxes", "labels")}
+            truth = draw_objects(picture, labelled, names, colors, image.shape[-2:])
             shown = (result["scores"] >= self.score_threshold).nonzero()[:_MOST_BOXES, 0]
-            scale = picture.width / float(target["original_size"][1])
-            boxes, labels = result["boxes"][shown] * scale, result["labels"][shown]
-            yield path, truth, _drawn(picture, boxes, labels, names, colors, result["scores"][shown].tolist())
-
-
-def _open(path: str) -> np.ndarray:
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
+            chosen = {key: result[key][shown] for key in ("boxes", "labels", "scores")}
+            size = [int(side) for side in target["original_size"]]
+            yield path, truth, draw_objects(picture, chosen, names, colors, size)
 
 
 def _shown(read: Reader, path: str) -> Image.Image:
     return fit(read(path), _WIDTH, _WIDTH)
-
-
-def _legend(batch: Mapping[str, Any], found: Mapping[str, Any], names: list[str], colors: Any) -> Image.Image | None:
-    """The classes that occur in the label maps of a segmentation."""
-    if "label_maps" not in found:
-        return None
-    maps = [*batch["mask"], *found["label_maps"]]
-    present = sorted({int(index) for one in maps for index in one.unique() if 0 <= index < len(names)})
-    return draw_legend([names[index] for index in present], [colors[index] for index in present], 2 * _WIDTH)
 
 
 def _resized(index: torch.Tensor, picture: Image.Image) -> np.ndarray:
@@ -160,14 +159,23 @@ def _resized(index: torch.Tensor, picture: Image.Image) -> np.ndarray:
     return np.asarray(image.resize(picture.size, Image.Resampling.NEAREST))
 
 
-def _drawn(
-    picture: Image.Image, boxes: torch.Tensor, labels: torch.Tensor, names: list[str], colors: Any, scores: Any = None
-) -> Image.Image:
-    classes = [int(label) - 1 for label in labels]
-    return draw_boxes(
-        picture,
-        boxes.float().cpu().numpy(),
-        [names[index] for index in classes],
-        [colors[index] for index in classes],
-        scores,
+def draw_predictions(
+    module: L.LightningModule, data: L.LightningDataModule, path: Path, count: int = 8, score_threshold: float = 0.3
+) -> Path:
+    """Write pairs of truth and prediction for the first validation images.
+
+    Args:
+        module: A trained task.
+        data: Its data module.
+        path: Picture to write.
+        count: Number of images.
+        score_threshold: Boxes with a lower score are not drawn.
+
+    Returns:
+        ``path``.
+    """
+    data.setup("validate")
+    sheet = PredictionPictures(count, score_threshold).sheet(
+        module.eval(), data.val_dataloader(), getattr(data, "reader", None)
     )
+    return save(sheet, path)

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from dyvision.saving import replacing
+from dyvision.tasks.callbacks.classes import shown_classes
 from dyvision.tasks.callbacks.prediction_names import output_name
 from dyvision.tasks.callbacks.prediction_results import Found, PredictionResults
-from dyvision.visualize import draw_boxes, overlay_with_legend, palette
+from dyvision.visualize import as_image, draw_objects, overlay_with_legend, read_rgb
 
 __all__ = ("PredictionWriter", "output_name")
 
@@ -148,7 +149,7 @@ class PredictionWriter(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         roots = [getattr(datamodule, name, None) for name in ("predict_root", "root")]
         names = [output_name(path, [Path(root) for root in roots if root]) for path in outputs["path"]]
-        read = getattr(datamodule, "read_image", _read)
+        read = getattr(datamodule, "read_image", read_rgb)
         if len(names) != len(positions):
             raise ValueError(
                 f"predict_step returned {len(names)} images for the {len(positions)} valid ones of a batch"
@@ -186,7 +187,7 @@ class PredictionWriter(Callback):
     ) -> None:
         probabilities: Tensor = outputs["probabilities"]
         count = probabilities.shape[1]
-        class_names = hparams.get("class_names") or [str(index) for index in range(count)]
+        class_names = shown_classes(hparams, count).names
         best = probabilities.topk(min(self.top_k, count), dim=1)
         rows = zip(outputs["path"], best.values.tolist(), best.indices.tolist(), strict=True)
         for entry, (path, values, indices) in zip(found, rows, strict=True):
@@ -196,19 +197,17 @@ class PredictionWriter(Callback):
     def _segmentation(
         self, outputs: dict[str, Any], names: Sequence[Path], found: list[Found], hparams: dict[str, Any], read: Any
     ) -> None:
-        count = hparams["num_classes"]
-        ids = np.asarray(hparams.get("class_ids") or range(count))
+        class_ids, class_names, colors = shown_classes(hparams, hparams["num_classes"])
+        ids = np.asarray(class_ids)
         if ids.min() < 0 or ids.max() > 65535:
             raise ValueError(f"class_ids={ids.tolist()}: a PNG holds numbers from 0 to 65535")
-        class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
-        colors = hparams.get("class_colors") or palette(count)
         for path, name, entry, label_map in zip(outputs["path"], names, found, outputs["label_maps"], strict=True):
             index = label_map.cpu().numpy()
             labels = Image.fromarray(ids[index].astype(np.uint8 if ids.max() < 256 else np.uint16))
             self._save(labels, "labels", name, entry)
             if self.draw and (image := self._picture(path, read)) is not None:
-                image = _resize(image, index.shape)
-                overlay = overlay_with_legend(image, index, class_names, colors, ignore_index=-1)
+                shown = as_image(image).resize((index.shape[1], index.shape[0]))
+                overlay = overlay_with_legend(shown, index, class_names, colors, ignore_index=-1)
                 self._save(overlay, "overlays", name, entry)
 
     def _detection(
@@ -216,10 +215,7 @@ class PredictionWriter(Callback):
     ) -> None:
         from dyvision.tasks.metrics.coco import encode_masks
 
-        count = hparams["num_classes"]
-        ids = hparams.get("class_ids") or list(range(1, count + 1))
-        class_names = hparams.get("class_names") or [str(class_id) for class_id in ids]
-        colors = hparams.get("class_colors") or palette(count)
+        ids, class_names, colors = shown_classes(hparams, hparams["num_classes"], 1)
         own = hparams.get("score_threshold") if self.score_threshold is None else self.score_threshold
         self._threshold = _SHOWN if own is None else own
         sizes = outputs.get("original_size") or [None] * len(names)
@@ -245,16 +241,8 @@ class PredictionWriter(Callback):
             if self.draw and (image := self._picture(path, read)) is not None:
                 shown = scores.argsort(descending=True)[: self.max_boxes]
                 shown = shown[scores[shown] >= self._threshold]
-                classes = [int(label) - 1 for label in labels[shown]]
-                picture = draw_boxes(
-                    image,
-                    boxes[shown].float().numpy(),
-                    [class_names[index] for index in classes],
-                    [colors[index] for index in classes],
-                    scores[shown].tolist(),
-                    None if masks is None else masks.cpu()[shown].numpy(),
-                )
-                self._save(picture, "boxes", name, entry)
+                chosen = {key: one[key].cpu()[shown] for key in ("boxes", "labels", "scores", "masks") if key in one}
+                self._save(draw_objects(image, chosen, class_names, colors), "boxes", name, entry)
                 entry.drawn = len(shown)
 
     def _picture(self, path: str, read: Any) -> NDArray[np.uint8] | None:
@@ -269,14 +257,3 @@ class PredictionWriter(Callback):
         with replacing(self.output / folder / name) as part:
             image.save(part)
         entry.files[folder] = 1
-
-
-def _read(path: str) -> NDArray[np.uint8]:
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
-
-
-def _resize(image: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
-    if image.shape[:2] == tuple(size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))

@@ -57,7 +57,7 @@ class ResultsTable(Callback):
             name: dict(values) for name, values in (getattr(metric, "per_class", None) or {}).items()
         }
         table = FittingTable(f"{getattr(module, 'task', type(module).__name__)}, {stage}")
-        table.add_column("metric", NAME, folds=True)
+        table.add_column("metric", NAME, folds=16)
         table.add_column("value", justify="right")
         for name, value in logged.items():
             kind, slash, class_name = name.partition("/")
@@ -78,7 +78,7 @@ def _class_table(per_class: Mapping[str, Mapping[str, float]]) -> FittingTable:
         title = f"the {_MOST_CLASSES} of {len(per_class)} classes with the lowest {kinds[0]}"
         per_class = {name: per_class[name] for name in worst}
     table = FittingTable(title)
-    table.add_column("class", NAME, folds=True)  # a long name takes lines, the values stay
+    table.add_column("class", NAME, folds=16)  # a long name takes lines, the values stay
     for kind in kinds:
         table.add_column(printable(kind), justify="right")
     for class_name, values in per_class.items():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dyvision.analysis.benchmark import Comparison, compare, make_timer, measure_peak_memory, time_calls
-from dyvision.analysis.benchmark_cases import (
+from dyvision.analysis.benchmark.cases import (
     ConvShape,
     Setting,
     make_groups,

@@ -85,7 +85,7 @@ def test_operators_with_every_formulation(measure, tmp_path) -> None:
 
 
 def test_geometric_means() -> None:
-    from dyvision.cli._benchmark_output import Row, geometric_means
+    from dyvision.analysis.benchmark.rows import Row, geometric_means
 
     rows = [
         Row("operators", group, "mixture", "static", batch, 224, ratio, ratio, ratio, 1.0, 3)

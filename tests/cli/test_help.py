@@ -6,12 +6,13 @@ import shutil
 import subprocess
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from dyvision.backbones import list_policies
 from dyvision.cli import main
 from dyvision.cli.common_options import TRAINER_COMMANDS, common_options
 from dyvision.cli.listing import names_of
-from dyvision.cli.task_parser import TaskParser
+from dyvision.cli.task_parser import TaskParser, integers_first, task_parser
 from dyvision.cli.task_table import TASKS
 from dyvision.cli.typed import TypedOptions
 from dyvision.layers import list_layers
@@ -93,3 +94,14 @@ def test_a_command_line_is_read_once(arguments, pairs, words) -> None:
     typed = TypedOptions.read(arguments)
     assert (typed.pairs, typed.words) == (pairs, words)
     assert TypedOptions.read(typed.arguments()).pairs == pairs
+
+
+def test_whole_numbers_are_integers_whatever_was_imported_first() -> None:
+    """``limit_train_batches=1`` is one batch, ``1.0`` all of them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--limit", type=float | int | None)
+    integers_first(parser)
+    found = [parser.parse_args([f"--limit={text}"]).limit for text in ("1", "1.0", "0.5", "null")]
+    assert found == [1, 1.0, 0.5, None] and [type(value) for value in found[:2]] == [int, float]
+    trainer = task_parser("fit", "segmentation")
+    assert type(trainer.parse_args(["--data.root=x", "--trainer.limit_val_batches=1"]).trainer.limit_val_batches) is int

@@ -18,12 +18,15 @@ from dyvision.visualize import (
     draw_boxes,
     draw_label,
     draw_legend,
+    draw_objects,
     fit,
     grid,
+    legend_of,
     overlay_mask,
     overlay_with_legend,
     save,
 )
+from dyvision.visualize.figures import check_figure, heat_map, name_ticks, new_figure, save_figure
 
 BLACK = np.zeros((40, 60, 3), np.uint8)
 
@@ -125,3 +128,42 @@ def test_images_come_in_one_form() -> None:
         as_image(np.zeros((2, 2)))
     assert fit(BLACK, 120, 40).size == (60, 40)
     assert fit(BLACK, 30, 300).size == (30, 20)
+
+
+def test_objects_are_scaled_with_their_image() -> None:
+    masks = torch.zeros(1, 20, 30, dtype=torch.bool)
+    masks[0, 12:15, 12:15] = True
+    objects = {"boxes": torch.tensor([[10.0, 10, 20, 18]]), "labels": torch.tensor([2]), "masks": masks}
+    names, colors = ["cat", "dog"], [[0, 255, 0], [255, 0, 0]]
+    out = np.array(draw_objects(BLACK, objects, names, colors, (20, 30)))
+    whole = {"boxes": 2 * objects["boxes"].bfloat16(), "labels": objects["labels"]}
+    box = np.array(draw_objects(BLACK, whole, names, colors))
+    assert out[36, 30].tolist() == box[36, 30].tolist() == [255, 0, 0]  # the second class, labels count from 1
+    assert 0 < out[26, 26, 0] < 255 and not box[26, 26].any()
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}
+    assert not np.array(draw_objects(BLACK, nothing, names, colors)).any()
+
+
+def test_a_legend_has_the_classes_that_occur() -> None:
+    maps = [torch.tensor([[0, 255], [2, 2]]), np.array([-1, 9])]
+    colors = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
+    legend = np.array(legend_of(maps, ["road", "sky", "car"], colors, 200))
+    assert [(legend == color).all(axis=2).any() for color in colors] == [True, False, True]
+    assert legend_of(maps, ["road", "sky", "car"], colors, 200, ignore_index=2).width == 200
+    assert legend_of([np.full((2, 2), 255)], ["road"], colors, 200) is None
+
+
+def test_figures_name_strangers_and_refuse_what_is_no_picture(tmp_path: Path) -> None:
+    figure = new_figure(3, 3)
+    axes = figure.add_subplot()
+    heat_map(axes, np.eye(3), 0, 1, "Blues")
+    name_ticks(axes.yaxis, ["$x^2$", "a\nb\x1b", "信号"])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [r"\$x^2\$", r"a b\x1b", "信号"]
+    for name in ("new/a.png", "a.SVG", "a.pdf"):
+        save_figure(figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 500
+    with pytest.raises(ValueError, match=r"--plot .*a\.xyz: the suffix must be one of"):
+        check_figure(tmp_path / "a.xyz", "--plot")
+    with pytest.raises(ValueError, match="the suffix must be one of"):
+        save_figure(figure, tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dyvision import data as data_package
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 from dyvision.tasks.callbacks import PredictionPictures
+from dyvision.tasks.callbacks.classes import shown_classes
+from dyvision.tasks.callbacks.pictures import draw_predictions
 
 BACKBONE = "mobilenetv2_035"
 
@@ -105,3 +107,26 @@ def test_truth_fills_the_picture_where_the_label_map_keeps_its_size(root) -> Non
     names = [str(index) for index in range(19)]
     for _, truth, prediction in PredictionPictures._labels(batch, found, names, colors, data.reader):
         assert (np.asarray(truth) == np.asarray(prediction)).all()
+
+
+@pytest.mark.parametrize(("first", "numbers"), [(0, ["0", "1", "2"]), (1, ["1", "2", "3"])])
+def test_classes_without_names_are_their_numbers(first, numbers) -> None:
+    assert shown_classes({}, 3, first).names == numbers
+    assert shown_classes({"class_ids": [7, 11, 26]}, 3, first).names == ["7", "11", "26"]
+    named = shown_classes(
+        {"class_ids": [7, 11, 26], "class_names": ["a", "b", "c"], "class_colors": [[1, 2, 3]] * 3}, 3
+    )
+    assert named == ([7, 11, 26], ["a", "b", "c"], [[1, 2, 3]] * 3)
+    assert len(shown_classes({}, 3).colors) == 3
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "detection"])
+def test_a_file_of_pairs_takes_as_many_batches_as_it_needs(root, tmp_path, kind) -> None:
+    task, data = _case(kind, root)
+    data.batch_size = 2
+    L.Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False).validate(task, data, verbose=False)
+    for count in (1, 3):
+        path = draw_predictions(task, data, tmp_path / f"{count}.png", count, score_threshold=0.0)
+        with Image.open(path) as sheet:
+            # pairs of two pictures, two pairs a line
+            assert (sheet.width > 1000) == (count == 3) and (sheet.height > 450) == (count == 3)

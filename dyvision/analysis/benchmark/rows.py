@@ -1,4 +1,4 @@
-"""Rows of ``dyvision benchmark`` as a table, CSV, JSON and a chart."""
+"""Ratios of ``dyvision benchmark`` as rows of a table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dyvision.saving import replacing, write_text
+from dyvision.tables import NAME, FittingTable
+from dyvision.text import plain
 
-if TYPE_CHECKING:
-    from dyvision.tables import FittingTable
+_CAPTION = (
+    "Time of the first over that of the second: median over the rounds of the ratio within a round [10th-90th "
+    "percentile]; all versions take turns. ms: median time of the second."
+)
+#: importance of what explains a ratio: all ratios of all batches come first
+_DETAIL = 1000
 
 
 @dataclass(frozen=True)
@@ -56,36 +61,47 @@ class Row:
 
 
 def make_table(rows: Sequence[Row], title: str) -> FittingTable:
-    """One line per group, reference and thing measured, one column per batch; below, geometric means."""
-    from dyvision.tables import NAME, FittingTable
-
+    """One line per group, reference and thing measured, one column per batch."""
     batches = list(dict.fromkeys(row.batch for row in rows))
-    cells = {(row.group, row.name, row.reference, row.batch): row for row in rows}
+    memory = any(row.memory_ratio is not None for row in rows)
     table = FittingTable(title, _CAPTION, elsewhere="--csv and --json have them")
-    table.add_column("what", NAME, folds=True)
-    for column in ("measured", "over"):
-        table.add_column(column, NAME)
+    best = any(row.best for row in rows)
+    table.add_column("what", NAME, folds=16)
+    table.add_column("measured / over", NAME, folds=20)
     for place, batch in enumerate(batches):
         table.add_column(f"batch {batch}", importance=1 + place, justify="right")
-        table.add_column("over, ms", importance=1 + 2 * len(batches), justify="right", style="dim")
-    memory = any(row.memory_ratio is not None for row in rows)
-    if memory:
-        for batch in batches:
-            table.add_column(f"memory, batch {batch}", importance=1 + len(batches), justify="right")
+        table.add_column(f"percentiles (batch {batch})", importance=_DETAIL + place, joined=True)
+        if best:
+            table.add_column(f"fastest (batch {batch})", importance=_DETAIL, joined=True)
+        table.add_column(f"ms\nbatch {batch}", importance=2 * _DETAIL, justify="right", style="dim")
+        if memory:
+            table.add_column(f"memory\nbatch {batch}", importance=1 + place, justify="right")
+            table.add_column(f"MiB (batch {batch})", importance=_DETAIL + place, joined=True)
+    cells = {(row.group, row.name, row.reference, row.batch): row for row in rows}
     previous = None
     for group, name, reference in dict.fromkeys((row.group, row.name, row.reference) for row in rows):
         found = [cells.get((group, name, reference, batch)) for batch in batches]
         if group != previous and previous is not None:
             table.add_section()
         note = next((row.note for row in found if row is not None and row.note), "")
-        line = [f"{group}{note and f' ({note})'}" if group != previous else "", name, reference]
+        line = [f"{group}{note and f' ({note})'}" if group != previous else "", f"{name} / {reference}"]
         for row in found:
-            line += ["", ""] if row is None else [_ratio(row), f"{row.reference_ms:.3g}"]
-        if memory:
-            line += ["" if row is None or row.memory_ratio is None else _memory(row) for row in found]
-        table.add_row(*line)
+            line += _cells(row, best, memory)
+        table.add_row(*map(plain, line))
         previous = group
     return table
+
+
+def _cells(row: Row | None, best: bool, memory: bool) -> list[str]:
+    """What one batch has in a line; nothing where it was not measured."""
+    if row is None:
+        return [""] * (3 + best + 2 * memory)
+    texts = [f"{row.ratio:.2f}", f"[{row.low:.2f}-{row.high:.2f}]", *([row.best] if best else [])]
+    texts.append(f"{row.reference_ms:.3g}")
+    if memory:
+        known = row.memory_ratio is not None and row.memory_mib is not None
+        texts += [f"{row.memory_ratio:.2f}", f"({row.memory_mib:.0f} MiB)"] if known else ["", ""]
+    return texts
 
 
 def geometric_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, float]]:
@@ -101,20 +117,16 @@ def geometric_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, floa
 
 def make_summary(rows: Sequence[Row]) -> FittingTable:
     """Geometric means as a table."""
-    from dyvision.tables import NAME, FittingTable
-
     table = FittingTable("geometric mean over the shapes")
-    table.add_column("measured", NAME)
-    table.add_column("over", NAME)
-    table.add_column("shapes", importance=9, justify="right")
+    table.add_column("measured / over", NAME, folds=20)
+    table.add_column("shapes", importance=_DETAIL, justify="right")
     batches = list(dict.fromkeys(row.batch for row in rows))
     for place, batch in enumerate(batches):
         table.add_column(f"batch {batch}", importance=1 + place, justify="right")
     for (name, reference), means in geometric_means(rows).items():
         groups = {row.group for row in rows if (row.name, row.reference) == (name, reference)}
-        table.add_row(
-            name, reference, str(len(groups)), *(f"{means[batch]:.2f}" if batch in means else "" for batch in batches)
-        )
+        ratios = [f"{means[batch]:.2f}" if batch in means else "" for batch in batches]
+        table.add_row(*map(plain, [f"{name} / {reference}", str(len(groups)), *ratios]))
     return table
 
 
@@ -130,31 +142,3 @@ def write_json(rows: Sequence[Row], machine: Mapping[str, object], path: Path) -
     """Write ``{"machine": ..., "rows": [...]}``."""
     text = json.dumps({"machine": dict(machine), "rows": [asdict(row) for row in rows]}, indent=1)
     write_text(path, f"{text}\n")
-
-
-def check_plot(path: Path) -> None:
-    """Check the suffix before hours of measurements.
-
-    Raises:
-        ValueError: If no picture of that kind can be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise ValueError(f"--plot {path}: the suffix must be one of {', '.join(sorted(known))}")
-
-
-_CAPTION = (
-    "Time over that of the second column: median over the rounds of the ratio within a round [10th-90th percentile]; "
-    "all versions take turns. over, ms: median time of what is compared with."
-)
-
-
-def _ratio(row: Row) -> str:
-    best = f" {row.best}" if row.best else ""
-    return f"{row.ratio:.2f} \\[{row.low:.2f}-{row.high:.2f}]{best}"  # escaped: brackets are markup
-
-
-def _memory(row: Row) -> str:
-    return f"{row.memory_ratio:.2f} ({row.memory_mib:.0f} MiB)"

@@ -7,25 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dyvision.cli._benchmark_output import Row
-from dyvision.saving import replacing
+from dyvision.analysis.benchmark.rows import Row
+from dyvision.visualize.colors import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from dyvision.visualize.figures import hide_frame, new_figure, save_figure
 
-# Okabe and Ito's palette and grey: distinguishable without colour vision
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
+_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW, GREY)
 _MARKERS = "osD^v<>P"
 #: lines of dots up to which every shape or network has its own; above, one line has all its shapes
 _LINES = 70
 
 
-def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draw the ratios, one panel per batch, one colour per thing measured.
 
     Dots with their percentiles per shape or network; if these are too many for a page, a line per thing measured with a
     dot per shape and their geometric mean.
     """
-    # not pyplot: no window system, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     batches = list(dict.fromkeys(row.batch for row in rows))
@@ -37,8 +34,7 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
         ticks = {f"{name} / {reference}": float(place) for place, (name, reference) in enumerate(series)}
     else:
         lines = len(heights) + len(ticks)
-    figure = Figure(figsize=(4 + 3 * len(batches), 2.2 + (0.32 if summarised else 0.16) * lines), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4 + 3 * len(batches), 2.2 + (0.32 if summarised else 0.16) * lines)
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     for axes, batch in zip(panels, batches, strict=True):
         own = [row for row in rows if row.batch == batch]
@@ -46,14 +42,13 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
             _swarm(axes, own, series)
         else:
             _dots(axes, own, rows, heights)
-        axes.axvline(1, color="#999999", linewidth=1, zorder=0)
+        axes.axvline(1, color=GREY, linewidth=1, zorder=0)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title(f"batch {batch}", fontsize="medium")
         axes.set_xlabel("time ratio")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        hide_frame(axes)
     panels[0].set_yticks(list(ticks.values()), list(ticks), fontsize="small")
     last = max(ticks.values()) if summarised else max(heights.values())
     panels[0].set_ylim(last + 1, -1)  # the first on top; shared by all panels
@@ -66,8 +61,7 @@ def save_plot(rows: Sequence[Row], path: Path, title: str) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         columns = 1 + len(batches)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-    with replacing(path) as part:
-        figure.savefig(part, dpi=150, format=path.suffix.removeprefix("."))
+    save_figure(figure, path)
 
 
 def _dots(axes: Any, own: Sequence[Row], rows: Sequence[Row], heights: dict[tuple[str, str, str], int]) -> None:

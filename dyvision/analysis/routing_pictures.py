@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyvision.saving import replacing
-from dyvision.text import printable
+from dyvision.analysis.routing_report import short_names, static_sources
+from dyvision.visualize.colors import BLUE, GREY
+from dyvision.visualize.figures import heat_map, hide_frame, name_ticks, new_figure, save_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,21 +23,6 @@ _MATRICES, _PANELS = 4, 8
 _COLUMNS, _PIXELS = 64, 64
 #: names of layers and classes beside which there is room for their names
 _NAMED_LAYERS, _NAMED_CLASSES = 60, 30
-#: colours distinguishable without colour vision (Okabe and Ito)
-_STATIC, _DYNAMIC = "#888888", "#0072B2"
-
-
-def short_names(results: Sequence[LayerRouting]) -> tuple[dict[str, str], str]:
-    """Names without the modules that all layers are in, and these."""
-    names = [result.name for result in results]
-    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    prefix = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, parents))
-    return {name: name.removeprefix(prefix) for name in names}, prefix
-
-
-def static_sources(results: Sequence[LayerRouting]) -> str:
-    """What the dynamic kernels are compared with."""
-    return ", ".join(dict.fromkeys(result.static_source for result in results))
 
 
 def _spread(results: Sequence[LayerRouting], count: int) -> list[LayerRouting]:
@@ -62,16 +48,17 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
 
     rows = _spread(results, _MATRICES)
     names, _ = short_names(results)
-    figure = _figure(11, 4.6 + 2.5 * len(rows))
-    top, below = figure.subfigures(2, 1, height_ratios=[4.2, 2.5 * len(rows)])
+    figure = new_figure(11, 4.6 + 2.5 * len(rows))
+    halves: Any = figure.subfigures(2, 1, height_ratios=[4.2, 2.5 * len(rows)])
+    top, below = halves
     figure.suptitle("How alike the output kernels of a layer are: |correlation| of pairs", fontsize="large")
     axes = top.subplots()
     places = range(len(results))
     static, dynamic = [result.static.mean for result in results], [result.dynamic.mean for result in results]
     axes.vlines(places, static, dynamic, color="#bbbbbb", linewidth=1)
-    axes.plot(places, static, "s", color=_STATIC, markersize=4, label=f"static ({static_sources(results)})")
+    axes.plot(places, static, "s", color=GREY, markersize=4, label=f"static ({static_sources(results)})")
     label = f"dynamic (kernels of {results[0].correlation_images} images)"
-    axes.plot(places, dynamic, "o", color=_DYNAMIC, markersize=4, label=label)
+    axes.plot(places, dynamic, "o", color=BLUE, markersize=4, label=label)
     axes.set_ylabel("mean |r|")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.02)
@@ -81,7 +68,7 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
     axes.set_xticks(list(places)[::step], labels, rotation=90, fontsize=7)
     axes.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     axes.set_title(f"all {len(results)} layers", loc="left", fontsize="medium")
-    _clean(axes)
+    hide_frame(axes)
     grid = below.subplots(len(rows), 3, squeeze=False, width_ratios=[1, 1, 1.5])
     below.suptitle(_which(len(rows), len(results)), fontsize="medium", x=0.01, ha="left")
     for (left, middle, right), result in zip(grid, rows, strict=True):
@@ -91,9 +78,7 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
         limit = max([value for value in values if not math.isnan(value)] + [1e-6])
         for place, matrix, name in zip((left, middle), matrices, ("static", "dynamic"), strict=True):
             size = len((result.static if name == "static" else result.dynamic).matrix)
-            image = place.imshow(
-                matrix.numpy(), vmin=0, vmax=limit, cmap="YlGnBu", interpolation="nearest", extent=(0, size, size, 0)
-            )
+            image = heat_map(place, matrix.numpy(), 0, limit, "YlGnBu", extent=(0, size, size, 0))
             mean = (result.static if name == "static" else result.dynamic).mean
             shown = "no pairs" if math.isnan(mean) else f"mean {mean:.3f}"
             place.set_title(f"{name}, {shown}", fontsize="small")
@@ -106,14 +91,14 @@ def draw_correlation(results: Sequence[LayerRouting], path: Path) -> None:
         bar.set_label(f"|r|{averaged}", fontsize="x-small")
         bar.ax.tick_params(labelsize="x-small")
         edges = torch.linspace(0, 1, len(result.static.histogram) + 1).tolist()
-        right.stairs(result.static.histogram.numpy(), edges, color=_STATIC, alpha=0.5, fill=True, label="static")
-        right.stairs(result.dynamic.histogram.numpy(), edges, color=_DYNAMIC, linewidth=1.5, label="dynamic")
+        right.stairs(result.static.histogram.numpy(), edges, color=GREY, alpha=0.5, fill=True, label="static")
+        right.stairs(result.dynamic.histogram.numpy(), edges, color=BLUE, linewidth=1.5, label="dynamic")
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         right.set_title("share of pairs by |r|", fontsize="small")
         right.tick_params(labelsize="x-small")
         right.legend(frameon=False, fontsize="small")
-        _clean(right)
-    _save(figure, path)
+        hide_frame(right)
+    save_figure(figure, path, dpi=100)
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
@@ -143,7 +128,7 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
     columns = 1 if len(shown) == 1 else 2
     lines = -(-len(shown) // columns)
     height = min(max(2.6, 0.16 * len(classes) + 1.2), 14 / lines) if labelled else 2.6
-    figure = _figure(12 if columns == 2 else 8, 1 + height * lines)
+    figure = new_figure(12 if columns == 2 else 8, 1 + height * lines)
     what = "mean of a class minus mean of all images" if labelled else "distribution over images"
     figure.suptitle(f"Coefficients: {what}; {_which(len(shown), len(results))}", fontsize="large")
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -152,7 +137,7 @@ def draw_coefficients(results: Sequence[LayerRouting], path: Path, classes: Sequ
             axes.set_axis_off()
             continue
         _panel(figure, axes, shown[place], names[shown[place].name], classes, named=place % columns == 0)
-    _save(figure, path)
+    save_figure(figure, path, dpi=100)
 
 
 def _panel(figure: Any, axes: Any, result: LayerRouting, name: str, classes: Sequence[str], named: bool) -> None:
@@ -166,7 +151,7 @@ def _panel(figure: Any, axes: Any, result: LayerRouting, name: str, classes: Seq
             result.coefficients[:, chosen].numpy(), positions=list(range(len(chosen))), showfliers=False, widths=0.6
         )
         axes.grid(axis="y", color="#eeeeee")
-        _clean(axes)
+        hide_frame(axes)
         ranked = "vary most"
     else:
         total = max(len(classes), int(result.labels.max()) + 1)
@@ -175,15 +160,13 @@ def _panel(figure: Any, axes: Any, result: LayerRouting, name: str, classes: Seq
         chosen = spread.topk(min(count, _COLUMNS)).indices.sort().values
         deviation = deviation[:, chosen]
         limit = float(deviation.nan_to_num().abs().max()) or 1.0
-        image = axes.imshow(deviation.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        image = heat_map(axes, deviation.numpy(), -limit, limit, "RdBu_r", aspect="auto")
         bar = figure.colorbar(image, ax=axes, pad=0.02)
         bar.ax.tick_params(labelsize="x-small")
         bar.formatter.set_powerlimits((-2, 3))
         bar.ax.yaxis.get_offset_text().set_fontsize("x-small")
         if len(classes) == total <= _NAMED_CLASSES:
-            # "$" begins a formula in matplotlib
-            shown = [printable(name).replace("$", r"\$") for name in classes]
-            axes.set_yticks(range(total), shown if named else [""] * total, fontsize="small")
+            name_ticks(axes.yaxis, classes if named else [""] * total)
         else:
             axes.set_ylabel("class" if named else "", fontsize="small")
         share = result.class_share
@@ -195,22 +178,3 @@ def _panel(figure: Any, axes: Any, result: LayerRouting, name: str, classes: Seq
     which = f", {len(chosen)} of {count} that {ranked}" if count > _COLUMNS else ""
     axes.set_xlabel(("kernel" if "K kernels" in result.meaning else "coefficient") + which, fontsize="small")
     axes.set_title(title, fontsize="small")
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _clean(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100, format=path.suffix.removeprefix(".") or "png")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dyvision.analysis.benchmark import Run
+from dyvision.analysis.benchmark.timing import Run
 from dyvision.analysis.macs import evaluating
 from dyvision.backbones import create_model
 from dyvision.backbones.registry import find_builder

@@ -1,19 +1,18 @@
-"""What ``dyvision data check`` prints."""
+"""Findings and statistics of a check as tables."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from dyvision.data.check import Report
-    from dyvision.data.findings import Finding
-    from dyvision.data.statistics import SplitStatistics
+from dyvision.data.check import Report
+from dyvision.data.findings import Finding
+from dyvision.data.statistics import SplitStatistics
+from dyvision.tables import NAME, FittingTable, make_console
+from dyvision.text import plain, printable
 
 _STYLES = {"refused": "red", "warned": "yellow", "repaired": "green"}
 _CLASSES_SHOWN = 40
@@ -27,7 +26,7 @@ def print_report(report: Report, root: Path) -> None:
         report: What was found.
         root: Folder of the data set; files are shown relative to it.
     """
-    console = Console()
+    console = make_console()
     for split in report.splits:
         _print_split(console, split, report.duplicates.get(split.split, 0))
     classes = len(report.splits[0].class_names) if report.splits else 0
@@ -39,12 +38,13 @@ def print_report(report: Report, root: Path) -> None:
     if not found:
         console.print("nothing to repair, to doubt or to refuse")
         return
-    table = Table(title=f"findings in {escape(str(root))}", show_lines=True)
-    for name in ("", "file, where", "what", "training"):
-        table.add_column(name, overflow="fold")
+    table = FittingTable(f"findings in {printable(root)}", lines=True)
+    table.add_column("", NAME)
+    for name in ("file, where", "what", "training"):
+        table.add_column(name, NAME, folds=16)
     for kind in _STYLES:
         for group in _groups([one for one in found if one.outcome == kind]):
-            table.add_row(*_row(group, root), style=_STYLES[kind])
+            table.add_row(*map(_lines, _row(group, root)), style=_STYLES[kind])
     console.print(table)
     counts = {kind: sum(one.count for one in found if one.outcome == kind) for kind in _STYLES}
     console.print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
@@ -72,7 +72,12 @@ def _row(group: list[Finding], root: Path) -> list[str]:
     outcome = first.outcome if count == 1 else f"{first.outcome} {count}x"
     # files in sentences are relative, too: the title has the root
     what, training = (text.replace(f"{root}{os.sep}", "") for text in (first.what, first.training))
-    return [escape(text) for text in (outcome, file, what, training)]
+    return [outcome, file, what, training]
+
+
+def _lines(text: str) -> Text:
+    """A cell whose own line breaks stay."""
+    return Text("\n").join(map(plain, text.split("\n")))
 
 
 def _relative(file: str, root: Path) -> str:
@@ -94,16 +99,16 @@ def _print_split(console: Console, split: SplitStatistics, duplicates: int) -> N
         parts.append(f"{100 * share:.1f} % of the pixels ignored")
     if duplicates:
         parts.append(f"{duplicates} repeat another one's content")
-    console.print(f"{escape(split.split)}: {', '.join(parts)}")
+    console.print(plain(f"{split.split}: {', '.join(parts)}"))
 
 
-def _class_table(splits: list[SplitStatistics], task: str) -> Table:
-    table = Table(title=_COUNTED.get(task, "images or objects"))
-    table.add_column("class")
-    for split in splits:
-        table.add_column(escape(split.split), justify="right")
+def _class_table(splits: list[SplitStatistics], task: str) -> FittingTable:
+    table = FittingTable(_COUNTED.get(task, "images or objects"), elsewhere="--json FILE has them")
+    table.add_column("class", NAME, folds=16)
+    for place, split in enumerate(splits, 1):
+        table.add_column(printable(split.split), importance=place, justify="right")
     for index, name in enumerate(splits[0].class_names):
-        table.add_row(escape(name), *(_cell(split, index) for split in splits))
+        table.add_row(plain(name), *(_cell(split, index) for split in splits))
     return table
 
 
