@@ -104,13 +104,6 @@ def export_onnx(
     Raises:
         ValueError: If an argument is out of range, a package is missing, the network cannot take such images, it cannot
             be traced, or the outputs differ; there is no new file then.
-
-    Example:
-        >>> import dyvision
-        >>> from dyvision.export import export_onnx
-        >>> model = dyvision.create_model("mobilenetv2_035", "dyconv")
-        >>> print(export_onnx(model, "network.onnx", image_size=64))  # doctest: +SKIP
-        network.onnx: ONNX opset 18, 620 nodes, 41 s, largest error 6.1e-07 (1x3x64x64, 3x3x64x64, 8x3x64x64)
     """
     start = time.perf_counter()
     need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
