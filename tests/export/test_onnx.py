@@ -50,7 +50,7 @@ def away_from_start(layer: nn.Module) -> nn.Module:
     """Branches that start at zero predict the same for all images: then nothing that depends on them is tested."""
     with torch.no_grad():
         for parameter in layer.parameters():
-            if not parameter.any() or parameter.std() < 0.02:
+            if parameter.std(correction=0) < 0.02:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return layer.eval()
 
