@@ -113,8 +113,8 @@ def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
         for mask in masks:
             yield torch.fft.irfft2(spectrum * mask, s=x.shape[2:], norm="ortho")
         return
-    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many. The masks of
-    # the other half are not these mirrored (resized masks are not symmetric), so the first half counts for both
+    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many. The masks
+    # of the other half are not these mirrored (resized masks are not symmetric), so the first half counts for both
     width = x.shape[3]
     columns = torch.arange(width, device=x.device)
     spectrum = torch.fft.fft2(x, norm="ortho") * _times_counted(columns, width).to(x.dtype)
