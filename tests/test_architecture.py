@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("layers",),
     ("convert",),
     ("backbones",),
-    ("analysis", "checkpoints"),
+    ("analysis", "checkpoints", "export"),
     ("tasks", "data"),
     ("cli",),
 )

@@ -113,10 +113,9 @@ def inverse(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     # ONNX Runtime fails at one-sided inverse transforms. The real part of a full one: the columns that are left out are
     # conjugates of others, which therefore count twice
     width = size[1]
-    columns = torch.arange(width // 2 + 1, device=spectrum.device)
-    single = (columns == 0) | (2 * columns == width)
     parts = torch.view_as_real(spectrum)
-    parts = parts * torch.where(single, 1.0, 2.0).to(parts.dtype)[:, None]
+    columns = torch.arange(width // 2 + 1, device=spectrum.device)
+    parts = parts * _times_counted(columns, width).to(parts.dtype)[:, None]
     full = F.pad(parts, (0, 0, 0, width - width // 2 - 1))
     return torch.fft.ifft2(torch.view_as_complex(full)).real
 
@@ -128,11 +127,19 @@ def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
         for mask in masks:
             yield torch.fft.irfft2(spectrum * mask, s=x.shape[2:], norm="ortho")
         return
-    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many
-    columns = torch.arange(x.shape[3], device=x.device)
-    spectrum = torch.fft.fft2(x, norm="ortho")
-    for mask in masks.index_select(2, torch.minimum(columns, x.shape[3] - columns)):
+    # all columns: runtimes fail at half of them, and an exporter cannot prove that a free width has so many. The masks
+    # of the other half are not these mirrored (resized masks are not symmetric), so the first half counts for both
+    width = x.shape[3]
+    columns = torch.arange(width, device=x.device)
+    spectrum = torch.fft.fft2(x, norm="ortho") * _times_counted(columns, width).to(x.dtype)
+    for mask in masks.index_select(2, torch.minimum(columns, width - columns)):
         yield torch.fft.ifft2(spectrum * mask, norm="ortho").real
+
+
+def _times_counted(columns: Tensor, width: int) -> Tensor:
+    """How often a column of a spectrum counts in the real part of the inverse: 0 is for the conjugates of others."""
+    single = (columns == 0) | (2 * columns == width)
+    return torch.where(single, 1.0, torch.where(2 * columns < width, 2.0, 0.0))
 
 
 def kernels_of(plane: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

@@ -55,7 +55,10 @@ def dynamic_conv2d(
     bias = bias if bias is None or bias.dtype == call.dtype else bias.to(call.dtype)
     if is_traced():
         # compilers see the plain operations and plan the backward pass themselves; nothing is added in place
-        return add_bias(TABLE[plan.forward].forward(input, weight, geometry, None), bias)
+        row = TABLE[plan.forward]
+        if row.adds_bias:
+            return row.forward(input, weight, geometry, bias)
+        return add_bias(row.forward(input, weight, geometry, None), bias)
     if call.training:
         return add_bias(differentiable_convolution(input, weight, geometry, plan), bias)
     return TABLE[plan.forward].forward(input, weight, geometry, bias)

@@ -64,6 +64,10 @@ def mixture_conv2d(
         return call.empty(input, kernels, coefficients, bias, taps)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     mixture = Mixture(kernels, coefficients, taps)
+    if is_traced() and TABLE[plan.forward].adds_bias:
+        if bias is not None:
+            bias = (bias if bias.ndim == 1 else _mix_bias(bias, coefficients, input.shape[0])).to(call.dtype)
+        return TABLE[plan.forward].convolve_mixture(input, mixture, geometry, bias)
     shift = None if bias is None else _mix_bias(bias, coefficients, input.shape[0]).to(call.dtype)
     if is_traced():
         return add_bias(TABLE[plan.forward].convolve_mixture(input, mixture, geometry), shift)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch.autograd import forward_ad
 
@@ -33,3 +36,22 @@ def is_exporting() -> bool:
     # torch 2.7; before it an exporter cannot be told from a compiler
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(exporting())
+
+
+_to_onnx = False
+
+
+@contextmanager
+def exporting_to_onnx() -> Iterator[None]:
+    """Record the operators as what :mod:`dyvision.export` translates, not as plain operations."""
+    global _to_onnx
+    before, _to_onnx = _to_onnx, True
+    try:
+        yield
+    finally:
+        _to_onnx = before
+
+
+def is_exporting_to_onnx() -> bool:
+    """Whether this is inside :func:`exporting_to_onnx`, and the call is recorded."""
+    return _to_onnx and is_exporting()

@@ -16,7 +16,7 @@ import torch
 from dyvision.ops.cost_model import cost_model, estimate
 from dyvision.ops.formulations import TABLE, Formulation
 from dyvision.ops.geometry import Geometry
-from dyvision.ops.modes import is_traced
+from dyvision.ops.modes import is_exporting_to_onnx, is_traced
 from dyvision.ops.problem import Plan, Problem
 from dyvision.text import did_you_mean
 
@@ -65,7 +65,7 @@ def make_plan(problem: Problem, find_fastest: Callable[[Problem], Plan]) -> Plan
 
 def _traceable(problem: Problem) -> Plan:
     """What can be traced: anything measured for sizes that a compiler knows, or what works for all."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or is_exporting_to_onnx():
         return _for_all_sizes(problem)
     sizes = (problem.batch, problem.in_channels, *problem.size)
     if problem.kernel != (1, 1) and has_static_value is not None and all(has_static_value(size) for size in sizes):

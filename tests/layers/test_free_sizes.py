@@ -67,3 +67,18 @@ def test_onnx_runtime_agrees_at_other_sizes(name, kernel, stride, padding, tmp_p
         x = torch.randn(size)
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_bands_of_fdconv_are_right_at_sizes_whose_masks_are_not_symmetric() -> None:
+    """At its start the gates are one and the bands add up to the input, whatever the masks are."""
+    layer = get_layer("fdconv")(20, 24, 3, padding=1).eval()
+    with torch.no_grad():
+        layer.bands.weight.normal_(std=0.3)
+    free = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        program = torch.export.export(
+            layer, (torch.randn(2, 20, 16, 16),), dynamic_shapes=({0: free, 2: free, 3: free},), strict=False
+        ).module()
+        for size in [(17, 17), (40, 40), (25, 20), (12, 13)]:
+            x = torch.randn(2, 20, *size)
+            torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-4)

@@ -11,13 +11,14 @@ from dyvision.ops.formulations.grouped import GROUPED
 from dyvision.ops.formulations.loop import LOOP
 from dyvision.ops.formulations.matmul import MATMUL, UNFOLD
 from dyvision.ops.formulations.mix_outputs import MIX_OUTPUTS
+from dyvision.ops.formulations.scan import SCAN
 from dyvision.ops.formulations.shifted import SHIFTED
 from dyvision.ops.formulations.triton import TRITON
 from dyvision.ops.problem import Problem
 
 __all__ = ("FORMULATIONS", "TABLE", "Convolve", "Formulation", "Gradients", "applicable", "separable")
 
-TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, TRITON)}
+TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, SCAN, TRITON)}
 #: their names
 FORMULATIONS = tuple(TABLE)
 

@@ -44,6 +44,8 @@ class Formulation:
         any_batch: Whether a compiler can trace it where the batch is dynamic.
         row_by_row: Whether it multiplies kernels as matrices by the input's columns, so that tiling can go through the
             output channels.
+        adds_bias: Whether it takes the bias, of shape ``[C_out]`` as well, where operations are recorded, which is
+            where nothing may be added in place.
         straight: ``(batch, size, kernel_shape, geometry)`` to code for inference in which all these are constants, or
             None for a case that is not common enough.
     """
@@ -57,6 +59,7 @@ class Formulation:
     whole: bool = False
     any_batch: bool = False
     row_by_row: bool = False
+    adds_bias: bool = False
     straight: Callable[[int, Sequence[int], Sequence[int], Geometry], Convolve | None] | None = None
 
     @property

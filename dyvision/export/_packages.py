@@ -1,0 +1,18 @@
+"""The packages of the extra ``export``, asked for where they are needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def need(*names: str) -> tuple[Any, ...]:
+    """Import packages.
+
+    Raises:
+        ValueError: If one is missing; the message is one line that says how to install it.
+    """
+    try:
+        return tuple(import_module(name) for name in names)
+    except ImportError as error:
+        raise ValueError(f'export needs {error.name or names}: pip install "dyvision[export]" ({error})') from error
