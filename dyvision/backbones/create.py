@@ -89,7 +89,7 @@ def create_model(
     model, loaded = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
     if not pretrained:
         _start_classifier(model)
-    layer_kwargs = {**_mapping("layer_kwargs", layer_kwargs), **layer_arguments}
+    layer_kwargs = _layer_kwargs(layer_kwargs, layer_arguments)
     preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
     model = dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
     model = replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
@@ -158,7 +158,7 @@ def create_backbone(
         layer,
         policy=policy,
         preserve_outputs=preserve,
-        **{**_mapping("layer_kwargs", layer_kwargs), **layer_arguments},
+        **_layer_kwargs(layer_kwargs, layer_arguments),
     )
     backbone = Backbone(body, out_indices, name)
     if loaded is not None:
@@ -243,6 +243,17 @@ def _start_classifier(model: nn.Module) -> None:
 def _check_count(argument: str, value: int, lowest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise ValueError(f"{argument} must be an integer of at least {lowest}, not {value!r}")
+
+
+def _layer_kwargs(given: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer's own arguments. What ``dynamize`` itself takes does not pass as one of them."""
+    arguments = {**_mapping("layer_kwargs", given), **more}
+    for name in ("return_report", "example_input"):
+        if name in arguments:
+            raise ValueError(
+                f"{name} is an argument of dyvision.dynamize: give it the network that this function makes"
+            )
+    return arguments
 
 
 def _mapping(argument: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:

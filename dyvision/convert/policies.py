@@ -209,12 +209,15 @@ def _others(model: nn.Module) -> str:
     sites = find_convs(model, dynamic=True)
     dynamic = {name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)}
     counts: dict[int, list[str]] = {}
+    every = 0
     for name in list_policies():
         chosen = [site for site in _POLICIES[name](sites) if site.role not in _NEVER and site.name not in dynamic]
-        if chosen:
+        if name == "all":
+            every = len(chosen)
+        elif chosen:
             counts.setdefault(len(chosen), []).append(name)
-    listed = (f"{', '.join(names)} ({count})" for count, names in sorted(counts.items()))
-    return f"policies that would select some, and how many: {'; '.join(listed)}"
+    listed = "; ".join(f"{', '.join(names)} ({count})" for count, names in sorted(counts.items()))
+    return f"try policy='all', which selects {every}{f', or {listed}' if listed else ''}"
 
 
 def _nothing(model: nn.Module, policy: Policy, available: int) -> str:

@@ -147,13 +147,15 @@ def test_a_policy_that_selects_nothing_names_those_that_would() -> None:
     with pytest.raises(ValueError, match="'pointwise' selects none of the 20 convolutions of ResNet") as caught:
         dynamize(model, "dyconv", policy="pointwise")
     told = str(caught.value)
+    every, _, others = told.partition("try policy=")[2].partition(", or ")
+    assert every == f"'all', which selects {len(names(model, 'all'))}"
     for policy in list_policies():
-        if policy == "pointwise":
+        if policy in ("all", "pointwise"):
             continue
-        parts = told.partition("how many: ")[2].split("; ")
+        parts = others.split("; ")
         part = next(part for part in parts if policy in part.partition(" (")[0].split(", "))
         assert part.endswith(f"({len(names(model, policy))})")
-    assert "pointwise" not in told.partition("how many: ")[2]
+    assert "pointwise" not in others
 
 
 def test_the_hidden_layers_of_vggs_classifier_stay_static() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyvision import create_model, dynamize, list_layers
+from dyvision import create_backbone, create_model, dynamize, list_layers
 from dyvision.analysis.macs import count_macs, count_parameters
 from dyvision.layers import DynamicConv2d
 
@@ -33,6 +33,12 @@ def test_the_numbers_are_those_of_the_network(layer) -> None:
     assert report.params_after - params == sum(row.params_after - row.params_before for row in report.rows)
     assert report.macs_after - macs == sum(row.macs_after - row.macs_before for row in report.rows)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("create", [create_model, create_backbone])
+def test_a_report_is_asked_of_dynamize(create) -> None:
+    with pytest.raises(ValueError, match="return_report is an argument of"):
+        create("resnet18", "dcd", return_report=True)
 
 
 def test_a_convolution_counts_as_it_does_by_hand() -> None:
