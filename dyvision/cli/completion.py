@@ -31,9 +31,8 @@ def add_completion(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "completion",
         help="print a script that completes commands and options at the tab key",
-        description='bash: eval "$(dyvision completion bash)" in ~/.bashrc, or once: dyvision completion bash > '
-        "~/.local/share/bash-completion/completions/dyvision; zsh: dyvision completion zsh > DIR/_dyvision, with DIR "
-        "in $fpath; fish: dyvision completion fish > ~/.config/fish/completions/dyvision.fish",
+        description="Keep it as ~/.local/share/bash-completion/completions/dyvision for bash, as _dyvision in a "
+        "folder of $fpath for zsh, as ~/.config/fish/completions/dyvision.fish for fish.",
     )
     parser.add_argument("shell", choices=_SHELLS, help="the shell that reads the script")
     parser.set_defaults(run=_run)
