@@ -11,7 +11,14 @@ from dyvision.ops.geometry import Geometry
 from dyvision.ops.modes import is_exporting_to_onnx
 
 
-@torch.library.custom_op("dyvision::conv2d_by_sample", mutates_args=())
+# the types are spelt out: torch 2.6 does not read them off annotations such as list[int]
+_SCHEMA = (
+    "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
+    " -> Tensor"
+)
+
+
+@torch.library.custom_op("dyvision::conv2d_by_sample", mutates_args=(), schema=_SCHEMA)
 def conv2d_by_sample(
     input: Tensor,
     weight: Tensor,
