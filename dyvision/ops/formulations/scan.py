@@ -10,7 +10,6 @@ from dyvision.ops.formulations.grouped import grouped
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.modes import is_exporting_to_onnx
 
-
 # the types are spelt out: torch 2.6 does not read them off annotations such as list[int]
 _SCHEMA = (
     "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
