@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyvision.analysis.cost import Call, Cost, cheapest_cost, executed_cost
-from dyvision.analysis.macs import every_operation
 from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.ops.counting import every_operation
 
 
 @dataclass

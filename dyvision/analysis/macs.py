@@ -7,11 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dyvision.ops import formulation
-from dyvision.ops.kernels import mixing_as_products
+from dyvision.ops.counting import every_operation
 
 
 def count_macs(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> int:
@@ -59,22 +57,6 @@ def make_input(model: nn.Module, input_size: Sequence[int]) -> torch.Tensor:
         raise ValueError(f"input_size must be four positive integers [B, C, H, W], not {tuple(input_size)!r}")
     reference = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
     return torch.zeros(*input_size, device=reference.device, dtype=reference.dtype)
-
-
-@contextmanager
-def every_operation() -> Iterator[None]:
-    """Run what counters see and always the same: no transformer layer as one operation, kernels mixed by products.
-
-    The planner may mix the outputs of all K kernels instead, where K times the multiply-adds are faster.
-    """
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # attention by products: torch's counter does not know the fused kernel for CPUs
-        with formulation("grouped"), mixing_as_products(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

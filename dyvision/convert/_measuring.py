@@ -13,8 +13,7 @@ from dyvision.convert._atomic import unchanged
 from dyvision.convert._replacing import Replacement
 from dyvision.convert._sites import ConvSite
 from dyvision.convert.report import ConversionReport, ConvertedLayer
-from dyvision.ops import formulation
-from dyvision.ops.kernels import mixing_as_products
+from dyvision.ops.counting import every_operation
 
 
 def count_executed(model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor) -> dict[str | None, int]:
@@ -23,8 +22,7 @@ def count_executed(model: nn.Module, modules: Mapping[str, nn.Module], example: 
     names = {module: name for name, module in modules.items()}
     started: dict[nn.Module, int] = {}
     counter = FlopCounterMode(display=False)
-    # kernels mixed by products, which the counter sees and which do not depend on the planner
-    with unchanged(model), torch.no_grad(), formulation("grouped"), mixing_as_products(), counter:
+    with unchanged(model), torch.no_grad(), every_operation(), counter:
 
         def before(module: nn.Module, inputs: Any) -> None:
             started[module] = counter.get_total_flops()

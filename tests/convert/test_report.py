@@ -125,3 +125,23 @@ def test_names_of_strangers_do_not_move_the_cursor() -> None:
     model.add_module("[/red]\x1b[2J", nn.Conv2d(3, 6, 3))
     _, report = dynamize(model, "dyconv", policy="all", return_report=True)
     assert "\x1b" not in str(report) and "[/red]" in str(report)
+
+
+class Attending(nn.Module):
+    """A convolution, and attention that PyTorch may compute by one kernel which its counter does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def test_attention_is_counted() -> None:
+    x, model = torch.randn(1, 3, 10, 10), Attending()
+    expected = count_macs(model, x.shape)
+    assert expected > 2 * 64 * 64 * 8
+    _, report = dynamize(model, "dyconv", policy="all", return_report=True, example_input=x)
+    assert (report.macs_before, report.macs_after) == (expected, count_macs(model, x.shape))
