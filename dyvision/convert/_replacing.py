@@ -71,10 +71,8 @@ class Replacement:
         self.fitting.warn(len(sites))
 
     def _one_by_one(self, sites: Sequence[ConvSite]) -> None:
-        for site in sites:
-            layer = self._build(site)
-            if layer is not None:
-                _swap(self.model, site.conv, layer)
+        built = {site.conv: self._build(site) for site in sites}
+        swap(self.model, {conv: layer for conv, layer in built.items() if layer is not None})
 
     def _by_blocks(self, sites: Sequence[ConvSite]) -> None:
         blocks: dict[str | None, list[ConvSite]] = {}
@@ -112,7 +110,7 @@ class Replacement:
                     layer.load_static(site.conv.weight, site.conv.bias)
                 layer.freeze_like(site.conv)
             keep_attributes(site.conv, layer)
-            _swap(self.model, site.conv, layer)
+        swap(self.model, {site.conv: self.layers[site.name] for site in sites})
         self._thaw(sites)
 
     def _thaw(self, sites: Sequence[ConvSite]) -> None:
@@ -161,7 +159,7 @@ class Replacement:
         original = self.model.get_submodule(block)
         branch.to(members[0].conv.weight.device).train(original.training)
         self.branches[f"{block}.{BRANCH_NAME}"] = branch
-        _swap(self.model, original, share_branch(original, trace, branch, layers))
+        swap(self.model, {original: share_branch(original, trace, branch, layers)})
 
     def _build(self, site: ConvSite, **further: Any) -> DynamicConv2d | None:
         layer = self.fitting.build([site.name], lambda options: self._convert(site.conv, {**options, **further}))
@@ -186,12 +184,12 @@ def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
     return {name: value for name, value in arguments.items() if name in parameters}
 
 
-def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is: a convolution used in several places stays shared between them."""
+def swap(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
+    """Put what was made wherever its original is: a convolution used in several places stays shared between them."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, name, new)
+            if child is not None and child in made:
+                setattr(parent, name, made[child])
 
 
 def _relative(name: str, block: str) -> str:

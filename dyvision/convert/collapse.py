@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from dyvision.convert._averages import average_coefficients
 from dyvision.convert._block_origin import restore_block, without_branch
+from dyvision.convert._replacing import swap
 from dyvision.convert._shared_branches import BRANCH_NAME
 from dyvision.convert.fuse import normed_convs
 from dyvision.layers import DynamicConv2d, StaticConv2d
@@ -135,12 +136,12 @@ def _make_static(model: nn.Module, averages: Mapping[str, Any], norms: Mapping[s
             inner = made[module.conv]
             assert isinstance(inner, nn.Conv2d)
             made[module] = _linear(inner)
-    _swap_all(model, made)
+    swap(model, made)
     blocks: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         if isinstance(module, fx.GraphModule) and BRANCH_NAME in dict(module.named_children()):
             blocks[module] = restore_block(module, BRANCH_NAME) or without_branch(module, BRANCH_NAME)
-    _swap_all(model, blocks)
+    swap(model, blocks)
     return made.get(model, blocks.get(model, model))
 
 
@@ -217,13 +218,6 @@ def _linear(conv: nn.Conv2d) -> nn.Linear:
     if conv.bias is not None:
         linear.bias.copy_(conv.bias)
     return linear.train(conv.training)
-
-
-def _swap_all(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None and child in made:
-                setattr(parent, name, made[child])
 
 
 def _reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
