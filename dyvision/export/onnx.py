@@ -25,6 +25,7 @@ from dyvision.layers.arguments import check_positive
 from dyvision.ops.geometry import pair
 from dyvision.ops.modes import exporting_to_onnx
 from dyvision.saving import replacing
+from dyvision.text import first_line
 from dyvision.version import VERSION
 
 #: of the file's operators; every runtime of the last years knows it
@@ -154,7 +155,7 @@ def _prepared(model: nn.Module, shape: Sequence[int], fuse: bool) -> nn.Module:
             network(torch.randn(tuple(shape), dtype=_dtype(network)))
     except Exception as error:
         size = f"[{', '.join(map(str, shape))}]"
-        raise ValueError(f"{type(model).__name__} cannot take images of shape {size}: {_one_line(error)}") from error
+        raise ValueError(f"{type(model).__name__} cannot take images of shape {size}: {_cause(error)}") from error
     return fold_norms(network, (2, *shape[1:])) if fuse and any(True for _ in network.parameters()) else network
 
 
@@ -195,7 +196,7 @@ def _translate(network: nn.Module, example: Tensor, free: Mapping[int, str], ops
             traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=translation()
         )
     except Exception as error:
-        raise ValueError(f"{type(network).__name__} cannot be exported{wanted}: {_one_line(error)}") from error
+        raise ValueError(f"{type(network).__name__} cannot be exported{wanted}: {_cause(error)}") from error
 
 
 def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
@@ -257,8 +258,8 @@ def _takes(network: nn.Module, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _one_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """The first line of the first cause: torch wraps what happened in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dyvision.export._packages import need
+from dyvision.text import first_line
 
 
 def open_session(path: Path, threads: int | None = None) -> Any:
@@ -25,13 +26,9 @@ def open_session(path: Path, threads: int | None = None) -> Any:
     try:
         return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
-        raise ValueError(f"{path.name} cannot be run by ONNX Runtime: {_first_line(error)}") from error
+        raise ValueError(f"{path.name} cannot be run by ONNX Runtime: {first_line(error)}") from error
 
 
 def run(session: Any, images: Tensor) -> list[Tensor]:
     """All outputs for ``images [B, C, H, W]``."""
     return [torch.from_numpy(output) for output in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
