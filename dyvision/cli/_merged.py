@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision.cli.configs import SECTIONS
-from dyvision.cli.typed import TypedOptions
-from dyvision.reading import parse_yaml
+from dyvision.cli.typed import TypedOptions, typed_value
 
 
 def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions)
     for _, content in layers:
         _lay_over(merged, content)
     for name, text in typed:
-        _set(merged, name, None if text is None else _value(text, name))
+        _set(merged, name, None if text is None else typed_value(text, name))
     return merged
 
 
@@ -97,12 +96,3 @@ def _object(given: Any) -> dict[str, Any]:
     """A class by its name, or with its arguments, as a mapping with arguments."""
     made = dict(given) if isinstance(given, dict) else {"class_path": given}
     return {**made, "init_args": dict(made.get("init_args") or {})}
-
-
-def _value(text: str, name: str) -> Any:
-    try:
-        return parse_yaml(text, f"--{name}")
-    except ValueError as error:
-        if "not valid YAML" in str(error):
-            return text
-        raise

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dyvision.cli.typed import TypedOptions
-from dyvision.reading import parse_yaml
+from dyvision.cli.typed import TypedOptions, typed_value
 from dyvision.trust import code_in
 
 
@@ -35,7 +34,7 @@ def trusted_names(typed: TypedOptions, configs: Iterable[Mapping[str, Any]]) -> 
         elif option.endswith(".class_path"):
             names.add(value)
         elif section in ("model", "data") and name:
-            names |= set(code_in(name.removesuffix("+"), _value(value, option)))
+            names |= set(code_in(name.removesuffix("+"), typed_value(value, option)))
     return names
 
 
@@ -47,16 +46,7 @@ def check_typed(typed: TypedOptions) -> None:
     """
     for option, value in typed:
         if value is not None and any(sign in value for sign in "[{&*"):
-            _value(value, option)
-
-
-def _value(text: str, option: str) -> Any:
-    try:
-        return parse_yaml(text, f"--{option}")
-    except ValueError as error:
-        if "not valid YAML" in str(error):
-            return text  # the parser of options says it, with what it expected
-        raise
+            typed_value(value, option)
 
 
 def _listed(value: Any) -> set[str]:

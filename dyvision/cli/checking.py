@@ -64,11 +64,10 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
     Returns:
         One line for each error, in the order in which they are met.
     """
-    custom = [section for section in ("model", "data") if request.names_class(section)]
-    options = TaskParser(command, task, custom)
+    options = TaskParser(command, task, request.custom_sections)
     known = options.known_options()
     errors = [f"{where} is no option{hint}" for where, hint in unknown_options(request, known, options.custom, task)]
-    given = _known_only(merge(request.layers, request.typed), [*known, *custom])
+    given = _known_only(merge(request.layers, request.typed), [*known, *options.custom])
     parsed = _parse(options, given, request, errors)
     for section, check in _checks(options, parsed).items():
         values = {name: parsed[section][name] for name in given.get(section) or {} if name in parsed[section]}

@@ -82,8 +82,7 @@ def _show(options: argparse.Namespace) -> None:
         from dyvision.cli.task_parser import TaskParser
 
         request = read_request([*(f"--config={name}" for name in names), *typed.arguments()])
-        custom = [section for section in ("model", "data") if request.names_class(section)]
-        parser = TaskParser("fit", request.task, custom)
+        parser = TaskParser("fit", request.task, request.custom_sections)
         sys.stdout.write(f"{parser.parser.dump(parse(parser, request), skip_none=False).rstrip()}\n")
         return
     from dyvision.cli._merged import merge

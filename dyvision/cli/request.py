@@ -80,6 +80,11 @@ class Request:
             given = below.get(name) if given is None and isinstance(below, dict) else given
         return given
 
+    @property
+    def custom_sections(self) -> list[str]:
+        """Of ``model`` and ``data`` those that are given as a class path instead of the task's own class."""
+        return [section for section in ("model", "data") if self.names_class(section)]
+
     def names_class(self, section: str) -> bool:
         """Whether ``model`` or ``data`` is given as a class path instead of the task's own class."""
         given = any("class_path" in (content.get(section) or {}) for _, content in self.layers)

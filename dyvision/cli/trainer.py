@@ -50,8 +50,7 @@ class TaskCLI(TaskOptions):
         self.request = request
         self.run: TrainingRun | None = None
         self.results: ResultsFolder | None = None
-        custom = [section for section in ("model", "data") if request.names_class(section)]
-        super().__init__(command, request.task, custom)
+        super().__init__(command, request.task, request.custom_sections)
 
     def parse_arguments(self, parser: cli.LightningArgumentParser, args: Any) -> None:
         """Parse configs, checkpoint and command line."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from dyvision.reading import parse_yaml
 
 _SHORT = {"-c": "config", "-h": "help"}
 #: options that stand alone
@@ -65,3 +68,21 @@ class TypedOptions:
     def arguments(self) -> list[str]:
         """The options as a command line, one argument each."""
         return [f"--{name}" if value is None else f"--{name}={value}" for name, value in self.pairs]
+
+
+def typed_value(text: str, option: str) -> Any:
+    """What a typed text is as YAML. One that is none stays text: the parser of options says what it expected.
+
+    Args:
+        text: As it was typed.
+        option: Name without dashes, for messages.
+
+    Raises:
+        ValueError: If it is nested too deeply or stands for too many values.
+    """
+    try:
+        return parse_yaml(text, f"--{option}")
+    except ValueError as error:
+        if "not valid YAML" in str(error):
+            return text
+        raise
