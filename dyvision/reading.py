@@ -41,47 +41,26 @@ def read_json(path: Path, encoding: str = "utf-8-sig") -> Any:
         raise ValueError(f"{path}: not valid JSON: {one_line(error)}") from error
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, unique_keys: bool = False) -> Any:
     """Read a YAML file with plain types only.
+
+    Args:
+        path: The file.
+        unique_keys: Refuse a key that a mapping has twice: of these YAML keeps the last.
 
     Raises:
         OSError: If it cannot be opened.
-        ValueError: If it is not YAML, not UTF-8, nested too deeply, or stands for too many values.
+        ValueError: If it is not YAML, not UTF-8, nested too deeply, or stands for too many values; or a key is given
+            twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid YAML: no UTF-8 ({error.reason} at byte {error.start})") from error
-    return parse_yaml(text, str(path))
-
-
-def check_unique_keys(path: Path) -> None:
-    """Check a YAML file that :func:`read_yaml` has read: of a key that is given twice, YAML keeps the last.
-
-    Raises:
-        ValueError: If a mapping has a key twice, with both lines.
-    """
-    pending: list[Any] = [yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)]
-    seen: set[int] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = key.value, key.start_mark.line + 1
-                if isinstance(name, str) and name != "<<" and name in lines:
-                    raise ValueError(
-                        f"{path}: {name!r} stands in line {lines[name]} and again in line {line}; only the last one "
-                        "would count: join them"
-                    )
-                if isinstance(name, str):
-                    lines[name] = line
-                pending.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            pending += node.value
+    content = parse_yaml(text, str(path))
+    if unique_keys:
+        _check_unique_keys(text, str(path))
+    return content
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -102,6 +81,31 @@ def parse_yaml(text: str, where: str) -> Any:
     # the constructors of single values (dates, numbers with thousands of digits) raise whatever they meet
     except Exception as error:
         raise ValueError(f"{where}: not valid YAML: {one_line(error)}") from error
+
+
+def _check_unique_keys(text: str, where: str) -> None:
+    """Name a key that is given twice, and both lines; the document has been parsed."""
+    pending: list[Any] = [yaml.compose(text, Loader=_LOADER)]
+    seen: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = key.value, key.start_mark.line + 1
+                if isinstance(name, str) and name != "<<" and name in lines:
+                    raise ValueError(
+                        f"{where}: {name!r} stands in line {lines[name]} and again in line {line}; only the last one "
+                        "would count: join them"
+                    )
+                if isinstance(name, str):
+                    lines[name] = line
+                pending.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            pending += node.value
 
 
 def check_yaml(text: str, where: str) -> None:

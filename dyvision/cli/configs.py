@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dyvision.reading import check_unique_keys, read_yaml
+from dyvision.reading import read_yaml
 from dyvision.text import similar_names, suggestion
 
 #: with options in them
@@ -137,8 +137,7 @@ def _beside(path: Path, base: str) -> str | Path:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    check_unique_keys(path)
+    content = read_yaml(path, unique_keys=True)
     if content is None:
         return {}
     if not isinstance(content, dict):

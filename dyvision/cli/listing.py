@@ -34,16 +34,14 @@ def print_list(what: str, pattern: str = "*") -> None:
     Raises:
         ValueError: If nothing matches.
     """
-    absent = frozenset() if importlib.util.find_spec("mmseg") else frozenset(_mmseg_heads())
-    note = '  (not installed: pip install "dyvision[mmseg]")'
     known = names_of(what)
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     names = [name for name in known if fnmatch(name.lower(), wanted.lower())]
     if not names:
         raise ValueError(f"no {what} match {pattern!r}{did_you_mean(pattern, known)}; see 'dyvision list {what}'")
-    for name in names:
-        missing = what == "heads" and name.partition("/")[2] in absent
-        print(f"{name}{note if missing else ''}")
+    absent = _absent_heads() if what == "heads" else ()
+    note = '  (not installed: pip install "dyvision[mmseg]")'
+    print("\n".join(f"{name}{note if name in absent else ''}" for name in names))
 
 
 def names_of(what: str) -> list[str]:
@@ -67,6 +65,10 @@ def names_of(what: str) -> list[str]:
     segmentation = declared_keys("dyvision.tasks", "heads/segmentation/create.py", "_BUILDERS") + _mmseg_heads()
     detection = declared_keys("dyvision.tasks", "heads/detection/create.py", "_BUILDERS")
     return [f"segmentation/{name}" for name in segmentation] + [f"detection/{name}" for name in detection]
+
+
+def _absent_heads() -> list[str]:
+    return [] if importlib.util.find_spec("mmseg") else [f"segmentation/{name}" for name in _mmseg_heads()]
 
 
 def _mmseg_heads() -> list[str]:
