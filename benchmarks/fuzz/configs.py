@@ -29,13 +29,11 @@ from benchmarks.fuzz.runner import Kind
 from dyvision.cli.checking import check_config
 from dyvision.cli.configs import find_config
 from dyvision.cli.errors import report
+from dyvision.cli.task_table import TASKS
 from dyvision.cli.trainer import TaskCLI, read_request, run_trainer
 from dyvision.data import write_sample_data
 
-TASKS = ("classification", "segmentation", "detection")
 LONGEST = 400
-#: folder of a task's data below that of the sample data
-DATA = {"classification": "imagenet", "segmentation": "cityscapes", "detection": "coco"}
 
 
 @functools.cache
@@ -44,7 +42,7 @@ def small_config(task: str) -> dict[str, Any]:
     content = yaml.safe_load(find_config(f"{task}/quickstart.yaml").read_text(encoding="utf-8"))
     content["sample_data"] = None
     content["model"]["backbone"] = "test_resnet"
-    content["data"] |= {"root": f"sample/{DATA[task]}", "batch_size": 2}
+    content["data"] |= {"root": f"sample/{TASKS[task].sample_format}", "batch_size": 2}
     if task != "detection":
         name, size = ("crop_size", [32, 32]) if task == "segmentation" else ("image_size", 32)
         content["data"][name] = size
@@ -69,7 +67,7 @@ def _misspelt(draw: st.DrawFn, key: object) -> str:
 @st.composite
 def configs(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
     """A quickstart config with one to three changes, and whether to train with it."""
-    task = draw(st.sampled_from(TASKS))
+    task = draw(st.sampled_from(list(TASKS)))
     content = copy.deepcopy(small_config(task))
     # without a number the network is built when the data are there, not before
     content["model"]["num_classes"] = draw(st.sampled_from([None, number_of_classes(task)]))

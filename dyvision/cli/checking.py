@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 
+from dyvision.arguments import check_number
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._merged import merge
 from dyvision.cli._option_errors import explain, source
@@ -17,9 +18,9 @@ from dyvision.cli._trainer_options import check_checkpoint, check_trainer
 from dyvision.cli.configs import find_config, load_layers, option_groups
 from dyvision.cli.request import Request, unknown_options
 from dyvision.cli.task_parser import TaskOptions, TaskParser
-from dyvision.cli.task_table import TASKS
+from dyvision.cli.task_table import TASKS, check_task
 from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
-from dyvision.text import did_you_mean, one_line
+from dyvision.text import one_line
 
 Options = dict[str, Any]
 #: of numpy's generators, which Lightning seeds, too
@@ -36,8 +37,8 @@ def check_config(name: str, task: str | None = None) -> list[str]:
     Returns:
         One line for each error.
     """
-    if task is not None and task not in TASKS:
-        raise ValueError(f"--task {task}: no such task{did_you_mean(task, TASKS)}; there are {', '.join(TASKS)}")
+    if task is not None:
+        check_task(task)
     try:
         layers = load_layers(find_config(name))
     except (ValueError, OSError) as error:
@@ -45,11 +46,10 @@ def check_config(name: str, task: str | None = None) -> list[str]:
     request = Request(layers=layers)
     take_loggers(request.layers, request.typed)
     named = request.named_task
-    if named is not None and (not isinstance(named, str) or named not in TASKS):
-        hint = did_you_mean(str(named), TASKS)
-        return [f"{source('task', None, request)}: no such task: {named!r}{hint}; there are {', '.join(TASKS)}"]
-    chosen = named or task
-    tasks = list(TASKS) if chosen is None else [chosen]
+    try:
+        tasks = [check_task(named)] if named is not None else [task] if task is not None else list(TASKS)
+    except ValueError as error:
+        return [f"{source('task', None, request)}: {error}"]
     return min((find_errors(request, "fit", one) for one in tasks), key=len)
 
 
@@ -73,22 +73,27 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
         values = {name: parsed[section][name] for name in given.get(section) or {} if name in parsed[section]}
         for name, message in _wrong(check, values):
             errors.append(f"{source(f'{section}.{name}', None, request)}{_without_name(message, section, name)}")
-    seed = parsed.get("seed_everything")
-    if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
-        errors.append(
-            f"{source('seed_everything', None, request)}={seed}: expected an integer in [0, {_LARGEST_SEED:_}]"
-        )
+    for name, message in _wrong(_check_seed, {"seed_everything": parsed.get("seed_everything")}):
+        errors.append(f"{source(name, None, request)}{_without_name(message, '', name)}")
     return list(dict.fromkeys(errors))
 
 
-def check_values(options: TaskOptions, parsed: Namespace) -> None:
-    """Check all values, before anything is written.
+def _check_seed(values: Options) -> None:
+    seed = values.get("seed_everything")
+    if not isinstance(seed, bool):  # true draws one
+        check_number("seed_everything", seed, minimum=0, maximum=_LARGEST_SEED, integer=True, allow_none=True)
+
+
+def check_values(options: TaskOptions, parsed: Namespace, *sections: str) -> None:
+    """Check all values of some sections, before anything is built or written.
 
     Raises:
         ValueError: For the first that is out of range.
     """
-    for section, check in _checks(options, parsed).items():
-        check(parsed[section].as_dict())
+    checks = _checks(options, parsed)
+    for section in sections:
+        if section in checks:
+            checks[section](dict(vars(parsed[section])))
 
 
 def _known_only(content: Mapping[str, Any], known: list[str]) -> Options:

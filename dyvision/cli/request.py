@@ -12,8 +12,8 @@ from dyvision import checkpoint_file
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
-from dyvision.cli.configs import closest, load_layers, option_groups, shown_name, unknown_keys
-from dyvision.cli.task_table import TASKS
+from dyvision.cli.configs import load_layers, option_groups, shown_name, unknown_keys
+from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, suggest
 from dyvision.reading import parse_yaml
@@ -52,8 +52,7 @@ class Request:
             raise ValueError(
                 f"which task? Give --config NAME (see 'dyvision list configs') or --task with one of {', '.join(TASKS)}"
             )
-        if not isinstance(named, str) or named not in TASKS:
-            raise ValueError(f"unknown task {named!r}{closest(str(named), TASKS)}; tasks are {', '.join(TASKS)}")
+        named = check_task(named)
         made = self.checkpoint.get("task")
         if made is None and self.checkpoint.get("path") and not self.names_class("model"):
             raise ValueError(
@@ -62,7 +61,7 @@ class Request:
             )
         if made not in (None, named):
             raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
-        return str(named)
+        return named
 
     @property
     def named_task(self) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dyvision.text import did_you_mean
+
 
 @dataclass(frozen=True)
 class TaskEntry:
@@ -35,3 +37,14 @@ TASKS: dict[str, TaskEntry] = {
         TaskEntry("detection", "DetectionTask", "COCODataModule", "coco", "val/box_AP50", "box AP50"),
     )
 }
+
+
+def check_task(name: object) -> str:
+    """The name of a task.
+
+    Raises:
+        ValueError: If there is none of that name, with the closest ones.
+    """
+    if not isinstance(name, str) or name not in TASKS:
+        raise ValueError(f"unknown task {name!r}{did_you_mean(str(name), TASKS)}; tasks are {', '.join(TASKS)}")
+    return name

@@ -27,7 +27,7 @@ from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
 from dyvision.cli._sample_data import ensure_sample_data
-from dyvision.cli._trainer_options import MonitorCheck, check_checkpoint, check_trainer
+from dyvision.cli._trainer_options import MonitorCheck
 from dyvision.cli.checking import check_values, find_errors
 from dyvision.cli.errors import OptionErrors
 from dyvision.cli.predict import prediction_writer
@@ -62,8 +62,7 @@ class TaskCLI(TaskOptions):
         Raises:
             ValueError: If an option is out of range, or the weights, or those of the head, would be random.
         """
-        check_trainer(vars(self.config.trainer), self.command)
-        check_checkpoint(vars(self.config.checkpoint))
+        check_values(self, self.config, "trainer", "checkpoint")
         if self.command == "fit" and "output" in self.request.typed:
             raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
         evaluates = self.command in ("validate", "test", "predict") and "model" not in self.custom
@@ -75,7 +74,7 @@ class TaskCLI(TaskOptions):
         if "data" not in self.custom:
             check_evaluated(self.command, self.request, self.config.data.as_dict())
         if self.config.sample_data is not None and self._is_drawn(Path(self.config.sample_data)):
-            check_values(self, self.config)
+            check_values(self, self.config, "last", "prediction", "model", "data")
             ensure_sample_data(Path(self.config.sample_data))
 
     def _is_drawn(self, sample: Path) -> bool:
