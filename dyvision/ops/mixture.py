@@ -64,16 +64,17 @@ def mixture_conv2d(
         return call.empty(input, kernels, coefficients, bias, taps)
     input, geometry, plan = call.ready(input), call.geometry, call.plan
     mixture = Mixture(kernels, coefficients, taps)
-    if is_traced() and TABLE[plan.forward].adds_bias:
-        if bias is not None:
-            bias = (bias if bias.ndim == 1 else _mix_bias(bias, coefficients, input.shape[0])).to(call.dtype)
-        return TABLE[plan.forward].convolve_mixture(input, mixture, geometry, bias)
-    shift = None if bias is None else _mix_bias(bias, coefficients, input.shape[0]).to(call.dtype)
-    if is_traced():
-        return add_bias(TABLE[plan.forward].convolve_mixture(input, mixture, geometry), shift)
+    row, traced = TABLE[plan.forward], is_traced()
+    if bias is not None:
+        shared = traced and row.adds_bias and bias.ndim == 1  # of all samples: it needs no copy for each
+        bias = (bias if shared else _mix_bias(bias, coefficients, input.shape[0])).to(call.dtype)
+    if traced:
+        if row.adds_bias:
+            return row.convolve_mixture(input, mixture, geometry, bias)
+        return add_bias(row.convolve_mixture(input, mixture, geometry), bias)
     if call.training:
-        return add_bias(differentiable_mixture(input, mixture, geometry, plan, call.tiles), shift)
-    return convolve_mixture(input, mixture, geometry, plan.forward, call.tiles[0], shift)
+        return add_bias(differentiable_mixture(input, mixture, geometry, plan, call.tiles), bias)
+    return convolve_mixture(input, mixture, geometry, plan.forward, call.tiles[0], bias)
 
 
 def _prepare(
