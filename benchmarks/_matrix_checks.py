@@ -36,8 +36,7 @@ class DifferentError(Exception):
 
 def make(network: Network, layer: str, dtype: torch.dtype | None = None, preserve: bool = True) -> nn.Module:
     """The dynamic network, in evaluation mode, with coefficients that depend on the image."""
-    torch.manual_seed(0)
-    model = _quietly(dyvision.dynamize, network.build(), layer, preserve_outputs=preserve)
+    model = _quietly(dyvision.dynamize, network.make(), layer, preserve_outputs=preserve)
     with torch.no_grad():
         for branch in [m for m in model.modules() if isinstance(m, CoefficientBranch)]:
             for parameter in branch.parameters():
@@ -47,8 +46,7 @@ def make(network: Network, layer: str, dtype: torch.dtype | None = None, preserv
 
 def outputs(network: Network, layer: str) -> str:
     """The outputs after ``dynamize`` are those before."""
-    torch.manual_seed(0)
-    model = network.build().double().eval()
+    model = network.make().double().eval()
     images = network.images(2, torch.float64)
     expected = _run(model, images)
     converted = _quietly(dyvision.dynamize, model, layer).eval()
@@ -127,7 +125,7 @@ def state_dict(network: Network, layer: str) -> str:
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    other = _quietly(dyvision.dynamize, network.build(), layer, preserve_outputs=False).to(network.dtype).eval()
+    other = _quietly(dyvision.dynamize, network.make(), layer, preserve_outputs=False).to(network.dtype).eval()
     other.load_state_dict(torch.load(buffer, weights_only=True))
     images = network.images(2, network.dtype)
     return f"{_compare(_run(other, images), _run(model, images), network.dtype):.0e}"

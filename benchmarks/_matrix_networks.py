@@ -32,6 +32,17 @@ class Network:
     dtype: torch.dtype = torch.float32
     detects: bool = False
 
+    def make(self) -> nn.Module:
+        """Build it, the same each time; scales and statistics of norms at random, since some start with zeros."""
+        torch.manual_seed(0)
+        model = self.build()
+        with torch.no_grad():
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if tensor.ndim == 1 and tensor.is_floating_point():
+                    low, high = (-0.2, 0.2) if name.endswith(("bias", "running_mean")) else (0.5, 1.5)
+                    tensor.uniform_(low, high)
+        return model
+
     def images(self, count: int, dtype: torch.dtype, seed: int = 0) -> Tensor | list[Tensor]:
         """A batch as the network takes it; images differ in their means, which coefficients depend on."""
         random = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ from dyvision.convert._measuring import count_executed, count_params, make_repor
 from dyvision.convert._reads import readers_of
 from dyvision.convert._replacing import Replacement
 from dyvision.convert._sites import ConvSite, find_convs
-from dyvision.convert.policies import Policy, default_policy, list_policies, select_convs
+from dyvision.convert.policies import Policy, default_policy, left_alone, list_policies, select_convs
 from dyvision.convert.report import ConversionReport
 from dyvision.layers import DynamicConv2d, get_layer
 from dyvision.layers.arguments import check_own_arguments
@@ -69,8 +69,8 @@ def dynamize(
         layer: A name of :func:`dyvision.list_layers`. ``"static"`` leaves the model as it is.
         policy: Which convolutions: a name of :func:`dyvision.list_policies`, a wildcard pattern over module names or a
             list of them (``["layer3.*", "layer4.*"]``), or a function of ``(name, conv)``. By default what the method's
-            paper replaced. Convolutions of attention modules, classifiers and the predictors of detection heads are
-            never replaced.
+            paper replaced. Convolutions of attention modules, classifiers and the predictors of heads are never
+            replaced; those of pyramids, decoders and heads only by ``"all"``, patterns and functions.
         preserve_outputs: Start from the model's weights such that it computes what it computed before. Otherwise the
             layers start from the method's own initialisation.
         return_report: Return a :class:`dyvision.convert.ConversionReport` as well, whose text is a table.
@@ -121,12 +121,14 @@ def dynamize(
         sites, static = _bare(model) if isinstance(model, nn.Conv2d) else _choose(model, layer, policy)
         warn_of_losses(model, sites, preserve_outputs)
         warn_of_skipped(static, sites)
+        if not bare:
+            static = {**static, **left_alone(model, default_policy(layer) if policy is None else policy)}
         if not bare and (policy is None or policy in list_policies()):
             warn_of_dynamic(model, sites)
         params, macs = count_params([model]), None
         if example_input is not None:
             macs = count_executed(model, {site.name: site.conv for site in sites}, example_input)
-        done = Replacement(model, layer_class, preserve_outputs, layer_kwargs)
+        done = Replacement(model, layer_class, preserve_outputs, layer_kwargs, example_input)
         done.replace(sites)
         converted = done.layers[""] if bare else model
         if not return_report:
