@@ -21,6 +21,7 @@ from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
 from dyvision.data.pipeline import TaskName
+from dyvision.data.preprocessing import PreprocessingMixin
 from dyvision.data.resume import ResumableData
 from dyvision.data.same_files import file_codes, shared_images
 from dyvision.data.samplers import EvalSampler, TrainSampler
@@ -29,7 +30,7 @@ from dyvision.data.splits import choose_validation
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataArguments, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -107,6 +108,7 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
         """Builds the datasets of a stage: fit, validate, test, predict, or all of them."""
         stage = getattr(stage, "value", stage)  # Lightning passes an enumeration's value, people the enumeration
         self._take_channels()
+        self.take_preprocessing()
         if stage in (None, "fit") and "train" not in self.datasets:
             self.datasets["train"] = self._filled(self.build_dataset(self.train_split, train=True), self.train_split)
             if "val" not in self.datasets:

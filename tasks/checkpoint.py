@@ -19,6 +19,7 @@ from dyvision.reading import read_yaml
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.preprocessing import stored_preprocessing
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tasks.transfer import compare_weights
@@ -61,6 +62,8 @@ class CheckpointMixin(L.LightningModule):
     _random_state: dict[str, Any] | None = None
     #: what the data of the training calls the classes, where that is not what the task calls them
     _data_names: Any = None
+    #: what the images of the training went through
+    _trained_with: dict[str, Any] | None = None
     #: of the first of the runs that this one goes on with
     _initialized_from: dict[str, Any] | None = None
 
@@ -146,6 +149,7 @@ class CheckpointMixin(L.LightningModule):
             ) from error
         model.on_load_checkpoint(content)
         model._loaded_from = where
+        model._trained_with = stored_preprocessing(content, where) or None
         strict = model.strict_loading if strict is None else strict
         model.load_state_dict(content["state_dict"], strict=strict)
         first = next(iter(content["state_dict"].values()), None)
@@ -166,6 +170,7 @@ class CheckpointMixin(L.LightningModule):
         self._loaded_from = str(path or "the checkpoint")
         check_finite(checkpoint["state_dict"], self._loaded_from)
         self._data_names = checkpoint.get("data_class_names")
+        self._trained_with = stored_preprocessing(checkpoint, self._loaded_from) or None
         if trainer is not None:
             self.compare_classes(trainer.state.fn)
         if trainer is not None and trainer.state.fn == "fit":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from dyvision.version import VERSION
 
 #: hyperparameters that decide whether a checkpoint is one of the wanted configuration
 _ARCHITECTURE = ("backbone", "layer", "layer_kwargs", "policy", "head", "aux_head")
+
+#: options of the data that null leaves to what the weights expect
+_FROM_WEIGHTS = ("mean", "std", "crop_ratio", "interpolation")
 
 
 @dataclass
@@ -119,7 +122,22 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         request.checkpoint_path = Path(checkpoint)
     if request.checkpoint_path is not None:
         request.checkpoint = read_checkpoint(request.checkpoint_path)
+        decided = request.checkpoint["data"]
+        request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]
     return request
+
+
+def _without_open(content: dict[str, Any], decided: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the options of the data that it leaves to the weights (null) and a checkpoint has decided.
+
+    The config of a run says what was asked for; its checkpoint, which no longer starts from other weights, what that
+    was.
+    """
+    given = content.get("data")
+    if not isinstance(given, Mapping):
+        return content
+    names = {name for name in _FROM_WEIGHTS if given.get(name, "") is None and decided.get(name) is not None}
+    return {**content, "data": {name: value for name, value in given.items() if name not in names}}
 
 
 def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
