@@ -87,8 +87,8 @@ def import_plugin(name: str, option: str = "--import", beside: Path | None = Non
     except (Exception, SystemExit) as error:  # whatever a file does when it is run
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"{where}: there is no module {error.name!r}, neither in the working directory ({Path.cwd()}) nor where "
-                "Python looks (installed packages, PYTHONPATH); a file is named with its .py"
+                f"{where}: there is no module {error.name!r}, neither in the working directory ({Path.cwd()}) nor "
+                "where Python looks (installed packages, PYTHONPATH); a file is named with its .py"
             ) from error
         raise ValueError(f"{where}: {_explain(error)}") from error
     return os.path.abspath(str(found.__file__)) if is_file else module
@@ -164,5 +164,5 @@ def _is_pythons(file: str) -> bool:
     standard = Path(importlib.__file__).parent.parent
     here = Path(__file__).parent
     return file.startswith("<") or (
-        Path(file).is_relative_to(standard) and "site-packages" not in file or Path(file).is_relative_to(here)
+        (Path(file).is_relative_to(standard) and "site-packages" not in file) or Path(file).is_relative_to(here)
     )

@@ -149,7 +149,9 @@ def find_builder(name: str) -> Builder | None:
         return None
     close = similar_names(name, [*list_backbones(), *_BUILDERS], 4)
     close += [other for other in similar_names(name, timm.list_models()) if other not in close]
-    raise ValueError(f"unknown backbone {name!r}{suggestion(close[:5]) or f'{OWN_NAMES}; see dyvision.list_backbones()'}")
+    raise ValueError(
+        f"unknown backbone {name!r}{suggestion(close[:5]) or f'{OWN_NAMES}; see dyvision.list_backbones()'}"
+    )
 
 
 def _check_tag(name: str) -> None:
