@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from dyvision.data.coco import COCODataModule, CocoDataset
     from dyvision.data.datasets import PredictDataset, VisionDataset
     from dyvision.data.errors import DataError
+    from dyvision.data.formats import list_data_formats, register_data_format
     from dyvision.data.imagefolder import ImageFolderDataModule, ImageFolderDataset
     from dyvision.data.plot import contact_sheet, detect_format, show
     from dyvision.data.sample.write import SAMPLE_CLASSES, SAMPLE_LABELS, write_sample_data
+    from dyvision.data.transforms import register_transform
 
 _ORIGIN = {
     "CITYSCAPES_LABELS": "cityscapes_labels",
@@ -41,6 +43,9 @@ _ORIGIN = {
     "VisionDataset": "datasets",
     "contact_sheet": "plot",
     "detect_format": "plot",
+    "list_data_formats": "formats",
+    "register_data_format": "formats",
+    "register_transform": "transforms",
     "show": "plot",
     "write_sample_data": "sample.write",
 }
@@ -63,6 +68,9 @@ __all__ = (
     "VisionDataset",
     "contact_sheet",
     "detect_format",
+    "list_data_formats",
+    "register_data_format",
+    "register_transform",
     "show",
     "write_sample_data",
 )

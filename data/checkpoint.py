@@ -13,6 +13,7 @@ import lightning as L
 
 from dyvision.checkpoint_file import read_checkpoint
 from dyvision.reading import read_yaml
+from dyvision.registry import check_plugins
 from dyvision.trust import hyperparameters_of, name_unknown
 
 if TYPE_CHECKING:
@@ -65,5 +66,6 @@ class CheckpointMixin(L.LightningDataModule):
         content = read_checkpoint(checkpoint_path, mmap=True)
         stored = content["datamodule_hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         stored = hyperparameters_of(stored, where, (trust,) if isinstance(trust, str) else trust, kwargs)
+        check_plugins(content.get("plugins"), stored, where)
         stored = name_unknown(stored, set(inspect.signature(cls).parameters), where)
         return cls(**{**stored, **kwargs})

@@ -18,10 +18,11 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dyvision.data.errors import did_you_mean
+from dyvision.registry import Registry
 from dyvision.text import one_line, some
 
 # albumentations asks the network for its newest version when it is imported
@@ -36,6 +37,37 @@ TransformSpec = str | dict[str, Any]
 _APPENDED = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
 _COMPOSITIONS = ("OneOf", "SomeOf", "Sequential", "RandomOrder", "OneOrOther")
 _INNER = ("transforms", "first", "second")
+_OWN: dict[str, type] = {}
+_REGISTRY = Registry(
+    "transform",
+    _OWN,
+    ("train_transform", "eval_transform"),
+    lambda name: "by albumentations" if hasattr(A, name) else None,
+)
+TransformType = TypeVar("TransformType", bound=type)
+
+
+def register_transform(name: str) -> Callable[[TransformType], TransformType]:
+    """Decorator that gives a transform, a subclass of albumentations' ``BasicTransform`` or ``BaseCompose``, a name.
+
+    Args:
+        name: The name in a pipeline, beside albumentations' own.
+
+    Raises:
+        ValueError: If the name is no word, or taken, here or by albumentations.
+        TypeError: If it is another class.
+    """
+
+    def check(cls: type) -> type:
+        if not _is_transform(cls):
+            raise TypeError(f"transform {name!r}: expected a subclass of albumentations' transforms")
+        return cls
+
+    return _REGISTRY.decorator(name, check)
+
+
+def _is_transform(cls: Any) -> bool:
+    return inspect.isclass(cls) and issubclass(cls, A.BasicTransform | A.BaseCompose)
 
 
 def available_transforms() -> list[str]:
@@ -160,14 +192,17 @@ def _find(name: str, where: str) -> Any:
         )
     if module in ("", "albumentations", "A"):
         names = available_transforms()
-        if last not in names:
-            raise ValueError(f"{where}: unknown transform {name!r}.{did_you_mean(last, names)}")
-        return getattr(A, last)
+        if last in names:
+            return getattr(A, last)
+        own = None if module else _REGISTRY.find(last)
+        if own is None:
+            raise ValueError(f"{where}: unknown transform {name!r}.{did_you_mean(last, [*names, *_OWN])}")
+        return own
     try:
         cls = getattr(importlib.import_module(module), last)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{where}: cannot import {name!r} ({error}).") from error
-    if not (inspect.isclass(cls) and issubclass(cls, A.BasicTransform | A.BaseCompose)):
+    if not _is_transform(cls):
         raise ValueError(f"{where}: {name!r} is not an albumentations transform.")
     return cls
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         create_model,
         list_backbones,
         load_backbone_weights,
+        register_backbone,
     )
     from dyvision.checkpoints import load_official
     from dyvision.convert import collapse, dynamize, fuse, list_policies
@@ -51,6 +52,7 @@ _ORIGIN = {
     "load_backbone_weights": "backbones",
     "load_official": "checkpoints",
     "profile": "analysis",
+    "register_backbone": "backbones",
     "register_layer": "layers",
 }
 
@@ -69,6 +71,7 @@ __all__ = (
     "load_backbone_weights",
     "load_official",
     "profile",
+    "register_backbone",
     "register_layer",
 )
 

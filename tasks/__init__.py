@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dyvision.tasks.base import BaseTask
     from dyvision.tasks.classification import ClassificationTask
     from dyvision.tasks.detection import DetectionTask
+    from dyvision.tasks.heads.detection import register_detection_head
+    from dyvision.tasks.heads.segmentation import register_segmentation_head
     from dyvision.tasks.segmentation import SegmentationTask
 
 _ORIGIN = {
@@ -20,8 +22,17 @@ _ORIGIN = {
     "ClassificationTask": "classification",
     "DetectionTask": "detection",
     "SegmentationTask": "segmentation",
+    "register_detection_head": "heads.detection",
+    "register_segmentation_head": "heads.segmentation",
 }
 
-__all__ = ("BaseTask", "ClassificationTask", "DetectionTask", "SegmentationTask")
+__all__ = (
+    "BaseTask",
+    "ClassificationTask",
+    "DetectionTask",
+    "SegmentationTask",
+    "register_detection_head",
+    "register_segmentation_head",
+)
 
 __getattr__, __dir__ = lazy_names(__name__, _ORIGIN)

@@ -16,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from dyvision.building import LimitedMemory
 from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
+from dyvision.registry import check_plugins, record_plugins
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
@@ -77,7 +78,11 @@ class CheckpointMixin(L.LightningModule):
         own = {name: self.hparams[name] for name in ("pretrained", "backbone_weights")}
         checkpoint["initialized_from"] = own if self._initialized_from is None else self._initialized_from
         checkpoint["hyper_parameters"] = {**self.hparams, "pretrained": False, "backbone_weights": None}
-        found = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        plugins = record_plugins({**self.hparams, **getattr(data, "hparams", {})}, data)
+        if plugins:
+            checkpoint["plugins"] = plugins
+        found = getattr(data, "class_names", None)
         if found and list(found) != self.hparams.get("class_names"):  # the user has named them in another way
             checkpoint["data_class_names"] = [str(name) for name in found]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -133,6 +138,7 @@ class CheckpointMixin(L.LightningModule):
         allowed = (trust,) if isinstance(trust, str) else trust
         names, anything = accepted_arguments(cls)
         stored = hyperparameters_of(stored, where, allowed, kwargs)
+        check_plugins(content.get("plugins"), stored, where)
         arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
         try:
             with LimitedMemory(count(content["state_dict"]), where):

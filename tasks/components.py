@@ -107,15 +107,19 @@ def import_object(class_path: str, argument: str, kind: type, builders: bool = F
         return found
     expected = f"a subclass of {kind.__module__.removesuffix('.module').removesuffix('.modules')}.{kind.__name__}"
     if builders:
-        if inspect.isfunction(found) and _takes_three(found):
+        if inspect.isfunction(found) and takes_three(found):
             return found
         expected += ", or a function of a backbone, a number of classes and a config"
     what = "a class of another kind" if isinstance(found, type) else f"a {type(found).__name__}"
     raise ValueError(f"{argument}: class_path {class_path!r} is {what}; expected {expected}")
 
 
-def _takes_three(function: Callable[..., Any]) -> bool:
-    first = list(inspect.signature(function).parameters.values())[:3]
+def takes_three(function: Callable[..., Any]) -> bool:
+    """Whether something can be called with three arguments by position, and has names for them."""
+    try:
+        first = list(inspect.signature(function).parameters.values())[:3]
+    except (TypeError, ValueError):  # it cannot be called, or is not written in Python
+        return False
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return len(first) == 3 and all(parameter.kind in by_position for parameter in first)
 

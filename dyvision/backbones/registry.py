@@ -9,11 +9,18 @@ from fnmatch import fnmatchcase
 import timm
 from torch import nn
 
+from dyvision.registry import OWN_NAMES, Registry
 from dyvision.text import similar_names, suggestion
 
 Builder = Callable[..., nn.Module]
 
 _BUILDERS: dict[str, Builder] = {}
+_REGISTRY = Registry(
+    "backbone",
+    _BUILDERS,
+    ("backbone", "backbone_kwargs"),
+    lambda name: "by timm" if timm.is_model(name) and name not in _BUILDERS else None,
+)
 _ALIASES: set[str] = set()
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -95,18 +102,18 @@ def register_backbone(name: str, listed: bool = True) -> Callable[[Builder], Bui
     timm's feature contract (see :class:`dyvision.backbones.Backbone`).
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is no word, or taken, here or by timm.
+        TypeError: If what is registered cannot be called.
     """
 
-    def register(builder: Builder) -> Builder:
-        if name in _BUILDERS or timm.is_model(name):
-            raise ValueError(f"backbone {name!r} is registered already; choose another name")
-        _BUILDERS[name] = builder
+    def check(builder: Builder) -> Builder:
+        if not callable(builder):
+            raise TypeError(f"backbone {name!r}: {builder!r} is no function that builds a network")
         if not listed:
             _ALIASES.add(name)
         return builder
 
-    return register
+    return _REGISTRY.decorator(name, check)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -117,8 +124,9 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
     Any other name that ``timm.create_model`` knows works as well; this list is the part that is tested.
     """
+    own = set(_REGISTRY.names()) - _ALIASES
     known = timm.list_models()
-    names = {name for name in TIMM_NAMES if name in known} | (set(_BUILDERS) - _ALIASES)
+    names = {name for name in TIMM_NAMES if name in known} | own
     return sorted((name for name in names if fnmatchcase(name, pattern)), key=_natural)
 
 
@@ -134,12 +142,16 @@ def find_builder(name: str) -> Builder | None:
         raise ValueError(f"a backbone is chosen by its name, not by {name!r}; see dyvision.list_backbones()")
     if name.startswith(_REMOTE):
         return None
-    if timm.is_model(name):
+    if not timm.is_model(name) and (builder := _REGISTRY.find(name)) is not None:
+        return builder
+    if timm.is_model(name):  # a plug-in may have given it to timm
         _check_tag(name)
         return None
     close = similar_names(name, [*list_backbones(), *_BUILDERS], 4)
     close += [other for other in similar_names(name, timm.list_models()) if other not in close]
-    raise ValueError(f"unknown backbone {name!r}{suggestion(close[:5]) or '; see dyvision.list_backbones()'}")
+    raise ValueError(
+        f"unknown backbone {name!r}{suggestion(close[:5]) or f'{OWN_NAMES}; see dyvision.list_backbones()'}"
+    )
 
 
 def _check_tag(name: str) -> None:

@@ -58,7 +58,8 @@ class RunMessages(Callback):
             print("stopped by trainer.max_time")
             self.how_to_go_on(trainer)
         elif best is not None or last is not None:
-            path = shlex.quote(_short(best[0] if best is not None else last))  # type: ignore[arg-type]
+            kept = _short(best[0] if best is not None else last)  # type: ignore[arg-type]
+            path = shlex.join([kept, *self._imports()])
             print(f"next: dyvision validate --ckpt_path {path}")
             print(f"      dyvision predict --ckpt_path {path} --data.predict_root FOLDER --output predictions")
 
@@ -76,8 +77,13 @@ class RunMessages(Callback):
             arguments += ["--config", _short(config)]
         arguments += ["--ckpt_path", _short(last)]
         if self.folder.continued or not config.is_file():
+            arguments += self._imports()
             arguments += TypedOptions([pair for pair in self.request.typed if pair[0] != "ckpt_path"]).arguments()
         print(f"to go on: {shlex.join(arguments)}", flush=True)
+
+    def _imports(self) -> list[str]:
+        names = [_short(Path(name)) if name.endswith(".py") else name for name in self.request.imports]
+        return [word for name in names for word in ("--import", name)]
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path:

@@ -33,7 +33,10 @@ def merge(layers: Iterable[tuple[Path, Mapping[str, Any]]], typed: TypedOptions)
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for name, value in above.items():
-        if isinstance(name, str) and "." in name:  # as it is typed
+        if name == "import":  # every config adds to it
+            before, value = below.get(name) or [], value or []
+            below[name] = [*before, *(value if isinstance(value, list) else [value])]
+        elif isinstance(name, str) and "." in name:  # as it is typed
             _set(below, name, value)
         elif name in SECTIONS and isinstance(value, Mapping):
             section = below[name] = dict(below[name]) if isinstance(below.get(name), dict) else {}

@@ -40,6 +40,9 @@ class TrainingRun:
         self.folder, self._log = take_folder(config, request)
         if not self.folder.continued and self.folder.is_first_process:
             content = {**yaml.safe_load(text), "ckpt_path": None}
+            if request.imports:
+                content["import"] = request.imports
+            content["data_format"] = request.data_format
             if request.loggers:
                 content["trainer"] = {**content["trainer"], "logger": request.loggers}
             write_text(self.folder.path / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

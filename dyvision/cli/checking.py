@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 
 from dyvision.arguments import check_number
+from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._merged import merge
 from dyvision.cli._option_errors import explain, source
@@ -44,6 +45,10 @@ def check_config(name: str, task: str | None = None) -> list[str]:
     except (ValueError, OSError) as error:
         return [str(error)]
     request = Request(layers=layers)
+    try:
+        take_imports(request.layers, request.typed)
+    except ValueError as error:
+        return [str(error)]
     take_loggers(request.layers, request.typed)
     named = request.named_task
     try:
@@ -64,7 +69,10 @@ def find_errors(request: Request, command: str, task: str) -> list[str]:
     Returns:
         One line for each error, in the order in which they are met.
     """
-    options = TaskParser(command, task, request.custom_sections)
+    try:
+        options = TaskParser(command, task, request.custom_sections, request.data_format)
+    except ValueError as error:
+        return [f"{source('data_format', None, request)}: {error}"]
     known = options.known_options()
     errors = [f"{where} is no option{hint}" for where, hint in unknown_options(request, known, options.custom, task)]
     given = _known_only(merge(request.layers, request.typed), [*known, *options.custom])

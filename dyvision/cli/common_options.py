@@ -30,8 +30,10 @@ _ALL, _FIT, _EVALUATE, _PREDICT = ("fit", "validate", "test", "predict"), ("fit"
 _OPTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("config", "NAME_OR_FILE", "a packaged config or a file, several times; later ones win", _ALL),
     ("task", "NAME", f"{', '.join(TASKS)}; without it the config or the checkpoint says", _ALL),
+    ("import", "MODULE_OR_FILE", "registers layers, heads, ... of your own; several times", _ALL),
     ("ckpt_path", "FILE", "go on with this run; last or best: of the newest one", _FIT),
     ("ckpt_path", "FILE", "the checkpoint; last or best: of the newest run", ("validate", "test", "predict")),
+    ("data_format", "NAME", "dyvision list formats (default: that of the checkpoint, or of the task)", _ALL),
     ("data.root", "FOLDER", "the data set (default: that of the checkpoint)", _ALL),
     ("data.predict_root", "FOLDER", "images, at any depth, or one image", _PREDICT),
     ("output", "FOLDER", "where to write", (*_EVALUATE, *_PREDICT)),

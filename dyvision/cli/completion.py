@@ -12,7 +12,13 @@ from dyvision.cli.words import commands_of
 
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 #: options of the trainer's commands -> the kind of names (``dyvision list``) that they take
-_NAMED = {"model.layer": "layers", "model.backbone": "backbones", "model.head": "heads", "config": "configs"}
+_NAMED = {
+    "model.layer": "layers",
+    "model.backbone": "backbones",
+    "model.head": "heads",
+    "config": "configs",
+    "data_format": "formats",
+}
 #: arguments of the other commands -> the option that takes the same names
 _NAMED_ELSEWHERE = {
     "backbone": "model.backbone",

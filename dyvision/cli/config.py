@@ -82,7 +82,7 @@ def _show(options: argparse.Namespace) -> None:
         from dyvision.cli.task_parser import TaskParser
 
         request = read_request([*(f"--config={name}" for name in names), *typed.arguments()])
-        parser = TaskParser("fit", request.task, request.custom_sections)
+        parser = TaskParser("fit", request.task, request.custom_sections, request.data_format)
         sys.stdout.write(f"{parser.parser.dump(parse(parser, request), skip_none=False).rstrip()}\n")
         return
     from dyvision.cli._merged import merge

@@ -161,12 +161,16 @@ def _module(options: argparse.Namespace) -> VisionDataModule:
 
 
 def _config_section(configs: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    from dyvision.cli._imports import take_imports
     from dyvision.cli.configs import load_layers
+    from dyvision.cli.typed import TypedOptions
 
     section: dict[str, Any] = {}
     task = None
     for name in configs:
-        for _, content in load_layers(name):
+        layers = load_layers(name)
+        take_imports(layers, TypedOptions())
+        for _, content in layers:
             section.update(content.get("data") or {})
             task = content.get("task") or task
     if "class_path" in section:

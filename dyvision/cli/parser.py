@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from dyvision.cli._imports import add_import_option, import_all
 from dyvision.cli.benchmark import add_benchmark
 from dyvision.cli.common_options import TRAINER_COMMANDS
 from dyvision.cli.completion import add_completion
@@ -55,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     for add in _ADD:
         add(commands)
+    for name, command in commands.choices.items():
+        for one in commands_of(command).values() or [command] if name not in TRAINER_COMMANDS else ():
+            add_import_option(one)
     parser.set_defaults(parser=parser)
     return parser
 
@@ -71,4 +75,5 @@ def run_command(arguments: Sequence[str]) -> None:
     parser = build_parser()
     check_command(arguments, list(commands_of(parser)))
     options = parser.parse_args(complete(arguments))
+    import_all(options.imports)
     options.run(options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dyvision import checkpoint_file
+from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
@@ -16,7 +17,9 @@ from dyvision.cli.configs import load_layers, option_groups, shown_name, unknown
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, suggest
+from dyvision.data.formats import list_data_formats
 from dyvision.reading import parse_yaml
+from dyvision.registry import check_plugins, missing_plugin, records_of
 from dyvision.signatures import constructor_signature
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
@@ -39,6 +42,7 @@ class Request:
         typed: The remaining command line.
         checkpoint_path: The file behind ``checkpoint``.
         loggers: Classes of loggers that were given by name only.
+        imports: Modules and files of the user that were imported.
     """
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
@@ -46,6 +50,23 @@ class Request:
     typed: TypedOptions = field(default_factory=TypedOptions)
     checkpoint_path: Path | None = None
     loggers: list[str] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+
+    @property
+    def data_format(self) -> str | None:
+        """Name of the data format: given, else of the checkpoint; None for that of the task.
+
+        Raises:
+            ValueError: If a plug-in had registered that of the checkpoint, and nothing here does.
+        """
+        given = self.value("", "data_format")
+        records = [one for one in records_of(self.checkpoint.get("plugins")) if one["kind"] == "data format"]
+        if given is not None or not records or "data" in self.custom_sections:
+            return None if given == "null" else given
+        name = records[-1]["name"]
+        if name not in list_data_formats():
+            raise missing_plugin(records[-1:], f"--ckpt_path {self.checkpoint['path']}")
+        return name
 
     @property
     def task(self) -> str:
@@ -112,6 +133,7 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
             raise ValueError("--config needs a file or a packaged name; see 'dyvision list configs'")
         request.layers += load_layers(name)
     check_typed(typed)
+    request.imports = take_imports(request.layers, typed)
     request.loggers = take_loggers(request.layers, typed)
     checkpoint = request.value("", "ckpt_path")
     if checkpoint is None and "ckpt_path" in typed:
@@ -193,6 +215,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         "task": content.get("task"),
         "model": content["hyper_parameters"],
         "data": content["datamodule_hyper_parameters"],
+        "plugins": content.get("plugins"),
         "run_options": content.get("run_options"),
         "dyvision_version": content.get("dyvision_version"),
         "log_rows": content.get("log_rows"),
@@ -270,6 +293,8 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
             own |= {name for _, content in request.layers for name in content.get("data") or {}}
         stored = request.checkpoint.get(section, {})
         kept = hyperparameters_of(stored, where, trusted, own, "--trust {names}", prefix)
+        if section not in request.custom_sections:
+            check_plugins(request.checkpoint.get("plugins"), kept, where)
         names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
         # a model of the user's own class takes its arguments from the user
         sections[section] = name_unknown(kept, names, where, prefix) if names else {}

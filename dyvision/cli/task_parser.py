@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
+from dyvision.cli._imports import HELP as IMPORT_HELP
 from dyvision.cli.predict import add_prediction_options
 from dyvision.cli.task_table import TASKS
+from dyvision.data.formats import get_data_format
 from dyvision.tasks.callbacks import LastCheckpoint
 
 
@@ -24,14 +26,21 @@ class TaskOptions(cli.LightningCLI):
         command: ``fit``, ``validate``, ``test``, ``predict`` or ``quickstart``.
         task: Name of the task.
         custom: Sections (``"model"``, ``"data"``) that take the class path of any class instead of the task's own.
+        data_format: Name of the data format; None for that of the task.
+
+    Raises:
+        ValueError: If there is no data format of that name.
     """
 
-    def __init__(self, command: str, task: str, custom: Sequence[str] = ()) -> None:
+    def __init__(self, command: str, task: str, custom: Sequence[str] = (), data_format: str | None = None) -> None:
         self.command, self.task, self.custom = command, task, list(custom)
         entry = TASKS[task]
+        data_class = entry.data if data_format is None else get_data_format(data_format)
+        if isinstance(data_class, str):
+            data_class = getattr(data_package, data_class)
         super().__init__(
             model_class=LightningModule if "model" in custom else getattr(task_package, entry.model),
-            datamodule_class=LightningDataModule if "data" in custom else getattr(data_package, entry.data),
+            datamodule_class=LightningDataModule if "data" in custom else data_class,
             subclass_mode_model="model" in custom,
             subclass_mode_data="data" in custom,
             save_config_callback=None,
@@ -68,6 +77,13 @@ class TaskOptions(cli.LightningCLI):
         parser.add_argument("--task", type=str, default=self.task, help=f"one of {', '.join(TASKS)}")
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="checkpoint to resume from or to evaluate"
+        )
+        parser.add_argument("--import", type=list[str] | None, default=None, help=IMPORT_HELP)
+        parser.add_argument(
+            "--data_format",
+            type=str | None,
+            default=None,
+            help="dyvision list formats; without it that of the checkpoint, else that of the task",
         )
         parser.add_argument(
             "--trust", type=str | None, default=None, help="classes a checkpoint may name, as NAME,NAME"

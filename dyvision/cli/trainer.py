@@ -50,7 +50,7 @@ class TaskCLI(TaskOptions):
         self.request = request
         self.run: TrainingRun | None = None
         self.results: ResultsFolder | None = None
-        super().__init__(command, request.task, request.custom_sections)
+        super().__init__(command, request.task, request.custom_sections, request.data_format)
 
     def parse_arguments(self, parser: cli.LightningArgumentParser, args: Any) -> None:
         """Parse configs, checkpoint and command line."""

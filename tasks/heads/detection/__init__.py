@@ -11,6 +11,7 @@ from dyvision.tasks.heads.detection.create import (
     check_head,
     create_detector,
     list_detection_heads,
+    register_detection_head,
 )
 
 __all__ = (
@@ -24,4 +25,5 @@ __all__ = (
     "check_head",
     "create_detector",
     "list_detection_heads",
+    "register_detection_head",
 )

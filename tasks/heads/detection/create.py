@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dyvision.tasks.components import Component, ComponentSpec, choose, closest, import_object, parse_component
+from dyvision.registry import Registry
+from dyvision.tasks.components import (
+    Component,
+    ComponentSpec,
+    choose,
+    closest,
+    import_object,
+    parse_component,
+    takes_three,
+)
 from dyvision.tasks.heads.arguments import check_head_arguments
 from dyvision.tasks.heads.detection.condinst import build_condinst
 from dyvision.tasks.heads.detection.config import DetectorConfig
@@ -32,7 +41,37 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "ssdlite": build_ssdlite,
 }
 #: heads with sigmoid scores: label 1 is their class 0
-_SIGMOID = ("condinst", "fcos", "retinanet")
+_SIGMOID = {"condinst", "fcos", "retinanet"}
+_REGISTRY = Registry("detection head", _BUILDERS, ("head",))
+Head = TypeVar("Head", bound=Callable[..., nn.Module])
+
+
+def register_detection_head(name: str, background: bool = True) -> Callable[[Head], Head]:
+    """Decorator that gives a function that builds a detector a name.
+
+    Args:
+        name: The name for ``head``.
+        background: Whether class 0 of the detector is the background; False if it is the first class, as with sigmoid
+            scores.
+
+    The function takes the backbone, the number of classes without background and a ``DetectorConfig`` by position, then
+    arguments of its own; it returns a detector with torchvision's interface that holds the backbone.
+
+    Raises:
+        ValueError: If the name is no word, or taken.
+        TypeError: If it is no function of three arguments by position.
+    """
+
+    def check(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        if not takes_three(build):
+            raise TypeError(f"detection head {name!r}: expected a function (backbone, num_classes, config, ...)")
+        if background:
+            _SIGMOID.discard(name)
+        else:
+            _SIGMOID.add(name)
+        return build
+
+    return _REGISTRY.decorator(name, check)
 
 
 class Detector(nn.Module):
@@ -90,7 +129,7 @@ class Detector(nn.Module):
 
 def list_detection_heads() -> list[str]:
     """Names of the detection heads, sorted."""
-    return sorted(_BUILDERS)
+    return _REGISTRY.names()
 
 
 def create_detector(
@@ -150,7 +189,8 @@ def _with_shared(component: Component, shared: Mapping[str, Any]) -> dict[str, A
 def _builder(component: Component) -> Callable[..., nn.Module]:
     if component.kind == "class_path":
         return import_object(component.name, "head", nn.Module, builders=True)
-    return _BUILDERS[choose(component.name, _BUILDERS, "detection head")]
+    found = _REGISTRY.find(component.name)
+    return _BUILDERS[choose(component.name, _BUILDERS, "detection head")] if found is None else found
 
 
 def _check_arguments(component: Component, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:

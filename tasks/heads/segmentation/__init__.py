@@ -10,6 +10,7 @@ from dyvision.tasks.heads.segmentation.create import (
     create_segmentation_head,
     default_output_stride,
     list_segmentation_heads,
+    register_segmentation_head,
     resolve_head,
 )
 from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment
@@ -31,6 +32,7 @@ __all__ = (
     "create_segmentation_head",
     "default_output_stride",
     "list_segmentation_heads",
+    "register_segmentation_head",
     "resize_logits",
     "resolve_head",
     "segment",

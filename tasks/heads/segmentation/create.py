@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from dyvision.registry import Registry
 from dyvision.tasks.components import (
     Component,
     ComponentSpec,
@@ -22,6 +22,7 @@ from dyvision.tasks.components import (
 )
 from dyvision.tasks.heads.arguments import check_head_arguments
 from dyvision.tasks.heads.norm import guard_batch_norms
+from dyvision.tasks.heads.segmentation._trial import check_output
 from dyvision.tasks.heads.segmentation.mmseg import MMSEG_HEADS, build_mmseg_head, is_multi_level
 
 
@@ -172,11 +173,38 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "fcn": build_fcn,
     "lraspp": build_lraspp,
 }
+_REGISTRY = Registry(
+    "segmentation head", _BUILDERS, ("head", "aux_head"), lambda name: "by mmseg" if name in MMSEG_HEADS else None
+)
+Head = TypeVar("Head", bound=Callable[..., nn.Module])
+
+
+def register_segmentation_head(name: str) -> Callable[[Head], Head]:
+    """Decorator that gives a segmentation head a name.
+
+    Args:
+        name: The name for ``head`` and ``aux_head``.
+
+    What is decorated is a subclass of ``torch.nn.Module``, which gets ``in_channels`` (a list, one entry per feature
+    map, finest first) and ``num_classes`` as far as it takes them, or a function ``(features, num_classes, ...)`` like
+    :func:`build_fcn`. The module maps the list of feature maps to logits ``[B, num_classes, h, w]``.
+
+    Raises:
+        ValueError: If the name is no word, or taken.
+        TypeError: If what is registered is neither.
+    """
+
+    def check(head: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        if not callable(head) or (isinstance(head, type) and not issubclass(head, nn.Module)):
+            raise TypeError(f"segmentation head {name!r}: expected a subclass of torch.nn.Module, or a function")
+        return head
+
+    return _REGISTRY.decorator(name, check)
 
 
 def list_segmentation_heads() -> list[str]:
-    """Names of the heads: torchvision's, and the types of mmseg (which needs the extra ``dyvision[mmseg]``)."""
-    return sorted(_BUILDERS) + sorted(MMSEG_HEADS)
+    """Names of the heads: torchvision's, own ones, and mmseg's types (which need the extra ``dyvision[mmseg]``)."""
+    return _REGISTRY.names() + sorted(MMSEG_HEADS)
 
 
 def resolve_head(spec: ComponentSpec, argument: str = "head") -> Component:
@@ -189,16 +217,18 @@ def resolve_head(spec: ComponentSpec, argument: str = "head") -> Component:
     if head.kind == "name" and head.name in MMSEG_HEADS:
         return Component("type", head.name, head.arguments)
     if head.kind == "name":
-        choose(head.name, [*_BUILDERS, *MMSEG_HEADS], argument)
+        if _REGISTRY.find(head.name) is None:
+            choose(head.name, [*_BUILDERS, *MMSEG_HEADS], argument)
         check_arguments(_BUILDERS[head.name], head.arguments, f"{argument} {head.name!r}")
         check_head_arguments(head.arguments, f"{argument} {head.name!r}")
     return head
 
 
 def default_output_stride(spec: ComponentSpec) -> int:
-    """32 for heads that fuse several levels, 16 for those that read a dilated last one."""
+    """32 for heads that fuse several levels, and for own ones, 16 for those that read a dilated last one."""
     head = resolve_head(spec)
-    return 32 if head.kind == "class_path" or (head.kind == "type" and is_multi_level(head.name)) else 16
+    own = head.kind == "class_path" or head.name in _REGISTRY.foreign()
+    return 32 if own or (head.kind == "type" and is_multi_level(head.name)) else 16
 
 
 def create_segmentation_head(
@@ -229,47 +259,24 @@ def create_segmentation_head(
     elif head.kind == "name":
         build = _BUILDERS[head.name]
         try:
-            module = build(features, num_classes, **head.arguments)
+            if isinstance(build, type):
+                module = _build_class(build, head, features, num_classes, argument)
+            else:
+                module = build(features, num_classes, **head.arguments)
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"{argument} {head.name!r}: {error}") from error
     else:
-        module = _import_head(head, features, num_classes, argument)
+        head_class = import_object(head.name, argument, nn.Module)
+        module = _build_class(head_class, head, features, num_classes, argument)
     module = guard_batch_norms(module)
-    _check_output(module, channels, num_classes, f"{argument} {head.name!r}")
+    check_output(module, channels, num_classes, f"{argument} {head.name!r}")
     return module
 
 
-def _import_head(head: Component, features: Features, num_classes: int, argument: str) -> nn.Module:
-    head_class = import_object(head.name, argument, nn.Module)
+def _build_class(head_class: Any, head: Component, features: Features, num_classes: int, argument: str) -> nn.Module:
     names, anything = accepted_arguments(head_class)
     filled: Mapping[str, Any] = {"in_channels": list(features.channels), "num_classes": num_classes}
     arguments = {name: value for name, value in filled.items() if anything or name in names} | head.arguments
     check_arguments(head_class, arguments, f"{argument} {head.name!r}")
-    return head_class(**arguments)
-
-
-def _check_output(head: nn.Module, channels: Sequence[int], num_classes: int, what: str) -> None:
-    """Run a head once on zeros: heads that need more than feature maps fail here and not in the first epoch."""
-    training = head.training
-    head.eval()
-    try:
-        logits = _run_on_zeros(head, channels, 4)
-    except Exception:  # some heads pool over windows larger than that
-        try:
-            logits = _run_on_zeros(head, channels, 64)
-        except Exception as error:
-            raise ValueError(
-                f"{what} cannot be used on feature maps alone ({type(error).__name__}: {error}); heads that need "
-                "another head's output, queries or tokens are not supported"
-            ) from error
-    head.train(training)
-    if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != num_classes:
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{what} returns {shape}; expected logits [B, {num_classes}, h, w]")
-
-
-def _run_on_zeros(head: nn.Module, channels: Sequence[int], size: int) -> Any:
-    maps = [torch.zeros(1, width, size, size) for level, width in enumerate(channels)]
-    # some heads draw random numbers; the run's own are not to depend on this check
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return head(maps)
+    built: nn.Module = head_class(**arguments)
+    return built

@@ -1,0 +1,56 @@
+"""Data formats by name: ``--data_format`` on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from dyvision.data.base import VisionDataModule
+from dyvision.registry import OWN_NAMES, Registry
+from dyvision.text import did_you_mean
+
+#: data modules, and the names in ``dyvision.data`` of dyvision's own
+_FORMATS: dict[str, str | type[VisionDataModule]] = {
+    "cityscapes": "CityscapesDataModule",
+    "coco": "COCODataModule",
+    "imagefolder": "ImageFolderDataModule",
+}
+_REGISTRY = Registry("data format", _FORMATS)
+DataModuleType = TypeVar("DataModuleType", bound=type[VisionDataModule])
+
+
+def register_data_format(name: str) -> Callable[[DataModuleType], DataModuleType]:
+    """Decorator that gives a data module a name.
+
+    Args:
+        name: The name for ``--data_format``; the arguments of the class are then the options ``--data.*``.
+
+    Raises:
+        ValueError: If the name is no word, or taken.
+        TypeError: If it is no subclass of :class:`dyvision.data.VisionDataModule`.
+    """
+
+    def check(cls: type[VisionDataModule]) -> type[VisionDataModule]:
+        if not (isinstance(cls, type) and issubclass(cls, VisionDataModule)):
+            raise TypeError(f"data format {name!r}: {cls!r} is no subclass of dyvision.data.VisionDataModule")
+        return cls
+
+    return _REGISTRY.decorator(name, check)
+
+
+def list_data_formats() -> list[str]:
+    """Names of the data formats, sorted."""
+    return _REGISTRY.names()
+
+
+def get_data_format(name: str) -> str | type[VisionDataModule]:
+    """The data module of a format, or its name in ``dyvision.data`` if it is one of dyvision's.
+
+    Raises:
+        ValueError: If there is none of that name; the message gives the closest names.
+    """
+    found = _REGISTRY.find(name)
+    if found is None:
+        hint = did_you_mean(name, _FORMATS) or OWN_NAMES
+        raise ValueError(f"unknown data format {name!r}{hint}; formats are {', '.join(list_data_formats())}")
+    return found
