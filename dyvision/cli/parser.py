@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from dyvision.cli._sections import take_sections
 from dyvision.cli.benchmark import add_benchmark
+from dyvision.cli.collapse import add_collapse
 from dyvision.cli.common_options import TRAINER_COMMANDS
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
@@ -28,6 +30,7 @@ _ADD = (
     add_data,
     add_profile,
     add_dynamize,
+    add_collapse,
     add_report,
     add_reproduce,
     add_benchmark,
@@ -69,6 +72,12 @@ def run_command(arguments: Sequence[str]) -> None:
         ValueError: If there is no such command or option.
     """
     parser = build_parser()
-    check_command(arguments, list(commands_of(parser)))
-    options = parser.parse_args(complete(arguments))
+    commands = commands_of(parser)
+    check_command(arguments, list(commands))
+    command = commands.get(arguments[0]) if arguments else None
+    sections = command.get_default("sections") if command is not None else None
+    own, passed = take_sections(arguments, sections) if sections else (arguments, [])
+    options = parser.parse_args(complete(own))
+    if sections:
+        options.sections = passed
     options.run(options)
