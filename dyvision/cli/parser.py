@@ -9,6 +9,7 @@ from dyvision.cli._sections import take_sections
 from dyvision.cli.benchmark import add_benchmark
 from dyvision.cli.collapse import add_collapse
 from dyvision.cli.common_options import TRAINER_COMMANDS
+from dyvision.cli.compare import add_compare
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
@@ -31,6 +32,7 @@ _ADD = (
     add_profile,
     add_dynamize,
     add_collapse,
+    add_compare,
     add_report,
     add_reproduce,
     add_benchmark,
@@ -62,11 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_command(arguments: Sequence[str]) -> None:
+def run_command(arguments: Sequence[str]) -> int:
     """Parse a command line that does not run the trainer, and run it.
 
     Args:
         arguments: Everything behind ``dyvision``.
+
+    Returns:
+        Exit status: 1 if the command did a part of its work, else 0.
 
     Raises:
         ValueError: If there is no such command or option.
@@ -80,4 +85,4 @@ def run_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(complete(own))
     if sections:
         options.sections = passed
-    options.run(options)
+    return options.run(options) or 0
