@@ -30,7 +30,7 @@ _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 #: written by Lightning's command line; a checkpoint's class is chosen by who loads it
 _LIGHTNINGS = ("_instantiator", "_class_path")
 #: where weights come from or results go to: a checkpoint has its own weights, and does not choose where to write
-_PLACES = {"pretrained": False, "backbone_weights": None, "results_dir": None}
+_PLACES = {"pretrained": False, "backbone_weights": None, "teacher": None, "results_dir": None}
 #: the same among the arguments of ``create_backbone`` and of timm
 _NESTED_PLACES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 

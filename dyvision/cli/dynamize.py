@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from pathlib import Path
-from typing import Any
 
+from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
@@ -27,29 +26,12 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="POLICY",
         help="which convolutions: a policy, or a wildcard over names (may be given several times)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=_assignment,
-        metavar="NAME=VALUE",
-        help="argument of the layer (may be given several times)",
-    )
+    add_layer_arguments(parser)
     parser.add_argument(
         "--input-size", type=int, default=224, metavar="N", help="side of the image that is counted for"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     parser.set_defaults(run=_dynamize)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, mark, value = text.partition("=")
-    if not mark or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"NAME=VALUE, such as num_kernels=2, not {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-        return name, value
 
 
 def _dynamize(options: argparse.Namespace) -> None:
@@ -64,13 +46,9 @@ def _dynamize(options: argparse.Namespace) -> None:
 
     from dyvision.backbones import create_model
     from dyvision.convert import ConversionReport, dynamize
-    from dyvision.layers import DynamicConv2d, get_layer
-    from dyvision.layers.arguments import check_own_arguments
     from dyvision.tables import make_console
 
-    layer_arguments = dict(options.set)
-    if options.layer != "static":  # a name of dynamize's own arguments is none of the layer's
-        check_own_arguments(get_layer(options.layer), DynamicConv2d, layer_arguments)
+    arguments = layer_arguments(options.layer, options.set)
     # one that is given alone may be the name of a policy
     policy = options.policy[0] if options.policy and len(options.policy) == 1 else options.policy
     report: ConversionReport
@@ -81,7 +59,7 @@ def _dynamize(options: argparse.Namespace) -> None:
         preserve_outputs=False,
         return_report=True,
         example_input=torch.zeros(1, 3, options.input_size, options.input_size),
-        **layer_arguments,
+        **arguments,
     )
     console = make_console()
     console.print(report.table())
