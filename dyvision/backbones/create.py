@@ -101,7 +101,7 @@ def create_model(
 def create_backbone(
     name: str,
     layer: str = "static",
-    out_indices: int | Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | str | None = None,
     output_stride: int = 32,
     in_chans: int = 3,
     drop_path_rate: float = 0.0,
@@ -118,7 +118,7 @@ def create_backbone(
         name: A name of :func:`dyvision.list_backbones`, or any other that ``timm.create_model`` knows.
         layer: A name of :func:`dyvision.list_layers`; ``"static"`` is the ordinary network.
         out_indices: Levels to return; negative ones count from the end, an int means the last so many, None all levels
-            with a reduction of at least 4.
+            with a reduction of at least 4, ``"all"`` all of them.
         output_stride: Reduction of the last level: 32, 16 or 8. Stages that would exceed it keep their resolution and
             are dilated instead, dynamic layers included.
         in_chans: Channels of the input.
