@@ -16,6 +16,7 @@ from dyvision.backbones._pretrained import report_pretrained
 from dyvision.backbones.classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones.dilation import dilate_stages
 from dyvision.backbones.features import Backbone
+from dyvision.backbones.recorded import records_arguments
 from dyvision.backbones.registry import find_builder
 from dyvision.backbones.weights import load_pretrained_file, plain_weights
 from dyvision.convert.dynamize import dynamize
@@ -35,6 +36,7 @@ class _Loaded:
     skipped: tuple[str, ...]
 
 
+@records_arguments
 def create_model(
     name: str,
     layer: str = "static",
@@ -98,6 +100,7 @@ def create_model(
     return model
 
 
+@records_arguments
 def create_backbone(
     name: str,
     layer: str = "static",
