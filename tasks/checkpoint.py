@@ -128,16 +128,41 @@ class CheckpointMixin(L.LightningModule):
             content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
         else:
             content = read_checkpoint(checkpoint_path, location)
+        if hparams_file is not None:
+            content["hyper_parameters"] = read_yaml(Path(hparams_file))
+        return cls.from_content(content, where, strict, trust, **kwargs)
+
+    @classmethod
+    def from_content(
+        cls,
+        content: dict[str, Any],
+        where: str,
+        strict: bool | None = None,
+        trust: Collection[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Build the task that a checkpoint describes, and load its weights.
+
+        Args:
+            content: What :func:`dyvision.checkpoint_file.read_checkpoint` returns, or the same from another kind of
+                file.
+            where: The file, for messages.
+            strict: As for :meth:`load_from_checkpoint`.
+            trust: As for :meth:`load_from_checkpoint`.
+            **kwargs: Hyperparameters that replace the checkpoint's.
+
+        Raises:
+            ValueError: As for :meth:`load_from_checkpoint`.
+        """
         made = content.get("task")
         if isinstance(made, str) and made != getattr(cls, "task", made):
             other = _class_of(made)
             hint = f"; use {other}.load_from_checkpoint" if other else ""
             raise ValueError(f"{where}: of task {made!r}, and {cls.__name__} is for {cls.task!r}{hint}")
         warn_of_newer(content, where, VERSION)
-        stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         allowed = (trust,) if isinstance(trust, str) else trust
         names, anything = accepted_arguments(cls)
-        stored = hyperparameters_of(stored, where, allowed, kwargs)
+        stored = hyperparameters_of(content["hyper_parameters"], where, allowed, kwargs)
         check_plugins(content.get("plugins"), stored, where)
         arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
         try:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 #: the page of the reference is generated; ``tests/test_reference.py`` compares it
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "reference.md"),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "reference.md"),
 ]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -49,7 +49,7 @@ PLACEHOLDERS = {
     "value": "0.1",
 }
 _FENCE = re.compile(
-    r"^(?: *<!-- only compiled: (?P<reason>.+?) -->\n)?"
+    r"^(?: *<!-- (?:only compiled: (?P<reason>.+?)|needs (?P<package>[\w.]+)) -->\n)?"
     r"(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -66,12 +66,14 @@ class Block:
         language: Behind the fence.
         text: Without indentation.
         reason: Why it is compiled only, from the comment above the fence: ``<!-- only compiled: REASON -->``.
+        package: What it runs with, where that is installed: ``<!-- needs PACKAGE -->``.
     """
 
     where: str
     language: str
     text: str
     reason: str | None
+    package: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def fenced(path: Path, text: str) -> Iterator[Block]:
     """The fenced blocks of a text."""
     for match in _FENCE.finditer(text):
         inner = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
-        yield Block(place(path, text, match.start("text")), match["language"], inner, match["reason"])
+        yield Block(place(path, text, match.start("text")), match["language"], inner, match["reason"], match["package"])
 
 
 def commands() -> list[Command]:

@@ -110,6 +110,11 @@ def test_a_block_that_cannot_run_says_why() -> None:
     assert (second.language, second.reason) == ("python", None)
 
 
+def test_a_block_may_need_a_package() -> None:
+    (block,) = fenced(ROOT / "README.md", "<!-- needs some.package -->\n```python\na\n```\n")
+    assert (block.package, block.reason) == ("some.package", None)
+
+
 def test_there_are_commands_of_every_kind() -> None:
     ours = {command.words[1] for command in COMMANDS if command.words[0] == "dyvision"}
     assert ours >= {*TRAINING, "quickstart", "list", "config", "data", "profile", "reproduce", "benchmark", "report"}
@@ -259,6 +264,8 @@ def test_python_block_runs(block: Block, weights, monkeypatch) -> None:
     code = compile(block.text, block.where, "exec")
     if block.reason:
         return
+    if block.package:
+        pytest.importorskip(block.package)
     monkeypatch.chdir(weights)
     namespace: dict[str, object] = {}
     exec(PRELUDE, namespace)

@@ -15,6 +15,7 @@ from dyvision.backbones._initial_weights import finish_weights, published, read_
 from dyvision.backbones.classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones.dilation import dilate_stages
 from dyvision.backbones.features import Backbone
+from dyvision.backbones.recorded import records_arguments
 from dyvision.backbones.registry import find_builder
 from dyvision.backbones.weights import plain_weights
 from dyvision.convert.dynamize import dynamize
@@ -27,6 +28,7 @@ from dyvision.text import first_line
 _OUTPUT_STRIDES = (8, 16, 32)
 
 
+@records_arguments
 def create_model(
     name: str,
     layer: str = "static",
@@ -90,10 +92,11 @@ def create_model(
     return model
 
 
+@records_arguments
 def create_backbone(
     name: str,
     layer: str = "static",
-    out_indices: int | Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | str | None = None,
     output_stride: int = 32,
     in_chans: int = 3,
     drop_path_rate: float = 0.0,
@@ -110,7 +113,7 @@ def create_backbone(
         name: A name of :func:`dyvision.list_backbones`, or any other that ``timm.create_model`` knows.
         layer: A name of :func:`dyvision.list_layers`; ``"static"`` is the ordinary network.
         out_indices: Levels to return; negative ones count from the end, an int means the last so many, None all levels
-            with a reduction of at least 4.
+            with a reduction of at least 4, ``"all"`` all of them.
         output_stride: Reduction of the last level: 32, 16 or 8. Stages that would exceed it keep their resolution and
             are dilated instead, dynamic layers included.
         in_chans: Channels of the input.
