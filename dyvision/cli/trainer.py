@@ -66,7 +66,7 @@ class TaskCLI(TaskOptions):
         if self.command == "fit" and "output" in self.request.typed:
             raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
         evaluates = self.command in ("validate", "test", "predict") and "model" not in self.custom
-        if evaluates and self.config.ckpt_path is None:
+        if evaluates and self.config.ckpt_path is None and self.request.exported is None:
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
@@ -86,8 +86,10 @@ class TaskCLI(TaskOptions):
     def instantiate_classes(self) -> None:
         """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
         made = self.request.checkpoint
-        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+        with LimitedMemory(made["weights"], self.request.origin) if made else nullcontext():
             super().instantiate_classes()
+        if self.request.exported is not None:
+            self.request.exported.run(self.model)
         if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
             expect_frozen_modules()
 
