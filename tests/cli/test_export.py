@@ -189,7 +189,7 @@ def test_an_exported_file_has_the_metrics_and_predictions_of_its_checkpoint(
     data = getattr(data_package, f"{module}DataModule")(sample_data / folder, num_workers=0, **own)
     data.setup("fit")
     classes = {"num_classes": data.num_classes, "class_names": data.class_names, "class_ids": data.class_ids}
-    path = save(place / "last.ckpt", task, {"root": str(sample_data / folder), **own}, **classes, **head)
+    save(place / "last.ckpt", task, {"root": str(sample_data / folder), **own}, **classes, **head)
     size = ["--image-size=128"] if task == "detection" else []
     assert main(["export", "last.ckpt", "--json=export.json", "--no-latency", *size, *extra]) == 0
     told = json.loads(Path("export.json").read_text())
