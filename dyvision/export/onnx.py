@@ -10,16 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dyvision.convert import fuse as fold_norms
-from dyvision.export._check import Agreement, compare
-from dyvision.export._graph import count_nodes, name_sizes, tidy
+from dyvision.export import _scan, detections
+from dyvision.export._check import Agreement, compare, judge, judge_numbers
+from dyvision.export._graph import count_nodes, drop_outputs, name_sizes, tidy
+from dyvision.export._outputs import outputs_of
 from dyvision.export._packages import need
-from dyvision.export._scan import translation
+from dyvision.export.deciding import DecidingNetwork, WithNumbers
 from dyvision.layers import DynamicConv2d, get_layer, list_layers
 from dyvision.layers.arguments import check_positive
 from dyvision.ops.geometry import pair
@@ -119,26 +122,43 @@ def export_onnx(
     shape = (_EXAMPLE if batch == "dynamic" else batch, channels, height, width)
     network = _prepared(model, shape, fuse)
     example = torch.randn(shape, dtype=_dtype(network))
-    expected = _outputs(network, example)
-    program = _translate(network, example, free, opset)
+    traced = WithNumbers(network) if isinstance(network, DecidingNetwork) else network
+    expected = outputs_of(traced, example)
+    program = _translate(traced, type(model).__name__, example, free, opset)
     onnx_model = program.model
     _name(onnx_model, expected)
     name_sizes(onnx_model, free)
     tidy(onnx_model)
     onnx_model.metadata_props.update(_metadata(model, shape, free, metadata))
-    checked: tuple[Agreement, ...] = ()
+    shapes = _shapes_to_check(network, shape, free) if check else []
+    checked: list[Agreement] = []
+    if isinstance(network, DecidingNetwork):
+        checked += _check_numbers(onnx_model, network, shapes, example.dtype)
+        drop_outputs(onnx_model, len(network.outputs))
     with _written(onnx_model, Path(path)) as file:
-        if check:
-            shapes = _shapes_to_check(network, shape, free)
-            checked = tuple(compare(file, lambda x: list(_outputs(network, x).values()), shapes, example.dtype))
-            worst = max(checked, key=lambda one: one.error)
-            if not worst.error <= tolerance:
-                raise ValueError(
-                    f"{path} was not written: for images of shape {list(worst.shape)} ONNX Runtime's output differs "
-                    f"from PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
-                )
+        checked += compare(file, judge(network, tolerance), shapes, example.dtype) if shapes else []
+        _require_agreement(checked, path, tolerance)
     seconds = time.perf_counter() - start
-    return OnnxFile(Path(path), onnx_model.opset_imports[""], count_nodes(onnx_model), seconds, checked)
+    return OnnxFile(Path(path), onnx_model.opset_imports[""], count_nodes(onnx_model), seconds, tuple(checked))
+
+
+def _check_numbers(
+    onnx_model: Any, network: DecidingNetwork, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+) -> list[Agreement]:
+    """Compare the numbers behind the decisions, which the file does not return when it is done."""
+    if not shapes:
+        return []
+    with TemporaryDirectory(prefix="dyvision-") as folder, _written(onnx_model, Path(folder) / "numbers.onnx") as file:
+        return compare(file, judge_numbers(network), shapes, dtype)
+
+
+def _require_agreement(checked: Sequence[Agreement], path: str | PathLike[str], tolerance: float) -> None:
+    worst = max(checked, key=lambda one: one.error, default=None)
+    if worst is not None and not worst.error <= tolerance:
+        raise ValueError(
+            f"{path} was not written: for images of shape {list(worst.shape)} ONNX Runtime's output differs "
+            f"from PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
+        )
 
 
 def _prepared(model: nn.Module, shape: Sequence[int], fuse: bool) -> nn.Module:
@@ -156,32 +176,19 @@ def _prepared(model: nn.Module, shape: Sequence[int], fuse: bool) -> nn.Module:
     except Exception as error:
         size = f"[{', '.join(map(str, shape))}]"
         raise ValueError(f"{type(model).__name__} cannot take images of shape {size}: {_cause(error)}") from error
-    return fold_norms(network, (2, *shape[1:])) if fuse and any(True for _ in network.parameters()) else network
+    if not fuse or not any(True for _ in network.parameters()):
+        return network
+    if isinstance(network, DecidingNetwork):  # folding compares numbers
+        network.dense = fold_norms(network.dense, (2, *shape[1:]))
+        return network
+    return fold_norms(network, (2, *shape[1:]))
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Call the network; its outputs by name, ``output`` if there is one."""
-    with torch.no_grad():
-        found = dict(_named(network(images), ()))
-    if not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{type(network).__name__} must return a tensor, or a list, tuple or dict of tensors")
-    return {name if name[:1].isalpha() else f"output_{name}" if name else "output": found[name] for name in found}
-
-
-def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """What is in nested lists, tuples and dicts, in the order in which an exported program returns it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _named(item, (*names, str(name)))
-    else:
-        yield "_".join(names), value
-
-
-def _translate(network: nn.Module, example: Tensor, free: Mapping[int, str], opset: int) -> Any:
+def _translate(network: nn.Module, name: str, example: Tensor, free: Mapping[int, str], opset: int) -> Any:
     """Trace and translate.
 
     torch's own function would fall back to other ways of tracing if the first fails, and to a file for the example's
@@ -193,10 +200,15 @@ def _translate(network: nn.Module, example: Tensor, free: Mapping[int, str], ops
             shapes = ({axis: torch.export.Dim.DYNAMIC for axis in free},) if free else None
             traced = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
         return torch.onnx.export(
-            traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=translation()
+            traced,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            custom_translation_table=_scan.translation() | detections.translation(),
         )
     except Exception as error:
-        raise ValueError(f"{type(network).__name__} cannot be exported{wanted}: {_cause(error)}") from error
+        raise ValueError(f"{name} cannot be exported{wanted}: {_cause(error)}") from error
 
 
 def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
