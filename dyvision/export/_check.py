@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dyvision.export._network import Images, dtype_of, outputs_of
+from dyvision.export._network import Images, dtype_of
+from dyvision.export._outputs import outputs_of
 from dyvision.export.deciding import DecidingNetwork
 
 #: Runs a file: all its outputs for a batch of images.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.convert import fuse as fold_norms
+from dyvision.export.deciding import DecidingNetwork
 from dyvision.layers import DynamicConv2d, get_layer, list_layers
 from dyvision.layers.arguments import check_positive
 from dyvision.ops.geometry import pair
@@ -112,35 +113,17 @@ def prepared(model: nn.Module, images: Images, fuse: bool) -> nn.Module:
     except Exception as error:
         size = f"[{', '.join(map(str, images.shape))}]"
         raise ValueError(f"{type(model).__name__} cannot take images of shape {size}: {cause(error)}") from error
-    foldable = fuse and any(True for _ in network.parameters())
-    return fold_norms(network, (2, *images.shape[1:])) if foldable else network
+    if not fuse or not any(True for _ in network.parameters()):
+        return network
+    if isinstance(network, DecidingNetwork):  # folding compares numbers
+        network.dense = fold_norms(network.dense, (2, *images.shape[1:]))
+        return network
+    return fold_norms(network, (2, *images.shape[1:]))
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
     """The floating-point type of a network's parameters."""
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-
-
-def outputs_of(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Call the network; its outputs by name, ``output`` if there is one without.
-
-    Raises:
-        ValueError: If it returns something else than tensors.
-    """
-    with torch.no_grad():
-        found = dict(_named(network(images), ()))
-    if not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{type(network).__name__} must return a tensor, or a list, tuple or dict of tensors")
-    return {name if name[:1].isalpha() else f"output_{name}" if name else "output": found[name] for name in found}
-
-
-def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """What is in nested lists, tuples and dicts, in the order in which an exported program returns it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _named(item, (*names, str(name)))
-    else:
-        yield "_".join(names), value
 
 
 def trace(network: nn.Module, images: Images) -> torch.export.ExportedProgram:
@@ -151,10 +134,10 @@ def trace(network: nn.Module, images: Images) -> torch.export.ExportedProgram:
         return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
 
 
-def cannot_export(network: nn.Module, images: Images, error: BaseException) -> ValueError:
+def cannot_export(model: nn.Module, images: Images, error: BaseException) -> ValueError:
     """The error of an export that failed, with its first cause."""
     wanted = f" with a dynamic {', '.join(images.free.values())}" if images.free else ""
-    return ValueError(f"{type(network).__name__} cannot be exported{wanted}: {cause(error)}")
+    return ValueError(f"{type(model).__name__} cannot be exported{wanted}: {cause(error)}")
 
 
 def metadata_of(model: nn.Module, images: Images, more: Mapping[str, Any] | None) -> dict[str, str]:

@@ -25,10 +25,10 @@ from dyvision.export._network import (
     cannot_export,
     dtype_of,
     metadata_of,
-    outputs_of,
     prepared,
     trace,
 )
+from dyvision.export._outputs import outputs_of
 from dyvision.export._packages import need
 from dyvision.export.deciding import DecidingNetwork, WithNumbers
 from dyvision.export.session import open_session, run
@@ -116,7 +116,7 @@ def export_onnx(
     network = prepared(model, taken, fuse)
     traced = WithNumbers(network) if isinstance(network, DecidingNetwork) else network
     expected = outputs_of(traced, taken.draw(taken.shape, dtype_of(network)))
-    onnx_model = _translate(traced, taken, opset).model
+    onnx_model = _translate(traced, model, taken, opset).model
     _name(onnx_model, expected)
     name_sizes(onnx_model, dict(taken.free))
     tidy(onnx_model)
@@ -145,7 +145,7 @@ def export_onnx(
     )
 
 
-def _translate(network: nn.Module, images: Images, opset: int) -> Any:
+def _translate(network: nn.Module, model: nn.Module, images: Images, opset: int) -> Any:
     """Trace and translate.
 
     torch's own function would fall back to other ways of tracing if the first fails, and to a file for the example's
@@ -159,7 +159,7 @@ def _translate(network: nn.Module, images: Images, opset: int) -> Any:
             traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
         )
     except Exception as error:
-        raise cannot_export(network, images, error) from error
+        raise cannot_export(model, images, error) from error
 
 
 def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dyvision.export._check import Agreement, ExportedFile, Runner
 from dyvision.export._check import check as compare
-from dyvision.export._network import ImageKind, Images, cannot_export, metadata_of, outputs_of, prepared, trace
+from dyvision.export._network import ImageKind, Images, cannot_export, metadata_of, prepared, trace
+from dyvision.export._outputs import outputs_of
 from dyvision.saving import replacing
 
 #: the file inside a program that has what it says about itself
