@@ -20,7 +20,7 @@ from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
-from dyvision.data.pipeline import TaskName
+from dyvision.data.pipeline import Normalize, TaskName
 from dyvision.data.preprocessing import PreprocessingMixin
 from dyvision.data.resume import ResumableData
 from dyvision.data.same_files import file_codes, shared_images
@@ -176,6 +176,23 @@ class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataA
     def channels(self) -> int:
         """Channels of the images, 1 or 3."""
         return self.in_chans or 3
+
+    def evaluation_size(self) -> tuple[int, int] | None:
+        """Height and width that evaluation brings every image to; None if they depend on the image."""
+        pipeline: Any = getattr(self, "_eval_pipeline", None)
+        if pipeline is None:
+            return None
+        blank = (np.zeros((height, width, 3), np.uint8) for height, width in ((480, 640), (500, 375)))
+        try:
+            sizes = {pipeline(image, self.seed).image.shape[:2] for image in blank}
+        except DataError:  # a pipeline for images of certain sizes
+            return None
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of each channel that images are normalised with; None if they are not."""
+        made = getattr(self, "_to_tensor", lambda: None)()
+        return (list(made.mean), list(made.std)) if isinstance(made, Normalize) else None
 
     def _filled(self, dataset: VisionDataset, split: str) -> VisionDataset:
         if len(dataset) == 0:

@@ -218,6 +218,22 @@ class CheckpointMixin(L.LightningModule):
                 )
             self._initialized_from = checkpoint.get("initialized_from")
 
+    @property
+    def data_names(self) -> list[str] | None:
+        """What the data of the training calls the classes, where that is not what the task calls them."""
+        return self._data_names if isinstance(self._data_names, list) else None
+
+    def remember(self, where: str, task: str, made: Mapping[str, Any], data_names: list[str] | None) -> None:
+        """Take what it is run by for what it was loaded from.
+
+        Args:
+            where: The file, for messages.
+            task: Name of its task.
+            made: Its hyperparameters.
+            data_names: See ``data_names``.
+        """
+        self._loaded, self._loaded_from, self._data_names = (task, dict(made)), where, data_names
+
     def compare_classes(self, stage: str | None) -> None:
         """Compare the classes of a checkpoint, once it is read, with those of the data.
 
@@ -229,9 +245,9 @@ class CheckpointMixin(L.LightningModule):
         if self._loaded is None or stage == "predict":
             return
         stored = self._loaded[1].get("class_names")
-        names = self._data_names if isinstance(self._data_names, list) else stored
+        names = stored if self.data_names is None else self.data_names
         if names:
-            where = str(self.trainer.ckpt_path or "the checkpoint")
+            where = str(self.trainer.ckpt_path or self._loaded_from)
             renamed = stored != self.hparams.get("class_names")
             check_names(names, getattr(self.trainer, "datamodule", None), where, renamed)
 

@@ -237,6 +237,10 @@ def write_files(folder: Path) -> None:
         for path in (folder / name for name in names):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.hardlink_to(folder / f"{task}.ckpt")
+    if importlib.util.find_spec("onnx"):
+        from tests.onnx_files import metadata, write_network
+
+        write_network(folder / "last.onnx", metadata("classification"))
 
 
 def write_official_weights(folder: Path) -> None:

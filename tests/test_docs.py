@@ -147,6 +147,9 @@ def parse_training(command: str, words: list[str]) -> None:
     """As ``dyvision fit`` does, without building anything."""
     if asks_for_common_options(TypedOptions.read(words)):
         return
+    if any(word.endswith(".onnx") for word in words):
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
     request = read_request(words, command)
     options = task_options(command, request.task)
     known = options.known_options()

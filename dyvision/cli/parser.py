@@ -15,6 +15,7 @@ from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
 from dyvision.cli.dynamize import add_dynamize
+from dyvision.cli.export import add_export
 from dyvision.cli.listing import add_list
 from dyvision.cli.profile import add_profile
 from dyvision.cli.quickstart import add_quickstart
@@ -34,6 +35,7 @@ _ADD = (
     add_dynamize,
     add_collapse,
     add_compare,
+    add_export,
     add_report,
     add_reproduce,
     add_benchmark,

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dyvision import checkpoint_file
+from dyvision.cli._exported import read_exported, take_exported
 from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
@@ -16,13 +17,16 @@ from dyvision.cli._trust import check_typed, trusted_names
 from dyvision.cli.configs import load_layers, option_groups, shown_name, unknown_keys
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
-from dyvision.cli.words import check_words, suggest
+from dyvision.cli.words import check_words, suggest, take_photos
 from dyvision.data.formats import list_data_formats
 from dyvision.reading import parse_yaml
 from dyvision.registry import check_plugins, missing_plugin, records_of
 from dyvision.signatures import constructor_signature
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
+
+if TYPE_CHECKING:
+    from dyvision.tasks.exporting import ExportedTask
 
 #: hyperparameters that decide whether a checkpoint is one of the wanted configuration
 _ARCHITECTURE = ("backbone", "layer", "layer_kwargs", "policy", "head", "aux_head")
@@ -43,6 +47,7 @@ class Request:
         checkpoint_path: The file behind ``checkpoint``.
         loggers: Classes of loggers that were given by name only.
         imports: Modules and files of the user that were imported.
+        exported: The ONNX file that ``checkpoint`` is of, given as ``--model FILE``.
     """
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
@@ -51,6 +56,7 @@ class Request:
     checkpoint_path: Path | None = None
     loggers: list[str] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    exported: ExportedTask | None = None
 
     @property
     def data_format(self) -> str | None:
@@ -69,6 +75,11 @@ class Request:
         return name
 
     @property
+    def origin(self) -> str:
+        """What the weights come from, as it was typed."""
+        return f"{'--ckpt_path' if self.exported is None else '--model'} {self.checkpoint.get('path')}"
+
+    @property
     def task(self) -> str:
         """Name of the task: typed, else from the last config that has one, else from the checkpoint."""
         named = self.named_task or self.checkpoint.get("task")
@@ -80,11 +91,13 @@ class Request:
         made = self.checkpoint.get("task")
         if made is None and self.checkpoint.get("path") and not self.names_class("model"):
             raise ValueError(
-                f"--ckpt_path {self.checkpoint['path']}: of another project (it names no task of dyvision); weights of "
+                f"{self.origin}: of another project (it names no task of dyvision); weights of "
                 "a backbone are taken by --model.backbone_weights"
             )
         if made not in (None, named):
-            raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
+            raise ValueError(
+                f"{self.origin.split()[0]}: the checkpoint is one of task {made!r}, but the config is for {named!r}"
+            )
         return named
 
     @property
@@ -126,6 +139,9 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
     typed = TypedOptions.read(arguments)
+    exported = take_exported(typed)
+    if command == "predict":
+        take_photos(typed)
     check_words(typed)
     request = Request(typed=typed)
     for name in typed.take("config"):
@@ -144,6 +160,12 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         request.checkpoint_path = Path(checkpoint)
     if request.checkpoint_path is not None:
         request.checkpoint = read_checkpoint(request.checkpoint_path)
+    if exported is not None:
+        if request.checkpoint_path is not None:
+            raise ValueError(f"--model {exported} and --ckpt_path {request.checkpoint_path}: give one of them")
+        request.exported = read_exported(exported, command)
+        request.checkpoint = request.exported.as_checkpoint()
+    if request.checkpoint:
         decided = request.checkpoint["data"]
         request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]
     return request
@@ -189,8 +211,12 @@ def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
     return found
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, option: str = "--ckpt_path ") -> dict[str, Any]:
     """What the options are parsed with.
+
+    Args:
+        path: The file.
+        option: What stands before it in messages.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -200,15 +226,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = checkpoint_file.read_checkpoint(path, mmap=True)
         checkpoint_file.check_finite(content["state_dict"], str(path))
     except (ValueError, OSError) as error:
-        raise type(error)(f"--ckpt_path {error}") from error
+        raise type(error)(f"{option}{error}") from error
     if not isinstance(content.get("pytorch-lightning_version"), str):
-        raise ValueError(f"--ckpt_path {path}: not a checkpoint of a training run (it lacks Lightning's version)")
+        raise ValueError(f"{option}{path}: not a checkpoint of a training run (it lacks Lightning's version)")
     if (
         content.get("task") in TASKS
         and content["state_dict"]
         and content["hyper_parameters"].get("num_classes") is None
     ):
-        raise ValueError(f"--ckpt_path {path}: has weights, but its hyperparameters lack num_classes")
+        raise ValueError(f"{option}{path}: has weights, but its hyperparameters lack num_classes")
     return {
         "path": path,
         "weights": checkpoint_file.count(content["state_dict"]),
@@ -283,7 +309,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
         ValueError: If it names code that neither dyvision knows nor the user names again.
     """
     trusted = trusted_names(request.typed, (content for _, content in request.layers))
-    where = f"--ckpt_path {request.checkpoint.get('path')}"
+    where = request.origin
     checkpoint_file.warn_of_newer(request.checkpoint, where, VERSION)
     sections: dict[str, dict[str, Any]] = {}
     for section in ("data", "model"):

@@ -71,7 +71,7 @@ class TaskCLI(TaskOptions):
                 f"{self.command} has no --json; metrics are written by validate --json FILE and test --json FILE"
             )
         evaluates = self.command in ("validate", "test", "predict") and "model" not in self.custom
-        if evaluates and self.config.ckpt_path is None:
+        if evaluates and self.config.ckpt_path is None and self.request.exported is None:
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
@@ -91,8 +91,10 @@ class TaskCLI(TaskOptions):
     def instantiate_classes(self) -> None:
         """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
         made = self.request.checkpoint
-        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+        with LimitedMemory(made["weights"], self.request.origin) if made else nullcontext():
             super().instantiate_classes()
+        if self.request.exported is not None:
+            self.request.exported.run(self.model)
         if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
             expect_frozen_modules()
 

@@ -118,6 +118,11 @@ def name_sizes(model: Any, names: dict[int, str]) -> None:
         value.shape = ir.Shape(sizes)
 
 
+def drop_outputs(model: Any, first: int) -> None:
+    """Keep the first outputs only; what leads to them stays."""
+    del model.graph.outputs[first:]
+
+
 def count_nodes(model: Any) -> int:
     """Nodes of the graph and of the bodies in it."""
     return sum(1 for _ in model.graph.all_nodes())
