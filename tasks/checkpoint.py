@@ -20,10 +20,10 @@ from dyvision.registry import check_plugins, record_plugins
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.misfit import class_of, describe_misfit
 from dyvision.tasks.preprocessing import stored_preprocessing
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
-from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
 from dyvision.text import one_line, printable
 from dyvision.trust import hyperparameters_of, name_unknown
@@ -31,12 +31,6 @@ from dyvision.version import VERSION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-#: hyperparameters that decide which tensors a checkpoint has, in the order in which a message names them
-_ARCHITECTURE = (
-    *("backbone", "layer", "layer_kwargs", "policy", "backbone_kwargs", "head", "aux_head"),
-    *("num_classes", "in_chans", "output_stride"),
-)
 
 
 class CheckpointMixin(L.LightningModule):
@@ -156,7 +150,7 @@ class CheckpointMixin(L.LightningModule):
         """
         made = content.get("task")
         if isinstance(made, str) and made != getattr(cls, "task", made):
-            other = _class_of(made)
+            other = class_of(made)
             hint = f"; use {other}.load_from_checkpoint" if other else ""
             raise ValueError(f"{where}: of task {made!r}, and {cls.__name__} is for {cls.task!r}{hint}")
         warn_of_newer(content, where, VERSION)
@@ -264,7 +258,7 @@ class CheckpointMixin(L.LightningModule):
         except RuntimeError as error:
             if self._loaded is None:
                 raise
-            raise ValueError(printable(self._difference(*self._loaded, state_dict))) from error
+            raise ValueError(printable(describe_misfit(self, self._loaded_from, *self._loaded, state_dict))) from error
 
     def on_fit_start(self) -> None:
         """When resuming: check that the optimisers and schedules just built are those that are restored next.
@@ -288,24 +282,3 @@ class CheckpointMixin(L.LightningModule):
         if self._random_state is not None:
             random_state.restore(self._random_state)
             self._random_state = None
-
-    def _difference(self, task: str | None, made: dict[str, Any], weights: Mapping[str, Any]) -> str:
-        if task != self.task:
-            what = f"it is one of task {task!r}, this is {self.task!r}"
-        else:
-            names = [name for name in _ARCHITECTURE if made.get(name) != self.hparams.get(name)]
-            listed = [f"{name}={made.get(name)!r} and not {self.hparams.get(name)!r}" for name in names]
-            if not listed:
-                return (
-                    f"{self._loaded_from} {compare_weights(weights, self.state_dict())}: not those of the network that "
-                    "it describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
-                )
-            what = f"it was made with {', '.join(listed)}"
-        right = type(self).__name__ if task in (None, self.task) else _class_of(str(task))
-        hint = f", or use {right}.load_from_checkpoint, which takes them from the checkpoint" if right else ""
-        return f"the checkpoint has another architecture: {what}. Give the same arguments{hint}"
-
-
-def _class_of(task: str) -> str | None:
-    """Name of the class of a task of ours, as far as there is one."""
-    return f"{task.capitalize()}Task" if task in ("classification", "segmentation", "detection") else None

@@ -79,9 +79,7 @@ def mixture_by_sample(
     weight = torch.einsum("bk,pkf->bpf", coefficients, bank)
     if factors is not None:
         weight = weight.reshape(input.shape[0], kernel[0], -1) * factors[:, None]
-    return conv2d_by_sample(
-        input, weight.reshape(input.shape[0], *kernel), bias, stride, padding, dilation, groups
-    )
+    return conv2d_by_sample(input, weight.reshape(input.shape[0], *kernel), bias, stride, padding, dilation, groups)
 
 
 @mixture_by_sample.register_fake
@@ -126,7 +124,9 @@ def scan_of_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, bias: T
 
 def _parts(shape: torch.Size) -> int:
     """The fewest parts of the output channels with at most ``_PART`` numbers each, if there are any."""
-    return next(n for n in range(1, shape[0] + 1) if shape[0] % n == 0 and (shape.numel() // n <= _PART or n == shape[0]))
+    return next(
+        n for n in range(1, shape[0] + 1) if shape[0] % n == 0 and (shape.numel() // n <= _PART or n == shape[0])
+    )
 
 
 def _lists(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
