@@ -29,13 +29,13 @@ import yaml
 
 import dyvision
 from dyvision.backbones import list_backbones
-from dyvision.cli._unknown_options import check_keys
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.config import complete
 from dyvision.cli.configs import find_config
 from dyvision.cli.request import checkpoint_sections, read_request
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.typed import TypedOptions
+from dyvision.cli.unknown_options import check_keys
 from dyvision.layers import list_layers
 from tests.documents import (
     PLACEHOLDERS,
