@@ -21,7 +21,7 @@ from dyvision.tasks import BaseTask, ClassificationTask, DetectionTask, Segmenta
 from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
 from dyvision.text import did_you_mean, one_line, printable, some
-from dyvision.trust import hyperparameters_of
+from dyvision.trust import NESTED_PLACES, hyperparameters_of
 from dyvision.version import VERSION
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -29,6 +29,12 @@ _CREATE: dict[str, Any] = {"model": create_model, "backbone": create_backbone}
 _TASKS: dict[str, type[BaseTask]] = {task.task: task for task in (ClassificationTask, SegmentationTask, DetectionTask)}
 #: hyperparameters that name files: the folder has its own weights, and does not choose where results go
 _PLACES = {"pretrained": False, "backbone_weights": None, "results_dir": None}
+#: a dynamic classifier that started from weights has a bias; a collapsed network is the static one
+_VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"preserve_outputs": True},
+    {"layer": "static", "layer_kwargs": None, "policy": None, "dynamic_classifier": None, "preserve_outputs": None},
+)
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -44,23 +50,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
         arguments = {name: _PLACES.get(name, value) for name, value in model.hparams.items()}
         config |= {"kind": "task", "task": model.task, "arguments": arguments}
     else:
-        made = arguments_of(model)
-        if made is None:
-            raise ValueError(
-                f"save_pretrained: this {type(model).__name__} was not made by dyvision.create_model, create_backbone "
-                "or a task, so no config describes it; save its state dict with safetensors"
-            )
-        kind = "backbone" if isinstance(model, Backbone) else "model"
-        config |= {"kind": kind, "arguments": made}
+        config |= {"kind": "backbone" if isinstance(model, Backbone) else "model", "arguments": _made_with(model)}
     config["arguments"] = {name: _json_value(name, value) for name, value in config["arguments"].items()}
-    if config["kind"] in _CREATE:
-        with torch.random.fork_rng(devices=[]):
-            twin = _CREATE[config["kind"]](**config["arguments"])
-        if difference := compare_weights(model.state_dict(), twin.state_dict()):
-            raise ValueError(
-                f"save_pretrained: this {type(model).__name__} was changed after it was made (it {difference}), so no "
-                "config describes it; save its state dict with safetensors"
-            )
     return config
 
 
@@ -154,6 +145,36 @@ def rebuild(
     check_kinds(state, target, str(weights_file))
     model.load_state_dict(state)
     return model
+
+
+def _made_with(model: nn.Module) -> dict[str, Any]:
+    """Arguments that make this network again, which is tried.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    made = arguments_of(model)
+    if made is None:
+        raise ValueError(
+            f"save_pretrained: this {type(model).__name__} was not made by dyvision.create_model, create_backbone or a "
+            "task, so no config describes it; save its state dict with safetensors"
+        )
+    if isinstance(made.get("model_kwargs"), dict):
+        made["model_kwargs"] = {k: v for k, v in made["model_kwargs"].items() if k not in NESTED_PLACES}
+    arguments = {name: _json_value(name, value) for name, value in made.items()}
+    create = create_backbone if isinstance(model, Backbone) else create_model
+    difference = ""
+    for changes in _VARIANTS:
+        candidate = {name: value for name, value in {**arguments, **changes}.items() if value is not None}
+        with torch.random.fork_rng(devices=[]):
+            twin: nn.Module = create(**candidate)
+        difference = difference or compare_weights(model.state_dict(), twin.state_dict())
+        if not compare_weights(model.state_dict(), twin.state_dict()):
+            return candidate
+    raise ValueError(
+        f"save_pretrained: this {type(model).__name__} was changed after it was made (it {difference}), so no config "
+        "describes it; save its state dict with safetensors"
+    )
 
 
 def _json_value(name: str, value: Any) -> Any:

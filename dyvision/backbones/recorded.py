@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
@@ -14,6 +15,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 #: attribute of a network with the arguments it was made with
 _ATTRIBUTE = "dyvision_arguments"
+
+
+@dataclass(frozen=True)
+class NotPlain:
+    """Stands for an argument that no file can hold, such as a function, so that the network can still be pickled."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def records_arguments(create: Callable[Arguments, Network]) -> Callable[Arguments, Network]:
@@ -27,10 +38,8 @@ def records_arguments(create: Callable[Arguments, Network]) -> Callable[Argument
         more = given.pop("layer_arguments", {})
         if more:
             given["layer_kwargs"] = {**(given.get("layer_kwargs") or {}), **more}
-        # weights are not arguments, but decide one: a dynamic classifier that starts from them has a bias
-        if given.pop("pretrained", False) and given.get("preserve_outputs") is None:
-            given["preserve_outputs"] = True
-        setattr(network, _ATTRIBUTE, given)
+        given.pop("pretrained", None)  # the network has its weights
+        setattr(network, _ATTRIBUTE, _plain(given))
         return network
 
     return recorded
@@ -44,3 +53,12 @@ def arguments_of(network: nn.Module) -> dict[str, Any] | None:
     # timm's reset_classifier changes it
     classes = getattr(network, "num_classes", None)
     return dict(given) if classes is None else {**given, "num_classes": classes}
+
+
+def _plain(value: Any) -> Any:
+    """A copy that is made of plain values."""
+    if isinstance(value, Mapping):
+        return {key: _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return value if isinstance(value, str | int | float | bool | None) else NotPlain(repr(value))

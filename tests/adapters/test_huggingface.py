@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
+import warnings
 
 import pytest
+import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
@@ -246,6 +250,65 @@ def test_what_no_config_describes(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"metrics\['accuracy'\] must be a number"):
         save_pretrained(dyvision.create_model("test_resnet"), tmp_path, metrics={"accuracy": "good"})
     assert not any(tmp_path.iterdir())
+
+
+def test_a_collapsed_network_is_saved_as_the_static_one(tmp_path) -> None:
+    model = dyvision.create_model("test_resnet", "dyconv", num_classes=3).eval()
+    static = dyvision.collapse(model, [torch.randn(4, 3, 64, 64)])
+    save_pretrained(static, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert_same(static, again)
+    assert json.loads((tmp_path / "config.json").read_text())["arguments"]["layer"] == "static"
+
+
+def test_a_network_can_still_be_pickled_and_copied(tmp_path) -> None:
+    model = dyvision.create_model("test_resnet", "dcd", policy=lambda name, conv: "layer4" in name)
+    again = pickle.loads(pickle.dumps(model))
+    assert_same(model, again)
+    with pytest.raises(ValueError, match=r"policy=.* is no plain value"):
+        save_pretrained(again, tmp_path)
+    copied = copy.deepcopy(dyvision.create_backbone("test_resnet", "dcd"))
+    save_pretrained(copied, tmp_path)
+    assert_same(copied, from_pretrained(tmp_path))
+
+
+def test_through_timm_with_weights_of_a_file(tmp_path) -> None:
+    import dyvision.adapters.timm
+
+    assert dyvision.adapters.timm.register("dyvision_test_resnet_dcd")
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "static.safetensors")
+    overlay = {"file": str(tmp_path / "static.safetensors")}
+    model = timm.create_model("dyvision_test_resnet_dcd", pretrained=True, pretrained_cfg_overlay=overlay)
+    save_pretrained(model, tmp_path / "saved")
+    assert "static.safetensors" not in (tmp_path / "saved" / "config.json").read_text()
+    assert_same(model, from_pretrained(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}}, "subprocess.Popen"),
+        ({"head": {"class_path": "os.system"}}, "os.system"),
+        ({"backbone": "local-dir:/etc"}, "local-dir:/etc"),
+        ({"num_classes": 1_000_000}, "far larger"),
+    ],
+)
+def test_a_task_of_a_stranger_runs_no_code(arguments, message, tmp_path) -> None:
+    save_pretrained(SegmentationTask(layer="dcd", **TINY), tmp_path)
+    edit(tmp_path, arguments=arguments)
+    with pytest.raises(ValueError, match=message) as raised:
+        from_pretrained(tmp_path)
+    assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_task_of_a_stranger_reads_and_writes_nothing_else(tmp_path) -> None:
+    save_pretrained(SegmentationTask(layer="dcd", **TINY), tmp_path)
+    edit(tmp_path, arguments={"backbone_weights": "/etc/passwd", "results_dir": "/etc"})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = from_pretrained(tmp_path)
+    assert any("backbone_weights, results_dir of the checkpoint not used" in str(each.message) for each in caught)
+    assert task.hparams.backbone_weights is None
 
 
 def test_saving_takes_no_random_numbers(tmp_path) -> None:
