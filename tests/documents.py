@@ -45,6 +45,7 @@ PLACEHOLDERS = {
     "NAME_OR_FILE": "segmentation/quickstart.yaml",
     "NETWORK": "mobilenetv2_035",
     "PATH": "folder",
+    "RUN": "folder",
     "--any.option": "--model.lr",
     "value": "0.1",
 }

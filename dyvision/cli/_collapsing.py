@@ -142,7 +142,9 @@ def collapse_task(
         )
     network, metric = task.built_network, task.monitor
     static = static_task(task)
-    # before the hours that an evaluation may take: it needs one image to tell what cannot be collapsed
+    # one image tells what cannot be collapsed, before the hours that an evaluation may take
+    channels = task.hparams.in_chans
+    data.in_chans = data.in_chans or (channels if channels in (1, 3) else None)
     data.setup("validate")
     example = next(iter(data.val_dataloader()))["image"][:1]
     take_network(static, collapse(network, [example], reestimate_batchnorm=False))

@@ -70,6 +70,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line that does not run the trainer.
+
+    Args:
+        arguments: Everything behind ``dyvision``.
+
+    Returns:
+        Its options; ``run`` is the function that runs it, ``sections`` the options that it hands on to the trainer.
+
+    Raises:
+        ValueError: If there is no such command or option.
+    """
+    parser = build_parser()
+    commands = commands_of(parser)
+    check_command(arguments, list(commands))
+    command = commands.get(arguments[0]) if arguments else None
+    sections = command.get_default("sections") if command is not None else None
+    own, passed = take_sections(arguments, sections or ())
+    options = parser.parse_args(complete(own))
+    options.sections = passed
+    return options
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Parse a command line that does not run the trainer, and run it.
 
@@ -82,14 +105,6 @@ def run_command(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: If there is no such command or option.
     """
-    parser = build_parser()
-    commands = commands_of(parser)
-    check_command(arguments, list(commands))
-    command = commands.get(arguments[0]) if arguments else None
-    sections = command.get_default("sections") if command is not None else None
-    own, passed = take_sections(arguments, sections) if sections else (arguments, [])
-    options = parser.parse_args(complete(own))
+    options = parse_command(arguments)
     import_all(options.imports)
-    if sections:
-        options.sections = passed
     return options.run(options) or 0
