@@ -23,8 +23,10 @@ ROOT = Path(__file__).parents[1]
 #: the page of the reference is generated; ``tests/test_reference.py`` compares it
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "reference.md"),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "reference.md"),
 ]
+#: modules of packages that the how-to pages explain
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*/*.py"))
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 #: what a word in capitals stands for in a command, alone or behind an option, and so for two other words
@@ -235,6 +237,8 @@ def write_files(folder: Path) -> None:
         for path in (folder / name for name in names):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.hardlink_to(folder / f"{task}.ckpt")
+    for path in EXAMPLES:
+        (folder / path.name).write_bytes(path.read_bytes())
 
 
 def write_official_weights(folder: Path) -> None:

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backbones",),
     ("analysis", "checkpoints", "export"),
     ("tasks", "data"),
-    ("cli",),
+    ("adapters", "cli"),
 )
 #: folders in the clone that are not where their package is
 MAPPED = {"tasks": "dyvision.tasks", "data": "dyvision.data", "configs": "dyvision.configs"}

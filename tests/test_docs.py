@@ -29,6 +29,7 @@ import yaml
 
 import dyvision
 from dyvision.backbones import list_backbones
+from dyvision.cli._imports import import_all
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.config import complete
 from dyvision.cli.configs import find_config
@@ -49,6 +50,7 @@ from tests.documents import (
     write_files,
     write_official_weights,
 )
+from tests.plugin_sandbox import plugin_sandbox
 
 COMMANDS = commands()
 TRAINING = ("fit", "validate", "test", "predict")
@@ -74,6 +76,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What the pages register is nobody else's."""
+    with plugin_sandbox():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +152,7 @@ def parse_training(command: str, words: list[str]) -> None:
     if asks_for_common_options(TypedOptions.read(words)):
         return
     request = read_request(words, command)
-    options = task_options(command, request.task)
+    options = task_options(command, request.task, request.data_format)
     known = options.known_options()
     check_keys(request, known, free=[])
     data_of_checkpoint, model_of_checkpoint = checkpoint_sections(request, known)
@@ -155,8 +164,8 @@ def parse_training(command: str, words: list[str]) -> None:
 
 
 @functools.cache
-def task_options(command: str, task: str) -> TaskParser:
-    return TaskParser(command, task)
+def task_options(command: str, task: str, data_format: str | None) -> TaskParser:
+    return TaskParser(command, task, data_format=data_format)
 
 
 def parse_other(words: list[str], named: bool) -> None:
@@ -167,6 +176,7 @@ def parse_other(words: list[str], named: bool) -> None:
         return
     with finished():
         parsed = vars(parser.parse_args(complete(words)))
+        import_all(parsed["imports"])
         check_names(parsed)
         for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
             find_config(config)
