@@ -25,6 +25,8 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "reference.md"),
 ]
+#: modules of packages that the how-to pages explain
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*/*.py"))
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 #: what a word in capitals stands for in a command, alone or behind an option, and so for two other words
@@ -242,6 +244,8 @@ def write_files(folder: Path) -> None:
         from tests.onnx_files import metadata, write_network
 
         write_network(folder / "last.onnx", metadata("classification"))
+    for path in EXAMPLES:
+        (folder / path.name).write_bytes(path.read_bytes())
 
 
 def write_official_weights(folder: Path) -> None:

@@ -29,6 +29,7 @@ import yaml
 
 import dyvision
 from dyvision.backbones import list_backbones
+from dyvision.cli._imports import import_all
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.configs import find_config
 from dyvision.cli.parser import parse_command
@@ -50,6 +51,7 @@ from tests.documents import (
     write_files,
     write_official_weights,
 )
+from tests.plugin_sandbox import plugin_sandbox
 
 COMMANDS = commands()
 TRAINING = ("fit", "validate", "test", "predict")
@@ -75,6 +77,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What the pages register is nobody else's."""
+    with plugin_sandbox():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +161,7 @@ def parse_training(command: str, words: list[str]) -> None:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
     request = read_request(words, command)
-    options = task_options(command, request.task)
+    options = task_options(command, request.task, request.data_format)
     known = options.known_options()
     check_keys(request, known, free=[])
     data_of_checkpoint, model_of_checkpoint = checkpoint_sections(request, known)
@@ -164,8 +173,8 @@ def parse_training(command: str, words: list[str]) -> None:
 
 
 @functools.cache
-def task_options(command: str, task: str) -> TaskParser:
-    return TaskParser(command, task)
+def task_options(command: str, task: str, data_format: str | None) -> TaskParser:
+    return TaskParser(command, task, data_format=data_format)
 
 
 def parse_other(words: list[str], named: bool) -> None:
@@ -175,7 +184,12 @@ def parse_other(words: list[str], named: bool) -> None:
     if named and any(name.startswith(f"dyvision {' '.join(words)} ") for name in commands_below):
         return
     with finished():
+<<<<<<< HEAD
         parsed = vars(parse_command(words))
+=======
+        parsed = vars(parser.parse_args(complete(words)))
+        import_all(parsed["imports"])
+>>>>>>> plugins
         check_names(parsed)
         for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
             find_config(config)
