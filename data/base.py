@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,29 @@ class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataA
             DataError: If the file is missing or cannot be decoded; the message names it.
         """
         return self.reader(path, labelled=False)
+
+    def images_to_predict(
+        self,
+        files: Sequence[Path],
+        image_ids: Sequence[int] | None = None,
+        reader: Callable[..., NDArray[np.uint8]] | None = None,
+    ) -> PredictDataset:
+        """Images with the transforms that prediction has.
+
+        Args:
+            files: The image files.
+            image_ids: For results that name images by number; 1, 2, ... by default.
+            reader: Reads what is no file, by what stands for it in ``files``.
+
+        Raises:
+            DataError: If the data module has no evaluation pipeline of dyvision's kind.
+        """
+        pipeline, make_tensor = getattr(self, "_eval_pipeline", None), getattr(self, "_to_tensor", None)
+        if pipeline is None or make_tensor is None:
+            raise DataError(f"{type(self).__name__} has no pipeline of dyvision's to predict with.")
+        options = self._dataset_options()
+        options = options if reader is None else {**options, "reader": reader}
+        return PredictDataset(files, self.task, pipeline, make_tensor(), image_ids, **options)
 
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""

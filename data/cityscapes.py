@@ -142,7 +142,6 @@ class CityscapesDataModule(VisionDataModule):
 
     def build_predict_dataset(self) -> PredictDataset:
         """The images of ``predict_root``, or those of the validation split."""
-        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
         files = self.predict_files()
         if self.predict_root is None and self.val_fraction is None:
             folder, names = self._images(self.val_split)
@@ -151,7 +150,16 @@ class CityscapesDataModule(VisionDataModule):
                 files = [Path(path) for path, _ in self._finder.pairs(self.val_split, self.findings)]
         elif self.predict_root is None:
             files = [Path(path) for path in self.build_validation_dataset().paths()]
-        return PredictDataset(files, self.task, self._eval_pipeline, self._to_tensor(), **self._dataset_options())
+        return self.images_to_predict(files)
+
+    def images_to_predict(self, *args: Any, **kwargs: Any) -> PredictDataset:
+        """As in the base class; the transforms may only resize.
+
+        Raises:
+            ValueError: If they do more.
+        """
+        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
+        return super().images_to_predict(*args, **kwargs)
 
     def check_labels(self, dataset: VisionDataset) -> None:
         """Looks at label maps of the training split: whether there is anything to learn, and what the ids mean."""

@@ -159,7 +159,7 @@ class ImageFolderDataModule(VisionDataModule):
             files = [Path(path) for path in self.build_validation_dataset().paths()]
         elif (self.root / self.train_split).is_dir():
             self._read_classes(self.train_split)
-        return PredictDataset(files, self.task, self._eval_pipeline, self._to_tensor(), **self._dataset_options())
+        return self.images_to_predict(files)
 
     def _to_tensor(self) -> Normalize:
         return Normalize(self.mean, self.std, self.channels)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from dyvision.checkpoints import load_official
     from dyvision.convert import collapse, dynamize, fuse, list_policies
+    from dyvision.inference import load
     from dyvision.layers import get_layer, list_layers, register_layer
 
 __version__ = VERSION
@@ -33,6 +34,7 @@ _SUBPACKAGES = (
     "configs",
     "convert",
     "data",
+    "inference",
     "layers",
     "ops",
     "tasks",
@@ -49,6 +51,7 @@ _ORIGIN = {
     "list_backbones": "backbones",
     "list_layers": "layers",
     "list_policies": "convert",
+    "load": "inference",
     "load_backbone_weights": "backbones",
     "load_official": "checkpoints",
     "profile": "analysis",
@@ -68,6 +71,7 @@ __all__ = (
     "list_backbones",
     "list_layers",
     "list_policies",
+    "load",
     "load_backbone_weights",
     "load_official",
     "profile",

@@ -23,7 +23,6 @@ from dyvision.tasks.divergence import check_loss
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
-from dyvision.tasks.preprocessing import expected_preprocessing
 from dyvision.tasks.training_length import schedule_length
 from dyvision.tasks.transfer import tell_weights
 
@@ -120,15 +119,6 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         names = ("layer", "layer_kwargs", "policy", "pretrained", "in_chans", "drop_path_rate")
         shared = {"name": self.hparams.backbone, **{name: self.hparams[name] for name in names}}
         return shared | (self.hparams.get("backbone_kwargs") or {})
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """What the weights expect of images, which a data module takes where nobody has said it.
-
-        Of a checkpoint this is what it was trained with; of published or other pretrained weights what these were
-        trained with. Empty if training starts from nothing.
-        """
-        return self._trained_with or expected_preprocessing(self.hparams)
 
     def load_backbone(self, backbone: Backbone) -> None:
         """Load ``backbone_weights`` into a new backbone, if given."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import is_zipfile
 
-import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
@@ -20,6 +19,7 @@ from dyvision.registry import check_plugins, record_plugins
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.images import ImagesMixin
 from dyvision.tasks.misfit import class_of, describe_misfit
 from dyvision.tasks.preprocessing import stored_preprocessing
 from dyvision.tasks.resume_state import check_resumable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class CheckpointMixin(L.LightningModule):
+class CheckpointMixin(ImagesMixin):
     """What a task adds to Lightning's checkpoints.
 
     A checkpoint has the keys ``task``, ``dyvision_version``, ``random_state`` and ``initialized_from`` (the weights
@@ -57,8 +57,6 @@ class CheckpointMixin(L.LightningModule):
     _random_state: dict[str, Any] | None = None
     #: what the data of the training calls the classes, where that is not what the task calls them
     _data_names: Any = None
-    #: what the images of the training went through
-    _trained_with: dict[str, Any] | None = None
     #: of the first of the runs that this one goes on with
     _initialized_from: dict[str, Any] | None = None
 
