@@ -184,12 +184,8 @@ def parse_other(words: list[str], named: bool) -> None:
     if named and any(name.startswith(f"dyvision {' '.join(words)} ") for name in commands_below):
         return
     with finished():
-<<<<<<< HEAD
         parsed = vars(parse_command(words))
-=======
-        parsed = vars(parser.parse_args(complete(words)))
         import_all(parsed["imports"])
->>>>>>> plugins
         check_names(parsed)
         for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
             find_config(config)
