@@ -29,7 +29,6 @@ import yaml
 
 import dyvision
 from dyvision.backbones import list_backbones
-from dyvision.cli._imports import import_all
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.configs import find_config
 from dyvision.cli.parser import parse_command
@@ -185,7 +184,6 @@ def parse_other(words: list[str], named: bool) -> None:
         return
     with finished():
         parsed = vars(parse_command(words))
-        import_all(parsed["imports"])
         check_names(parsed)
         for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
             find_config(config)

@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line that does not run the trainer.
+    """Parse a command line that does not run the trainer, and import the modules that it names.
 
     Args:
         arguments: Everything behind ``dyvision``.
@@ -90,6 +90,7 @@ def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
     own, passed = take_sections(arguments, sections or ())
     options = parser.parse_args(complete(own))
     options.sections = passed
+    import_all(options.imports)
     return options
 
 
@@ -106,5 +107,4 @@ def run_command(arguments: Sequence[str]) -> int:
         ValueError: If there is no such command or option.
     """
     options = parse_command(arguments)
-    import_all(options.imports)
     return options.run(options) or 0
