@@ -68,7 +68,7 @@ class DistilledTask(BaseTask):
             self._teacher = (self._load_teacher(self.teacher_path),)
 
     def _load_teacher(self, path: str) -> BaseTask:
-        replaced = {name: value for name, value in _TRAINING.items() if name in self.hparams}
+        replaced: dict[str, Any] = {name: value for name, value in _TRAINING.items() if name in self.hparams}
         try:
             teacher = type(self).load_from_checkpoint(path, map_location="cpu", **replaced)
         except FileNotFoundError as error:
