@@ -1,6 +1,6 @@
 """Top-1 of a pretrained classifier on real images, static and with every layer, through the command line.
 
-``python -m benchmarks.pretrained WEIGHTS IMAGES`` evaluates ``dyvision validate --model.pretrained WEIGHTS`` on folders
+``python -m benchmarks.pretrained FILE FOLDER`` evaluates ``dyvision validate --model.pretrained WEIGHTS`` on folders
 of images that are named by ImageNet's synsets (``IMAGES/n01443537/*.JPEG``): a layer that starts from the static
 network has its accuracy, to the last image. The first row normalises as ImageNet's statistics say, whatever the weights
 were trained with.

@@ -59,7 +59,7 @@ class PreprocessingMixin(L.LightningDataModule):
         """Take what is None from the task, tell it, and keep all as numbers."""
         model = getattr(self.trainer, "lightning_module", None)
         offered: Mapping[str, Any] = getattr(model, "preprocessing", None) or {}
-        open_names = [name for name in self.from_backbone if self.hparams.get(name) is None]
+        open_names = [name for name in self.from_backbone if self.hparams.get(name, "") is None]
         if any(name in offered for name in open_names):
             self.set_preprocessing(self.hparams, offered)
         for name in open_names:

@@ -62,7 +62,7 @@ def test_classification(checkpoints, photos, tmp_path) -> None:
 
 
 def test_segmentation(checkpoints, photos, tmp_path) -> None:
-    task = dyvision.load(checkpoints["segmentation"], device="cpu")
+    task = dyvision.load(checkpoints["segmentation"])
     output = predicted(checkpoints["segmentation"], photos, tmp_path)
     for path, result in zip(photos, task.predict(photos), strict=True):
         assert isinstance(result, Segmentation)

@@ -32,12 +32,17 @@ def published(model: nn.Module, num_classes: int) -> Taken:
 
 
 def take_static(model: nn.Module, weights: StateDict, name: str, pretrained: Pretrained) -> Taken | None:
-    """Load a file before the network becomes dynamic; nothing yet if it has dynamic layers itself.
+    """Load a file before the network becomes dynamic; nothing yet if it has dynamic layers that this one has not.
 
     Raises:
         ValueError: If it does not fit, with the network that it is of.
     """
-    return None if is_dynamic(weights) else _take(model, weights, name, pretrained)
+    if not is_dynamic(weights):
+        return _take(model, weights, name, pretrained)
+    try:  # a published network has dynamic layers of its own, and one of the user's may call a part of it a branch
+        return take_weights(model, weights, str(pretrained))
+    except ValueError:
+        return None
 
 
 def finish_weights(

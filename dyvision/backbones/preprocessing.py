@@ -11,6 +11,8 @@ import timm
 
 from dyvision.checkpoint_file import load_plain
 
+#: what detectors normalise with where nothing is said
+_DETECTORS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _FROM_DATA = ("mean", "std", "crop_ratio", "interpolation")
 
 
@@ -53,6 +55,10 @@ def _stored(path: str | PathLike[str]) -> dict[str, Any]:
     if path.suffix == ".safetensors" or not path.is_file():
         return {}
     content = load_plain(path, mmap=True)
-    data = content.get("datamodule_hyper_parameters") if isinstance(content, Mapping) else None
-    data = data if isinstance(data, Mapping) else {}
-    return {name: data[name] for name in _FROM_DATA if data.get(name) is not None}
+    if not isinstance(content, Mapping):
+        return {}
+    data, model = (content.get(key) for key in ("datamodule_hyper_parameters", "hyper_parameters"))
+    found = {name: data[name] for name in _FROM_DATA if data.get(name) is not None} if isinstance(data, Mapping) else {}
+    if content.get("task") == "detection" and isinstance(model, Mapping):  # the detector normalises
+        found |= {name: list(model.get(f"image_{name}") or default) for name, default in _DETECTORS.items()}
+    return found

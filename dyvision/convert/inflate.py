@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from dyvision.convert.matching import Fit, describe_misfit, is_dynamic, match, without_head
+from dyvision.convert.matching import Fit, describe_misfit, match, without_head
 from dyvision.convert.pretrained_report import PretrainedReport, report_pretrained
 from dyvision.convert.renaming import COUNTER, candidates, names_in
 from dyvision.convert.state_dicts import Source, read_state_dict
@@ -91,7 +91,7 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], what: str) -> Ta
     target = model.state_dict()
     fit = _find(model, target, state, head)
     starts: dict[str, _Start] = {}
-    if not fit.complete and not is_dynamic(state) and (starts := _starts(model)):
+    if not fit.complete and (starts := _starts(model)):
         target = _static_view(model, starts)
         fit = _find(model, target, state, head)
     if not fit.complete:

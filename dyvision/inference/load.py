@@ -47,16 +47,13 @@ def load(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint of a task, is damaged, or names other code.
-
-    Example:
-        >>> task = dyvision.load("last.ckpt")  # doctest: +SKIP
-        >>> print(task.predict("photo.jpg"))  # doctest: +SKIP
-        photo.jpg: goldfish 0.93, bullfrog 0.02, tench 0.01
     """
     path = Path(path).expanduser()
     task, module = _open_checkpoint(path, trust, data)
-    where = device if device is not None else (torch.accelerator.current_accelerator() or "cpu")
-    task = task.to(where).eval()
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or torch.device("cpu")
+    task = task.to(device).eval()
     task.predictor = Predictor(task, module)
     return task
 
