@@ -217,7 +217,7 @@ def reference() -> ModuleType:
 
 
 def write_files(folder: Path) -> None:
-    """What the documents assume to lie in the current folder: small checkpoints of each task, an exported one, photos."""
+    """What the documents assume to lie in the current folder: small checkpoints of each task, an export, photos."""
     from benchmarks.fuzz.checkpoints import made
     from dyvision.version import VERSION
 
