@@ -222,7 +222,7 @@ def reference() -> ModuleType:
 
 
 def write_files(folder: Path) -> None:
-    """What the documents assume to lie in the current folder: small checkpoints of each task."""
+    """What the documents assume to lie in the current folder: small checkpoints of each task, an export, photos."""
     from benchmarks.fuzz.checkpoints import made
     from dyvision.version import VERSION
 
@@ -240,6 +240,7 @@ def write_files(folder: Path) -> None:
         for path in (folder / name for name in names):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.hardlink_to(folder / f"{task}.ckpt")
+    (folder / "photos").mkdir()
     if importlib.util.find_spec("onnx"):
         from tests.onnx_files import metadata, write_network
 

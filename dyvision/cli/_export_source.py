@@ -21,11 +21,13 @@ class Source:
         path: The file.
         task: With its weights, in evaluation mode.
         data: Its data module; None if that is none of dyvision's.
+        trust: Names that its hyperparameters may use.
     """
 
     path: Path
     task: Any
     data: Any
+    trust: list[str]
 
     @property
     def statistics(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
@@ -61,12 +63,13 @@ class Source:
         )
 
 
-def read_source(checkpoint: str, trust: str) -> Source:
+def read_source(checkpoint: str, trust: str, root: str | None = None) -> Source:
     """Read a checkpoint, and what its hyperparameters say about its data.
 
     Args:
         checkpoint: A file, ``last`` or ``best``.
         trust: Names that it may use, as ``NAME,NAME``.
+        root: Where its data set is now.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -84,12 +87,12 @@ def read_source(checkpoint: str, trust: str) -> Source:
         )
     names = [name.strip() for name in trust.split(",") if name.strip()]
     task = getattr(task_package, entry.model).load_from_checkpoint(path, map_location="cpu", trust=names)
-    data = None
+    data, moved = None, {} if root is None else {"root": root}
     if content["data"].get("root") is not None:
-        data = getattr(data_package, entry.data).load_from_checkpoint(path, trust=names)
+        data = getattr(data_package, entry.data).load_from_checkpoint(path, trust=names, **moved)
         if data.in_chans is None and task.hparams.in_chans in (1, 3):
             data.in_chans = task.hparams.in_chans
-    return Source(path, task.eval(), data)
+    return Source(path, task.eval(), data, names)
 
 
 def _pair(size: Sequence[int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dyvision.export._network import ImageKind, Images
 from dyvision.export.onnx import OnnxFile, export_onnx
 from dyvision.export.openvino import OpenvinoFile, export_openvino
 from dyvision.export.program import ProgramFile, export_program
+from dyvision.export.quantize import QuantizedFile, quantize_onnx
 from dyvision.export.session import OnnxModel
 
 __all__ = (
@@ -17,7 +18,9 @@ __all__ = (
     "OnnxModel",
     "OpenvinoFile",
     "ProgramFile",
+    "QuantizedFile",
     "export_onnx",
     "export_openvino",
     "export_program",
+    "quantize_onnx",
 )

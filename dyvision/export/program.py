@@ -20,7 +20,7 @@ from dyvision.export._outputs import outputs_of
 from dyvision.saving import replacing
 
 #: the file inside a program that has what it says about itself
-METADATA = "dyvision.json"
+METADATA = "dyvision"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def export_program(
     """Write a network as a program of ``torch.export``, load it again and compare.
 
     ``torch.export.load(path).module()`` runs it; it needs PyTorch, and not dyvision. What it says about itself is its
-    extra file ``dyvision.json``.
+    extra file ``dyvision``, JSON.
 
     Args:
         model: As for :func:`~dyvision.export.export_onnx`, like all others.

@@ -181,12 +181,16 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.file, self.num_classes, self.mean, self.std = file, num_classes, mean, std
 
+    def given(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """What the file is given for normalised images ``[C, H, W]`` of one size: themselves, or bytes."""
+        batch = (images if isinstance(images, Tensor) else torch.stack(list(images))).detach().float().cpu()
+        if self.file.dtype == torch.uint8 and self.mean is not None and self.std is not None:
+            return _bytes(batch * self.std + self.mean)
+        return batch
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images ``[B, C, H, W]``; of a file with label maps 1 for the class of each pixel, else 0."""
-        given = images.detach().float().cpu()
-        if self.file.dtype == torch.uint8 and self.mean is not None and self.std is not None:
-            given = _bytes(given * self.std + self.mean)
-        ((name, found),) = self.file(given).items()
+        ((name, found),) = self.file(self.given(images)).items()
         if name == "probabilities":
             found = found.float().clamp(min=torch.finfo(torch.float32).tiny).log()
         elif name == "label_map":
@@ -220,10 +224,14 @@ class OnnxDetector(nn.Module):
         super().__init__()
         self.file, self.num_classes, self.pads, self.fill = file, num_classes, pads, fill.reshape(-1, 1, 1)
 
+    def given(self, images: Sequence[Tensor]) -> Tensor:
+        """What the file is given for images ``[C, H_i, W_i]`` in 0..1: one batch of its size, perhaps of bytes."""
+        batch = torch.stack([self._padded(image.detach().float().cpu()) for image in images])
+        return _bytes(batch) if self.file.dtype == torch.uint8 else batch
+
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """``boxes``, ``labels`` and ``scores`` of each image ``[C, H_i, W_i]`` in 0..1."""
-        batch = torch.stack([self._padded(image.detach().float().cpu()) for image in images])
-        found = self.file(_bytes(batch) if self.file.dtype == torch.uint8 else batch)
+        found = self.file(self.given(images))
         detections = []
         for number, image in enumerate(images):
             count = int(found["count"][number])

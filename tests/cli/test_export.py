@@ -227,9 +227,9 @@ def test_other_formats(format, classifier, capsys) -> None:
     with torch.no_grad():
         expected = task(images).softmax(1)
     if format == "torch":
-        told = {"dyvision.json": ""}
+        told = {"dyvision": ""}
         found = torch.export.load(path, extra_files=told).module()(images)["probabilities"]
-        assert json.loads(told["dyvision.json"])["task"] == "classification"
+        assert json.loads(told["dyvision"])["task"] == "classification"
     else:
         import openvino
 
