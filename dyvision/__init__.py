@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         load_backbone_weights,
     )
     from dyvision.checkpoints import load_official
-    from dyvision.convert import collapse, dynamize, fuse, list_policies
+    from dyvision.convert import collapse, dynamize, freeze, fuse, list_policies
     from dyvision.layers import get_layer, list_layers, register_layer
 
 __version__ = VERSION
@@ -43,6 +43,7 @@ _ORIGIN = {
     "create_backbone": "backbones",
     "create_model": "backbones",
     "dynamize": "convert",
+    "freeze": "convert",
     "fuse": "convert",
     "get_layer": "layers",
     "list_backbones": "backbones",
@@ -61,6 +62,7 @@ __all__ = (
     "create_backbone",
     "create_model",
     "dynamize",
+    "freeze",
     "fuse",
     "get_layer",
     "list_backbones",

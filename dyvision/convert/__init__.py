@@ -2,8 +2,9 @@
 
 from dyvision.convert.collapse import collapse
 from dyvision.convert.dynamize import dynamize
+from dyvision.convert.freeze import freeze
 from dyvision.convert.fuse import fuse
 from dyvision.convert.policies import list_policies
 from dyvision.convert.report import ConversionReport, ConvertedLayer
 
-__all__ = ("ConversionReport", "ConvertedLayer", "collapse", "dynamize", "fuse", "list_policies")
+__all__ = ("ConversionReport", "ConvertedLayer", "collapse", "dynamize", "freeze", "fuse", "list_policies")
