@@ -43,7 +43,7 @@ def test_nothing_to_convert_and_already_dynamic():
     with pytest.raises(ValueError, match="no convolution that can become dynamic"):
         dyvision.dynamize(nn.Linear(2, 2), "dyconv")
     model = dyvision.dynamize(_net(), "dyconv", policy="all")
-    with pytest.raises(ValueError, match="2 are dynamic already: 0 .DyConv2d.*"):
+    with pytest.raises(ValueError, match="2 are dynamic already"):
         dyvision.dynamize(model, "dcd", policy="all")
     with pytest.raises(ValueError, match="static already"):
         dyvision.collapse(_net(), [torch.randn(1, 3, 16, 16)])
