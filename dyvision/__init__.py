@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from dyvision.checkpoints import load_official
-    from dyvision.convert import collapse, dynamize, fuse, list_policies
+    from dyvision.convert import collapse, dynamize, freeze, fuse, list_policies
     from dyvision.inference import load
     from dyvision.layers import get_layer, list_layers, register_layer
 
@@ -46,6 +46,7 @@ _ORIGIN = {
     "create_backbone": "backbones",
     "create_model": "backbones",
     "dynamize": "convert",
+    "freeze": "convert",
     "fuse": "convert",
     "get_layer": "layers",
     "list_backbones": "backbones",
@@ -66,6 +67,7 @@ __all__ = (
     "create_backbone",
     "create_model",
     "dynamize",
+    "freeze",
     "fuse",
     "get_layer",
     "list_backbones",

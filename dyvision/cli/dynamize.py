@@ -17,7 +17,12 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="show which convolutions of a network a layer would replace",
         description="Which convolutions become dynamic, with parameters and multiply-adds before and after.",
     )
-    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones, or any name of timm)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="network (dyvision list backbones, or any name of timm), or a file: a checkpoint, or weights",
+    )
+    parser.add_argument("--network", metavar="NAME", help="whose weights the file has, unless it is a checkpoint")
     parser.add_argument("--layer", required=True, help="dynamic layer (dyvision list layers)")
     parser.add_argument("--dry-run", action="store_true", required=True, help="print the report; nothing is kept")
     parser.add_argument(
@@ -44,7 +49,7 @@ def _dynamize(options: argparse.Namespace) -> None:
 
     import torch
 
-    from dyvision.backbones import create_model
+    from dyvision.cli._network_files import open_network
     from dyvision.convert import ConversionReport, dynamize
     from dyvision.tables import make_console
 
@@ -52,16 +57,20 @@ def _dynamize(options: argparse.Namespace) -> None:
     # one that is given alone may be the name of a policy
     policy = options.policy[0] if options.policy and len(options.policy) == 1 else options.policy
     report: ConversionReport
+    network, described = open_network(options.model, options.network)
+    channels = next((m.in_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)), 3)
     _, report = dynamize(
-        create_model(options.model),
+        network,
         options.layer,
         policy,
         preserve_outputs=False,
         return_report=True,
-        example_input=torch.zeros(1, 3, options.input_size, options.input_size),
+        example_input=torch.zeros(1, channels, options.input_size, options.input_size),
         **arguments,
     )
     console = make_console()
+    if described != options.model:
+        console.print(plain(described), soft_wrap=True, highlight=False)
     console.print(report.table())
     for remark in report.remarks():
         console.print(plain(remark), soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from dyvision.convert.collapse import collapse
 from dyvision.convert.dynamize import dynamize
+from dyvision.convert.freeze import freeze
 from dyvision.convert.fuse import fuse
 from dyvision.convert.inflate import inflate_checkpoint
 from dyvision.convert.policies import list_policies
@@ -14,6 +15,7 @@ __all__ = (
     "PretrainedReport",
     "collapse",
     "dynamize",
+    "freeze",
     "fuse",
     "inflate_checkpoint",
     "list_policies",

@@ -36,7 +36,7 @@ _BESIDE = {"decoder": _DECODER, "head": _DETECTION, "heads": _DETECTION, "classi
 _BACKBONES = frozenset({"backbone", "encoder", "body"})
 _EXTRA = frozenset({"features"})
 _CLASSES = (
-    (re.compile(r"FPN$|^FeaturePyramidNetwork$"), _PYRAMID),
+    (re.compile(r"(?<!With)FPN$|^FeaturePyramidNetwork$"), _PYRAMID),
     (re.compile(r"^(RegionProposalNetwork|RPNHead|RoIHeads|\w*(RetinaNet|FCOS|SSD|YOLOX?)\w*Head)$"), _DETECTION),
     # of YOLOs, the last entry of their list of modules
     (re.compile(r"^(v10)?(Detect|Segment|Pose|OBB)$"), _DETECTION),
