@@ -29,10 +29,10 @@ import yaml
 
 import dyvision
 from dyvision.backbones import list_backbones
-from dyvision.cli._imports import import_all
 from dyvision.cli.common_options import asks_for_common_options
 from dyvision.cli.config import complete
 from dyvision.cli.configs import find_config
+from dyvision.cli.imports import import_all
 from dyvision.cli.request import check_keys, checkpoint_sections, read_request
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.typed import TypedOptions

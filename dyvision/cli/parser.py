@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dyvision.cli._imports import add_import_option, import_all
 from dyvision.cli.benchmark import add_benchmark
 from dyvision.cli.common_options import TRAINER_COMMANDS
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
 from dyvision.cli.dynamize import add_dynamize
+from dyvision.cli.imports import add_import_option, import_all
 from dyvision.cli.listing import add_list
 from dyvision.cli.profile import add_profile
 from dyvision.cli.quickstart import add_quickstart

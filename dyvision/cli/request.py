@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dyvision import checkpoint_file
-from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
 from dyvision.cli.configs import load_layers, option_groups, shown_name, unknown_keys
+from dyvision.cli.imports import take_imports
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, suggest
