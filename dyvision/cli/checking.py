@@ -11,12 +11,12 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 
 from dyvision.arguments import check_number
-from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._merged import merge
 from dyvision.cli._option_errors import explain, source
 from dyvision.cli._trainer_options import check_checkpoint, check_trainer
 from dyvision.cli.configs import find_config, load_layers, option_groups
+from dyvision.cli.imports import take_imports
 from dyvision.cli.request import Request
 from dyvision.cli.task_parser import TaskOptions, TaskParser
 from dyvision.cli.task_table import TASKS, check_task

@@ -161,8 +161,8 @@ def _module(options: argparse.Namespace) -> VisionDataModule:
 
 
 def _config_section(configs: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    from dyvision.cli._imports import take_imports
     from dyvision.cli.configs import load_layers
+    from dyvision.cli.imports import take_imports
     from dyvision.cli.typed import TypedOptions
 
     section: dict[str, Any] = {}

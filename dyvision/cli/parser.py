@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dyvision.cli._imports import add_import_option, import_all
 from dyvision.cli._sections import take_sections
 from dyvision.cli.benchmark import add_benchmark
 from dyvision.cli.collapse import add_collapse
@@ -16,6 +15,7 @@ from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
 from dyvision.cli.dynamize import add_dynamize
 from dyvision.cli.export import add_export
+from dyvision.cli.imports import add_import_option, import_all
 from dyvision.cli.listing import add_list
 from dyvision.cli.profile import add_profile
 from dyvision.cli.quickstart import add_quickstart

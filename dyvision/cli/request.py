@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dyvision import checkpoint_file
 from dyvision.cli._exported import read_exported, take_exported
-from dyvision.cli._imports import take_imports
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
 from dyvision.cli.configs import load_layers, shown_name
+from dyvision.cli.imports import take_imports
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, take_photos

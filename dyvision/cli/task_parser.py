@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dyvision import data as data_package
 from dyvision import tasks as task_package
-from dyvision.cli._imports import HELP as IMPORT_HELP
+from dyvision.cli.imports import HELP as IMPORT_HELP
 from dyvision.cli.predict import add_prediction_options
 from dyvision.cli.task_table import TASKS
 from dyvision.data.formats import get_data_format
