@@ -113,7 +113,7 @@ def quantize_onnx(
         onnx.save(written, part)
         other = open_session(part, threads=1)
         names = [value.name for value in session.get_outputs()]
-        agreement, error = _compare(session, other, batches, names, output)
+        agreement, largest = _compare(session, other, batches, names, output)
         float_time, time_ = _times(session, other, batches[0], rounds)
         size = part.stat().st_size
     return QuantizedFile(
@@ -122,7 +122,7 @@ def quantize_onnx(
         kept,
         sum(map(len, batches)),
         agreement,
-        error,
+        largest,
         size,
         source.stat().st_size,
         time_,
@@ -172,7 +172,7 @@ _ONNX_TYPES = {torch.float32: "tensor(float)", torch.float16: "tensor(float16)",
 def _quantize(quantization: Any, model: Any, path: Path, nodes: Sequence[str], batches: Sequence[Tensor]) -> None:
     name = model.graph.input[0].name
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # a base class that is imported late
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(batches)
 

@@ -23,7 +23,7 @@ class Detections(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    number: Tensor
 
 
 class Candidates(NamedTuple):
@@ -87,7 +87,7 @@ def largest_disagreement(
         The largest difference of a score or of a box, relative to the largest; infinite if the list is not what
         non-maximum suppression of the candidates gives.
     """
-    count, wrong = int(found.count), float("inf")
+    count, wrong = int(found.number), float("inf")
     boxes, scores, labels = found.boxes[:count].double(), found.scores[:count].double(), found.labels[:count]
     if not 0 <= count <= len(found.scores) or any(bool(part[count:].any()) for part in found[:3]):
         return wrong
