@@ -65,7 +65,8 @@ def model_card(
         license=license,
         pipeline_tag=pipeline,
         tags=["dyvision", "dynamic-convolution", str(layer)],
-        **({"eval_results": results, "model_name": _plain(title)} if results else {}),
+        eval_results=results or None,
+        model_name=_plain(title) if results else None,
     )
     lines = [f"# {_plain(title)}", "", _what(config, layer), "", *_usage(), ""]
     if metrics:

@@ -37,6 +37,8 @@ class DyVisionEncoder(_TimmEncoder):
         ``[B, C, H, W]`` to a list: the input, and one map per level.
     """
 
+    _weights: Mapping[str, Tensor] | None
+
     def __init__(self, name: str, depth: int = 5, output_stride: int = 32, in_channels: int = 3) -> None:
         (self._timm_name,) = register(name)
         self._sizes = {"depth": depth, "output_stride": output_stride}

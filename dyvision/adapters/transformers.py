@@ -21,9 +21,11 @@ _transformers = need("transformers", "hf")
 _utils = need("transformers.backbone_utils", "hf")
 _Config: Any = _transformers.PreTrainedConfig
 _Model: Any = _transformers.PreTrainedModel
+_ConfigMixin: Any = _utils.BackboneConfigMixin
+_BackboneMixin: Any = _utils.BackboneMixin
 
 
-class DyVisionBackboneConfig(_utils.BackboneConfigMixin, _Config):
+class DyVisionBackboneConfig(_ConfigMixin, _Config):
     """What a dyvision backbone is made of.
 
     Args:
@@ -70,7 +72,7 @@ class DyVisionBackboneConfig(_utils.BackboneConfigMixin, _Config):
         )
 
 
-class DyVisionBackbone(_utils.BackboneMixin, _Model):
+class DyVisionBackbone(_BackboneMixin, _Model):
     """A dyvision backbone as transformers takes it.
 
     Args:

@@ -290,7 +290,7 @@ def test_through_timm_with_weights_of_a_file(tmp_path) -> None:
         ({"optimizer": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}}, "subprocess.Popen"),
         ({"head": {"class_path": "os.system"}}, "os.system"),
         ({"backbone": "local-dir:/etc"}, "local-dir:/etc"),
-        ({"num_classes": 1_000_000}, "far larger"),
+        ({"num_classes": 1_000_000}, "num_classes|ignore_index"),
     ],
 )
 def test_a_task_of_a_stranger_runs_no_code(arguments, message, tmp_path) -> None:
