@@ -1,19 +1,22 @@
 """Time of networks in ONNX Runtime over a reference network, all measured in turn in one run.
 
-    python benchmarks/onnx_runtime.py mobilenetv2_100 --layer dyconv condconv odconv dcd --batch 1 8
-    python benchmarks/onnx_runtime.py mobilenetv2_100 dy_mobilenetv2 fix_mobilenetv2
+    python -m benchmarks.onnx_runtime mobilenetv2_100 --layer dyconv condconv odconv dcd --batch 1 8
+    python -m benchmarks.onnx_runtime mobilenetv2_100 dy_mobilenetv2 fix_mobilenetv2 --files dynamic fixed
 
 The first network is the reference; ``--layer`` adds its dynamic versions. Every network is exported by
-``dyvision.export.export_onnx`` for any batch (``--fixed``: one file per batch), which compares it with PyTorch. Needs
-``pip install "dyvision[export]"``.
+``dyvision.export.export_onnx``, for any batch or (``--files fixed``) one file per batch, and compared with PyTorch.
+Where other programs run beside it, ``--cpu-time`` (one thread) leaves out what they take; the ratio of the shortest
+times is the one that they disturb least. Needs ``pip install "dyvision[export]"``.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 import dyvision
-from dyvision.analysis.benchmark import compare
+from dyvision.analysis.benchmark import compare, describe_machine
 from dyvision.analysis.benchmark.cases import SETTINGS
 from dyvision.export import OnnxFile, export_onnx
 from dyvision.export.session import open_session
@@ -35,11 +38,19 @@ def main() -> None:
     parser.add_argument("--layer", nargs="+", default=[], metavar="NAME", help="dynamic versions of the first network")
     parser.add_argument("--policy", help="which convolutions become dynamic; by default those of the method's paper")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    parser.add_argument("--fixed", action="store_true", help="a file per batch, which takes no other")
+    kinds = ("dynamic", "fixed")
+    parser.add_argument(
+        "--files", nargs="+", choices=kinds, default=["dynamic"], help="for any batch, or one per batch"
+    )
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, not of the clock")
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
+    if options.cpu_time and options.threads != 1:
+        parser.error("--cpu-time adds up what all threads take: use it with --threads 1")
+    machine = describe_machine(torch.device("cpu"))["device"]
+    print(f"{machine}, ONNX Runtime {version('onnxruntime')}")
     torch.manual_seed(0)
     builders: dict[str, Callable[[], nn.Module]] = {
         name: partial(dyvision.create_model, name) for name in options.networks
@@ -49,7 +60,7 @@ def main() -> None:
         arguments = {**SETTINGS.get(layer, {}), **({"policy": options.policy} if options.policy else {})}
         builders[f"{reference}, {layer}"] = partial(dyvision.create_model, reference, layer, **arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for batch in options.batch if options.fixed else [None]:
+        for batch in [b for kind in options.files for b in ([None] if kind == "dynamic" else options.batch)]:
             files = {
                 name: export_onnx(
                     build(),
@@ -60,24 +71,31 @@ def main() -> None:
                 for index, (name, build) in enumerate(builders.items())
             }
             for measured in [batch] if batch else options.batch:
-                Console().print(table(files, measured, options))
+                Console().print(table(files, measured, "fixed" if batch else "dynamic", options))
 
 
-def table(files: dict[str, OnnxFile], batch: int, options: argparse.Namespace) -> Table:
+def table(files: dict[str, OnnxFile], batch: int, kind: str, options: argparse.Namespace) -> Table:
     """Measure one batch size, all files in turn."""
     reference = next(iter(files))
     images = torch.randn(batch, 3, options.input_size, options.input_size)
-    found = compare({name: make_run(file, images, options.threads) for name, file in files.items()}, options.rounds)
-    kind = "fixed" if options.fixed else "dynamic"
-    rows = Table(
-        title=f"ONNX Runtime, {kind} batch of {batch}, {options.input_size} pixels, {options.threads} thread(s)"
-    )
-    for column in ("network", "ms", f"over {reference}", "nodes", "export s", "largest error"):
+    runs = {name: make_run(file, images, options.threads) for name, file in files.items()}
+    found = compare(runs, options.rounds, timer=_cpu_time if options.cpu_time else None)
+    shortest = {name: 1e3 * min(found.seconds[name]) for name in files}
+    rows = Table(title=f"{kind} batch of {batch}, {options.input_size} pixels, {options.threads} thread(s)")
+    for column in ("network", "ms", "over static", "shortest", "over static", "nodes", "export s", "error"):
         rows.add_column(column)
     for name, file in files.items():
-        time, ratio = f"{found.milliseconds(name):.1f}", str(found.ratio(name, reference))
-        rows.add_row(name, time, ratio, str(file.nodes), f"{file.seconds:.0f}", f"{file.error:.1e}")
+        median, ratio = f"{found.milliseconds(name):.1f}", str(found.ratio(name, reference))
+        least = f"{shortest[name]:.1f}", f"{shortest[name] / shortest[reference]:.2f}"
+        rows.add_row(name, median, ratio, *least, str(file.nodes), f"{file.seconds:.0f}", f"{file.error:.1e}")
     return rows
+
+
+def _cpu_time(run: Callable[[], object], calls: int) -> float:
+    start = time.process_time()
+    for _ in range(calls):
+        run()
+    return time.process_time() - start
 
 
 def make_run(file: OnnxFile, images: torch.Tensor, threads: int) -> Callable[[], object]:

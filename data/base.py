@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
-from dyvision.data.pipeline import TaskName
+from dyvision.data.pipeline import Normalize, TaskName
+from dyvision.data.preprocessing import PreprocessingMixin
 from dyvision.data.resume import ResumableData
 from dyvision.data.same_files import file_codes, shared_images
 from dyvision.data.samplers import EvalSampler, TrainSampler
@@ -29,7 +31,7 @@ from dyvision.data.splits import choose_validation
 __all__ = ("OnBadSample", "PredictDataset", "ToTensor", "VisionDataModule", "VisionDataset")
 
 
-class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
+class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataArguments, ABC):
     """Loaders and classes; a subclass says how a split is read.
 
     The classes (``num_classes``, ``class_names``, ``class_colors``, ``class_ids``) are known after ``setup`` at the
@@ -88,6 +90,29 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
         """
         return self.reader(path, labelled=False)
 
+    def images_to_predict(
+        self,
+        files: Sequence[Path],
+        image_ids: Sequence[int] | None = None,
+        reader: Callable[..., NDArray[np.uint8]] | None = None,
+    ) -> PredictDataset:
+        """Images with the transforms that prediction has.
+
+        Args:
+            files: The image files.
+            image_ids: For results that name images by number; 1, 2, ... by default.
+            reader: Reads what is no file, by what stands for it in ``files``.
+
+        Raises:
+            DataError: If the data module has no evaluation pipeline of dyvision's kind.
+        """
+        pipeline, make_tensor = getattr(self, "_eval_pipeline", None), getattr(self, "_to_tensor", None)
+        if pipeline is None or make_tensor is None:
+            raise DataError(f"{type(self).__name__} has no pipeline of dyvision's to predict with.")
+        options = self._dataset_options()
+        options = options if reader is None else {**options, "reader": reader}
+        return PredictDataset(files, self.task, pipeline, make_tensor(), image_ids, **options)
+
     def predict_files(self) -> list[Path]:
         """Image files of ``predict_root``."""
         return find_images(self.predict_root, self.findings) if self.predict_root is not None else []
@@ -107,6 +132,7 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
         """Builds the datasets of a stage: fit, validate, test, predict, or all of them."""
         stage = getattr(stage, "value", stage)  # Lightning passes an enumeration's value, people the enumeration
         self._take_channels()
+        self.take_preprocessing()
         if stage in (None, "fit") and "train" not in self.datasets:
             self.datasets["train"] = self._filled(self.build_dataset(self.train_split, train=True), self.train_split)
             if "val" not in self.datasets:
@@ -174,6 +200,23 @@ class VisionDataModule(CheckpointMixin, ResumableData, DataArguments, ABC):
     def channels(self) -> int:
         """Channels of the images, 1 or 3."""
         return self.in_chans or 3
+
+    def evaluation_size(self) -> tuple[int, int] | None:
+        """Height and width that evaluation brings every image to; None if they depend on the image."""
+        pipeline: Any = getattr(self, "_eval_pipeline", None)
+        if pipeline is None:
+            return None
+        blank = (np.zeros((height, width, 3), np.uint8) for height, width in ((480, 640), (500, 375)))
+        try:
+            sizes = {pipeline(image, self.seed).image.shape[:2] for image in blank}
+        except DataError:  # a pipeline for images of certain sizes
+            return None
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of each channel that images are normalised with; None if they are not."""
+        made = getattr(self, "_to_tensor", lambda: None)()
+        return (list(made.mean), list(made.std)) if isinstance(made, Normalize) else None
 
     def _filled(self, dataset: VisionDataset, split: str) -> VisionDataset:
         if len(dataset) == 0:

@@ -15,7 +15,7 @@ from dyvision.data.datasets import PredictDataset, VisionDataset
 from dyvision.data.errors import did_you_mean
 from dyvision.data.label_checks import look_at_labels
 from dyvision.data.layouts import LAYOUTS, Layout, PairFinder, layout_table
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
+from dyvision.data.pipeline import LARGEST_SIDE, Normalize, Pipeline
 from dyvision.data.transforms import TransformSpec, plain_spec
 
 
@@ -48,14 +48,18 @@ class CityscapesDataModule(VisionDataModule):
             None: random scale, random crop, horizontal flip and colour jitter.
         eval_transform: Evaluation pipeline; if None, the whole image. Metrics are those of the stored label map as long
             as images are only resized; with crops, pads or flips, those of what the network sees.
-        mean: Channel means subtracted, in 0..1.
-        std: Channel deviations divided by, in 0..1.
+        mean: Channel means subtracted, in 0..1; None takes those that the backbone's pretrained weights expect, else
+            ImageNet's.
+        std: Channel deviations divided by, in 0..1; None as for ``mean``.
 
     Raises:
         ValueError: If an argument is out of range, a class name unknown or a pipeline wrong.
     """
 
     task = "segmentation"
+    from_backbone = ("mean", "std")
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __init__(
         self,
@@ -75,8 +79,8 @@ class CityscapesDataModule(VisionDataModule):
         ignore_ids: list[int] | None = None,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         **kwargs: Any,
     ) -> None:
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
@@ -87,15 +91,12 @@ class CityscapesDataModule(VisionDataModule):
         check_numbers("scale_range", scale_range, length=2, above=0, maximum=100)
         if scale_range[0] > scale_range[1]:
             raise ValueError(f"scale_range={list(scale_range)}: expected the smaller number first.")
-        Normalize(mean, std, self.channels)
-        if train_transform is None:
-            train_transform = _default_train(crop_size, scale_range, mean)
-        resize: list[TransformSpec] = []
+        self._crop = (crop_size, scale_range)
+        self._resize: list[TransformSpec] = []
         if image_size is not None:
-            resize = [{"Resize": {"height": image_size[0], "width": image_size[1]}}]
-        self.mean, self.std = tuple(mean), tuple(std)
-        self._train_pipeline = Pipeline([*resize, *train_transform], self.task, "train_transform")
-        self._eval_pipeline = Pipeline([*resize, *(eval_transform or [])], self.task, "eval_transform")
+            self._resize = [{"Resize": {"height": image_size[0], "width": image_size[1]}}]
+        self._train_transform, self._eval_transform = train_transform, eval_transform
+        self.set_preprocessing({"mean": mean, "std": std})
         self._finder = PairFinder(
             self.root, _layout(layout, image_dir, label_dir, image_suffix, label_suffix, split_file)
         )
@@ -109,6 +110,13 @@ class CityscapesDataModule(VisionDataModule):
         self.num_classes = len(self._table.names)
         self.class_names, self.class_colors = self._table.names, self._table.colors
         self.class_ids = self._table.ids
+
+    def build_pipelines(self) -> None:
+        """The transforms of training and evaluation."""
+        Normalize(self.mean, self.std, self.channels)
+        train = _default_train(*self._crop, self.mean) if self._train_transform is None else self._train_transform
+        self._train_pipeline = Pipeline([*self._resize, *train], self.task, "train_transform")
+        self._eval_pipeline = Pipeline([*self._resize, *(self._eval_transform or [])], self.task, "eval_transform")
 
     def _own_table(self, layout: str) -> tuple[dict[int, str] | None, list[int]]:
         if self._finder.layout.label_suffix.partition(".")[0].lower().endswith("trainids"):
@@ -134,7 +142,6 @@ class CityscapesDataModule(VisionDataModule):
 
     def build_predict_dataset(self) -> PredictDataset:
         """The images of ``predict_root``, or those of the validation split."""
-        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
         files = self.predict_files()
         if self.predict_root is None and self.val_fraction is None:
             folder, names = self._images(self.val_split)
@@ -143,7 +150,16 @@ class CityscapesDataModule(VisionDataModule):
                 files = [Path(path) for path, _ in self._finder.pairs(self.val_split, self.findings)]
         elif self.predict_root is None:
             files = [Path(path) for path in self.build_validation_dataset().paths()]
-        return PredictDataset(files, self.task, self._eval_pipeline, self._to_tensor(), **self._dataset_options())
+        return self.images_to_predict(files)
+
+    def images_to_predict(self, *args: Any, **kwargs: Any) -> PredictDataset:
+        """As in the base class; the transforms may only resize.
+
+        Raises:
+            ValueError: If they do more.
+        """
+        self._eval_pipeline.require_only_resizes("predictions are label maps in the size of the stored image")
+        return super().images_to_predict(*args, **kwargs)
 
     def check_labels(self, dataset: VisionDataset) -> None:
         """Looks at label maps of the training split: whether there is anything to learn, and what the ids mean."""

@@ -175,9 +175,7 @@ class COCODataModule(VisionDataModule):
         else:
             coco = self.read_annotations(self.val_split, labels=False)
             files, ids = [Path(path) for path in coco.paths], coco.ids
-        return PredictDataset(
-            files, self.task, self._eval_pipeline, self._to_tensor(), ids, **self._dataset_options()
-        )  # fmt: skip
+        return self.images_to_predict(files, ids)
 
     def _to_tensor(self) -> ToTensor:
         return partial(to_tensor, channels=self.channels)

@@ -89,7 +89,17 @@ class ImageReader:
             path: The file.
             labelled: Whether labels were drawn on it; then an orientation that is ignored is told.
         """
-        picture = open_image(path, self.max_image_pixels)
+        return self._pixels(open_image(path, self.max_image_pixels), path, labelled)
+
+    def convert(self, image: Image.Image, name: str) -> NDArray[np.uint8]:
+        """The same of an image of Pillow's that is open already; ``name`` is what messages call it."""
+        with _naming(name, self.max_image_pixels):
+            if image.width * image.height > self.max_image_pixels:
+                raise _TooLargeError(f"{image.height}x{image.width}")
+            picture = decode(image, getattr(image, "filename", "") or name)
+        return self._pixels(picture, name, labelled=False)
+
+    def _pixels(self, picture: Picture, path: str | Path, labelled: bool) -> NDArray[np.uint8]:
         if picture.orientation != 1 and self.exif_orientation == "ignore" and labelled:
             self._tell(
                 path,

@@ -16,7 +16,8 @@ from dyvision.data.datasets import PredictDataset, ToTensor, VisionDataset
 from dyvision.data.errors import DataError, describe, did_you_mean
 from dyvision.data.files import list_folders, list_images
 from dyvision.data.findings import Findings
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SIDE, Normalize, Pipeline
+from dyvision.data.pipeline import LARGEST_SIDE, Normalize, Pipeline
+from dyvision.data.preprocessing import interpolation_options
 from dyvision.data.split_files import ListedImage, read_listed_images
 from dyvision.data.transforms import TransformSpec, plain_spec
 from dyvision.text import some
@@ -75,7 +76,9 @@ class ImageFolderDataModule(VisionDataModule):
     Args:
         image_size: Height and width the default pipelines produce.
         crop_ratio: The default evaluation pipeline crops the centre from an image whose shorter side is
-            ``image_size / crop_ratio``.
+            ``image_size / crop_ratio``; None takes what the backbone's pretrained weights expect, else 0.875.
+        interpolation: How the default pipelines resize: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``;
+            None takes what the backbone's pretrained weights expect, else OpenCV's linear one.
         words: File with names of the classes, relative to ``root`` or absolute: ``folder name`` per line, or one name
             per line in the folders' order. If None, ``words.txt`` in ``root`` where it exists.
         split_file: Text file with the samples of a split, ``{split}`` in its name, relative to ``root`` or absolute: a
@@ -84,46 +87,59 @@ class ImageFolderDataModule(VisionDataModule):
         train_transform: Training pipeline, a list of albumentations transforms (see ``dyvision.data.transforms``); if
             None, a random resized crop (scale 0.08 to 1) and a horizontal flip.
         eval_transform: Evaluation pipeline; if None, resize the shorter side and crop the centre.
-        mean: Channel means subtracted, in 0..1.
-        std: Channel deviations divided by, in 0..1.
+        mean: Channel means subtracted, in 0..1; None takes those that the backbone's pretrained weights expect, else
+            ImageNet's.
+        std: Channel deviations divided by, in 0..1; None as for ``mean``.
 
     Raises:
         ValueError: If an argument is out of range or a pipeline is wrong.
     """
 
     task = "classification"
+    from_backbone = ("mean", "std", "crop_ratio", "interpolation")
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_ratio: float
+    interpolation: str | None
 
     def __init__(
         self,
         *args: Any,
         batch_size: int = 32,
         image_size: int = 224,
-        crop_ratio: float = 0.875,
+        crop_ratio: float | None = None,
+        interpolation: str | None = None,
         words: str | None = None,
         split_file: str | None = None,
         train_transform: list[TransformSpec] | None = None,
         eval_transform: list[TransformSpec] | None = None,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         **kwargs: Any,
     ) -> None:
         train_transform, eval_transform = plain_spec(train_transform), plain_spec(eval_transform)
         super().__init__(*args, batch_size=batch_size, **kwargs)
         check_number("image_size", image_size, minimum=1, maximum=LARGEST_SIDE, integer=True)
-        check_number("crop_ratio", crop_ratio, above=0, maximum=1)
-        Normalize(mean, std, self.channels)
-        if train_transform is None:
-            train_transform = [{"RandomResizedCrop": {"size": [image_size, image_size]}}, "HorizontalFlip"]
-        if eval_transform is None:
-            resized = round(image_size / crop_ratio)
-            crop = {"height": image_size, "width": image_size}
-            eval_transform = [{"SmallestMaxSize": {"max_size": resized}}, {"CenterCrop": crop}]
-        self.words, self.split_file = words, split_file
-        self.mean, self.std = tuple(mean), tuple(std)
-        self._train_pipeline = Pipeline(train_transform, self.task, "train_transform")
-        self._eval_pipeline = Pipeline(eval_transform, self.task, "eval_transform")
+        check_number("crop_ratio", crop_ratio, above=0, maximum=1, allow_none=True)
+        self.image_size, self.words, self.split_file = image_size, words, split_file
+        self._train_transform, self._eval_transform = train_transform, eval_transform
+        self.set_preprocessing({"mean": mean, "std": std, "crop_ratio": crop_ratio, "interpolation": interpolation})
         self._folders: list[str] = []
         self._lists: dict[Path, list[ListedImage]] = {}
+
+    def build_pipelines(self) -> None:
+        """The transforms of training and evaluation."""
+        Normalize(self.mean, self.std, self.channels)
+        size, resize = self.image_size, interpolation_options(self.interpolation)
+        train, evaluation = self._train_transform, self._eval_transform
+        if train is None:
+            train = [{"RandomResizedCrop": {"size": [size, size], **resize}}, "HorizontalFlip"]
+        if evaluation is None:
+            crop = {"height": size, "width": size}
+            shorter = {"max_size": round(size / self.crop_ratio), **resize}
+            evaluation = [{"SmallestMaxSize": shorter}, {"CenterCrop": crop}]
+        self._train_pipeline = Pipeline(train, self.task, "train_transform")
+        self._eval_pipeline = Pipeline(evaluation, self.task, "eval_transform")
 
     def build_dataset(self, split: str, train: bool) -> ImageFolderDataset:
         """The images of a split."""
@@ -143,7 +159,7 @@ class ImageFolderDataModule(VisionDataModule):
             files = [Path(path) for path in self.build_validation_dataset().paths()]
         elif (self.root / self.train_split).is_dir():
             self._read_classes(self.train_split)
-        return PredictDataset(files, self.task, self._eval_pipeline, self._to_tensor(), **self._dataset_options())
+        return self.images_to_predict(files)
 
     def _to_tensor(self) -> Normalize:
         return Normalize(self.mean, self.std, self.channels)

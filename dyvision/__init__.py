@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from dyvision.checkpoints import load_official
-    from dyvision.convert import collapse, dynamize, fuse, list_policies
+    from dyvision.convert import collapse, dynamize, freeze, fuse, list_policies
+    from dyvision.inference import load
     from dyvision.layers import get_layer, list_layers, register_layer
 
 __version__ = VERSION
@@ -33,6 +34,7 @@ _SUBPACKAGES = (
     "configs",
     "convert",
     "data",
+    "inference",
     "layers",
     "ops",
     "tasks",
@@ -44,11 +46,13 @@ _ORIGIN = {
     "create_backbone": "backbones",
     "create_model": "backbones",
     "dynamize": "convert",
+    "freeze": "convert",
     "fuse": "convert",
     "get_layer": "layers",
     "list_backbones": "backbones",
     "list_layers": "layers",
     "list_policies": "convert",
+    "load": "inference",
     "load_backbone_weights": "backbones",
     "load_official": "checkpoints",
     "profile": "analysis",
@@ -63,11 +67,13 @@ __all__ = (
     "create_backbone",
     "create_model",
     "dynamize",
+    "freeze",
     "fuse",
     "get_layer",
     "list_backbones",
     "list_layers",
     "list_policies",
+    "load",
     "load_backbone_weights",
     "load_official",
     "profile",

@@ -30,9 +30,9 @@ _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 #: written by Lightning's command line; a checkpoint's class is chosen by who loads it
 _LIGHTNINGS = ("_instantiator", "_class_path")
 #: where weights come from or results go to: a checkpoint has its own weights, and does not choose where to write
-_PLACES = {"pretrained": False, "backbone_weights": None, "results_dir": None}
+_PLACES = {"pretrained": False, "backbone_weights": None, "teacher": None, "results_dir": None}
 #: the same among the arguments of ``create_backbone`` and of timm
-_NESTED_PLACES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+NESTED_PLACES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def hyperparameters_of(
@@ -157,7 +157,7 @@ def _transforms(value: Any) -> Iterator[str]:
 def _without_places(arguments: Mapping[str, Any], name: str, ignored: list[str]) -> dict[str, Any]:
     kept = {}
     for key, value in arguments.items():
-        if key in _NESTED_PLACES:
+        if key in NESTED_PLACES:
             if value not in (None, False):
                 ignored.append(f"{name}.{key}")
         elif key == "model_kwargs" and isinstance(value, Mapping):

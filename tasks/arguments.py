@@ -33,6 +33,8 @@ class TaskArguments(SharesArguments, L.LightningModule):
         drop_path_rate: Stochastic depth, in [0, 1).
         freeze_backbone: Train only the head and the backbone's coefficient branches; kernels, norms and their
             statistics stay as they are.
+        freeze: Stages of the backbone that are frozen in the same way: names of its modules or wildcard patterns over
+            them, separated by commas or in a list (``"stem,layer1"``).
         freeze_norm: Keep the running statistics of the backbone's BatchNorm as they are (usual with pretrained weights
             and few images per process); coefficient branches still update theirs.
         class_names: Names of the classes; from the data if None.
@@ -67,6 +69,7 @@ class TaskArguments(SharesArguments, L.LightningModule):
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
         freeze_backbone: bool = False,
+        freeze: str | list[str] | None = None,
         freeze_norm: bool = False,
         class_names: list[str] | None = None,
         class_colors: list[list[int]] | None = None,
@@ -113,6 +116,10 @@ def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
     for name in ("channels_last", "freeze_norm"):
         if name in hparams:
             check_flag(name, hparams[name])
+    frozen = hparams.get("freeze")
+    names = [frozen] if isinstance(frozen, str) else frozen
+    if frozen is not None and not (isinstance(names, list) and names and all(isinstance(one, str) for one in names)):
+        raise ValueError(f"freeze={shown(frozen)}: expected names of stages, such as 'stem,layer1', or a list of them")
     annealing = hparams["anneal_temperature"]
     if not isinstance(annealing, (bool, Mapping)):
         raise ValueError(f"anneal_temperature={shown(annealing)}: expected true, false, or a mapping of arguments")

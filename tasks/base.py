@@ -20,7 +20,7 @@ from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
 from dyvision.tasks.divergence import check_loss
-from dyvision.tasks.freezing import freeze_norm, freeze_parameters
+from dyvision.tasks.freezing import freeze, freeze_norm, freeze_parameters
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
 from dyvision.tasks.training_length import schedule_length
@@ -102,7 +102,7 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
     @property
     @abstractmethod
     def backbone_network(self) -> nn.Module:
-        """The module in which ``freeze_backbone`` and ``freeze_norm`` find BatchNorm and coefficient branches."""
+        """The module in which ``freeze`` finds stages, and ``freeze_backbone`` and ``freeze_norm`` BatchNorm."""
 
     @abstractmethod
     def backbone_parameters(self) -> Iterable[nn.Parameter]:
@@ -144,6 +144,8 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
             self.network.to(memory_format=torch.channels_last)  # convolutions pass it on from their weights
         if self.hparams.get("freeze_backbone"):
             freeze_parameters(self.backbone_network, self.backbone_parameters())
+        if self.hparams.get("freeze"):
+            freeze(self.backbone_network, self.hparams["freeze"])
         self.train(self.training)
         self._build_metrics(num_classes)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import is_zipfile
 
-import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
@@ -20,9 +19,11 @@ from dyvision.registry import check_plugins, record_plugins
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.images import ImagesMixin
+from dyvision.tasks.misfit import class_of, describe_misfit
+from dyvision.tasks.preprocessing import stored_preprocessing
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
-from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
 from dyvision.text import one_line, printable
 from dyvision.trust import hyperparameters_of, name_unknown
@@ -31,14 +32,8 @@ from dyvision.version import VERSION
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: hyperparameters that decide which tensors a checkpoint has, in the order in which a message names them
-_ARCHITECTURE = (
-    *("backbone", "layer", "layer_kwargs", "policy", "backbone_kwargs", "head", "aux_head"),
-    *("num_classes", "in_chans", "output_stride"),
-)
 
-
-class CheckpointMixin(L.LightningModule):
+class CheckpointMixin(ImagesMixin):
     """What a task adds to Lightning's checkpoints.
 
     A checkpoint has the keys ``task``, ``dyvision_version``, ``random_state`` and ``initialized_from`` (the weights
@@ -125,16 +120,41 @@ class CheckpointMixin(L.LightningModule):
             content = checked(torch.load(checkpoint_path, map_location=location, weights_only=True), where)
         else:
             content = read_checkpoint(checkpoint_path, location)
+        if hparams_file is not None:
+            content["hyper_parameters"] = read_yaml(Path(hparams_file))
+        return cls.from_content(content, where, strict, trust, **kwargs)
+
+    @classmethod
+    def from_content(
+        cls,
+        content: dict[str, Any],
+        where: str,
+        strict: bool | None = None,
+        trust: Collection[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Build the task that a checkpoint describes, and load its weights.
+
+        Args:
+            content: What :func:`dyvision.checkpoint_file.read_checkpoint` returns, or the same from another kind of
+                file.
+            where: The file, for messages.
+            strict: As for :meth:`load_from_checkpoint`.
+            trust: As for :meth:`load_from_checkpoint`.
+            **kwargs: Hyperparameters that replace the checkpoint's.
+
+        Raises:
+            ValueError: As for :meth:`load_from_checkpoint`.
+        """
         made = content.get("task")
         if isinstance(made, str) and made != getattr(cls, "task", made):
-            other = _class_of(made)
+            other = class_of(made)
             hint = f"; use {other}.load_from_checkpoint" if other else ""
             raise ValueError(f"{where}: of task {made!r}, and {cls.__name__} is for {cls.task!r}{hint}")
         warn_of_newer(content, where, VERSION)
-        stored = content["hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
         allowed = (trust,) if isinstance(trust, str) else trust
         names, anything = accepted_arguments(cls)
-        stored = hyperparameters_of(stored, where, allowed, kwargs)
+        stored = hyperparameters_of(content["hyper_parameters"], where, allowed, kwargs)
         check_plugins(content.get("plugins"), stored, where)
         arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
         try:
@@ -152,6 +172,7 @@ class CheckpointMixin(L.LightningModule):
             ) from error
         model.on_load_checkpoint(content)
         model._loaded_from = where
+        model._trained_with = stored_preprocessing(content, where) or None
         strict = model.strict_loading if strict is None else strict
         model.load_state_dict(content["state_dict"], strict=strict)
         first = next(iter(content["state_dict"].values()), None)
@@ -172,6 +193,7 @@ class CheckpointMixin(L.LightningModule):
         self._loaded_from = str(path or "the checkpoint")
         check_finite(checkpoint["state_dict"], self._loaded_from)
         self._data_names = checkpoint.get("data_class_names")
+        self._trained_with = stored_preprocessing(checkpoint, self._loaded_from) or None
         if trainer is not None:
             self.compare_classes(trainer.state.fn)
         if trainer is not None and trainer.state.fn == "fit":
@@ -188,6 +210,22 @@ class CheckpointMixin(L.LightningModule):
                 )
             self._initialized_from = checkpoint.get("initialized_from")
 
+    @property
+    def data_names(self) -> list[str] | None:
+        """What the data of the training calls the classes, where that is not what the task calls them."""
+        return self._data_names if isinstance(self._data_names, list) else None
+
+    def remember(self, where: str, task: str, made: Mapping[str, Any], data_names: list[str] | None) -> None:
+        """Take what it is run by for what it was loaded from.
+
+        Args:
+            where: The file, for messages.
+            task: Name of its task.
+            made: Its hyperparameters.
+            data_names: See ``data_names``.
+        """
+        self._loaded, self._loaded_from, self._data_names = (task, dict(made)), where, data_names
+
     def compare_classes(self, stage: str | None) -> None:
         """Compare the classes of a checkpoint, once it is read, with those of the data.
 
@@ -199,9 +237,9 @@ class CheckpointMixin(L.LightningModule):
         if self._loaded is None or stage == "predict":
             return
         stored = self._loaded[1].get("class_names")
-        names = self._data_names if isinstance(self._data_names, list) else stored
+        names = stored if self.data_names is None else self.data_names
         if names:
-            where = str(self.trainer.ckpt_path or "the checkpoint")
+            where = str(self.trainer.ckpt_path or self._loaded_from)
             renamed = stored != self.hparams.get("class_names")
             check_names(names, getattr(self.trainer, "datamodule", None), where, renamed)
 
@@ -218,7 +256,7 @@ class CheckpointMixin(L.LightningModule):
         except RuntimeError as error:
             if self._loaded is None:
                 raise
-            raise ValueError(printable(self._difference(*self._loaded, state_dict))) from error
+            raise ValueError(printable(describe_misfit(self, self._loaded_from, *self._loaded, state_dict))) from error
 
     def on_fit_start(self) -> None:
         """When resuming: check that the optimisers and schedules just built are those that are restored next.
@@ -242,24 +280,3 @@ class CheckpointMixin(L.LightningModule):
         if self._random_state is not None:
             random_state.restore(self._random_state)
             self._random_state = None
-
-    def _difference(self, task: str | None, made: dict[str, Any], weights: Mapping[str, Any]) -> str:
-        if task != self.task:
-            what = f"it is one of task {task!r}, this is {self.task!r}"
-        else:
-            names = [name for name in _ARCHITECTURE if made.get(name) != self.hparams.get(name)]
-            listed = [f"{name}={made.get(name)!r} and not {self.hparams.get(name)!r}" for name in names]
-            if not listed:
-                return (
-                    f"{self._loaded_from} {compare_weights(weights, self.state_dict())}: not those of the network that "
-                    "it describes. Use another checkpoint; weights of other programs are for --model.backbone_weights"
-                )
-            what = f"it was made with {', '.join(listed)}"
-        right = type(self).__name__ if task in (None, self.task) else _class_of(str(task))
-        hint = f", or use {right}.load_from_checkpoint, which takes them from the checkpoint" if right else ""
-        return f"the checkpoint has another architecture: {what}. Give the same arguments{hint}"
-
-
-def _class_of(task: str) -> str | None:
-    """Name of the class of a task of ours, as far as there is one."""
-    return f"{task.capitalize()}Task" if task in ("classification", "segmentation", "detection") else None

@@ -17,14 +17,14 @@ from torchvision.transforms import v2
 
 from dyvision.arguments import check_number
 from dyvision.backbones import create_model
-from dyvision.tasks.base import BaseTask
 from dyvision.tasks.classes import check_class_weights
+from dyvision.tasks.distillation import DistilledTask
 from dyvision.tasks.metrics.accuracy import TopKAccuracy
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.transfer import load_classifier_weights
 
 
-class ClassificationTask(BaseTask):
+class ClassificationTask(DistilledTask):
     """Trains and evaluates a classifier.
 
     Args:
@@ -109,7 +109,8 @@ class ClassificationTask(BaseTask):
         if stage == "train":
             images, target = self._mix(images, label)
             smoothing = self.hparams.label_smoothing
-            return self._loss(self(images).float(), target, smoothing)
+            logits = self(images).float()
+            return self.with_teacher(self._loss(logits, target, smoothing), images, logits)
         valid = batch.get("valid", torch.ones_like(label, dtype=torch.bool)).to(label.device)
         logits, label = self(images).float()[valid], label[valid]
         if len(label):

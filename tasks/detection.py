@@ -10,6 +10,7 @@ fine, and every parameter gets a gradient in every step, so DDP needs no ``find_
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ from dyvision.tasks.heads.detection.outputs import to_original
 from dyvision.tasks.heads.detection.transform import drop_degenerate_boxes
 from dyvision.tasks.metrics.coco import COCO_NUMBERS, CocoEvaluator, drop_not_finite
 from dyvision.tasks.metrics.coco_backend import load_backend
+from dyvision.tasks.preprocessing import expected_preprocessing
+
+_LOGGER = logging.getLogger("dyvision.tasks")
 
 
 class DetectionTask(BaseTask):
@@ -47,8 +51,9 @@ class DetectionTask(BaseTask):
         min_size: The shorter side of an image is resized to this many pixels (COCO: 800); a list draws one in training;
             None keeps the size the data module gives. SSDLite stretches to ``min_size`` x ``min_size``.
         max_size: Upper limit of the longer side in pixels.
-        image_mean: Mean per channel, for images in 0..1.
-        image_std: Standard deviation per channel.
+        image_mean: Mean per channel, for images in 0..1; None takes what the backbone's pretrained weights expect, else
+            ImageNet's.
+        image_std: Standard deviation per channel; None as for ``image_mean``.
         fpn_channels: Channels of the feature pyramid and the heads on it; None for the published 256.
         anchor_scale: Factor on the default anchor sizes; below 1 for small images.
         score_threshold: Detections with a lower score are dropped; None for the head's default.
@@ -91,7 +96,18 @@ class DetectionTask(BaseTask):
         """Check head and detector settings before the data is read."""
         check_head(self.hparams.head, **self._head_settings())
         load_backend(self._coco_eval)
+        self._take_statistics()
         self._config()
+
+    def _take_statistics(self) -> None:
+        """The detector normalises, so it takes what the data modules of the other tasks do."""
+        expected = expected_preprocessing(self.hparams)
+        taken = {}
+        for name in ("mean", "std"):
+            if self.hparams[f"image_{name}"] is None and len(expected.get(name, ())) == self.hparams.in_chans:
+                self.hparams[f"image_{name}"] = taken[name] = list(expected[name])
+        shown = ", ".join(f"{name} {' '.join(f'{value:g}' for value in values)}" for name, values in taken.items())
+        self._statistics = f"images as {expected['source']} expects them: {shown}" if taken else ""
 
     def _head_settings(self) -> dict[str, Any]:
         return {name: self.hparams[name] for name in ("fpn_channels", "anchor_scale")}
@@ -113,6 +129,8 @@ class DetectionTask(BaseTask):
 
     def build_network(self, num_classes: int) -> Detector:
         """The backbone inside its detector."""
+        if self._statistics:
+            _LOGGER.info("%s", self._statistics)
         backbone = create_backbone(**self.backbone_arguments())
         self.load_backbone(backbone)
         return create_detector(self.hparams.head, backbone, num_classes, self._config(), **self._head_settings())

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dyvision.arguments import check_number
 from dyvision.backbones import create_backbone
-from dyvision.tasks.base import BaseTask
 from dyvision.tasks.classes import check_class_weights
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
+from dyvision.tasks.distillation import DistilledTask
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
 from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment
 from dyvision.tasks.heads.segmentation.losses import OHEMLoss, SegmentationLoss
@@ -56,7 +56,7 @@ class SegmentationNetwork(nn.Module):
         return resize_logits(self.head(features), size), auxiliary
 
 
-class SegmentationTask(BaseTask):
+class SegmentationTask(DistilledTask):
     """Trains and evaluates a segmentation network.
 
     Args:
@@ -183,7 +183,8 @@ class SegmentationTask(BaseTask):
 
     def _training_loss(self, images: Tensor, mask: Tensor) -> Tensor:
         logits, auxiliary = self._segmenter.with_auxiliary(images)
-        loss = self.criterion(resize_logits(logits, _size(mask)), mask)
+        logits = resize_logits(logits, _size(mask))
+        loss = self.with_teacher(self.criterion(logits, mask), images, logits, mask != self.hparams.ignore_index)
         if auxiliary is not None:
             loss = loss + self.hparams.aux_weight * self.criterion(resize_logits(auxiliary, _size(mask)), mask)
         return loss

@@ -47,11 +47,12 @@ PLACEHOLDERS = {
     "NAME_OR_FILE": "segmentation/quickstart.yaml",
     "NETWORK": "mobilenetv2_035",
     "PATH": "folder",
+    "RUN": "folder",
     "--any.option": "--model.lr",
     "value": "0.1",
 }
 _FENCE = re.compile(
-    r"^(?: *<!-- only compiled: (?P<reason>.+?) -->\n)?"
+    r"^(?: *<!-- (?:only compiled: (?P<reason>.+?)|needs (?P<package>[\w.]+)) -->\n)?"
     r"(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -68,12 +69,14 @@ class Block:
         language: Behind the fence.
         text: Without indentation.
         reason: Why it is compiled only, from the comment above the fence: ``<!-- only compiled: REASON -->``.
+        package: What it runs with, where that is installed: ``<!-- needs PACKAGE -->``.
     """
 
     where: str
     language: str
     text: str
     reason: str | None
+    package: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def fenced(path: Path, text: str) -> Iterator[Block]:
     """The fenced blocks of a text."""
     for match in _FENCE.finditer(text):
         inner = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
-        yield Block(place(path, text, match.start("text")), match["language"], inner, match["reason"])
+        yield Block(place(path, text, match.start("text")), match["language"], inner, match["reason"], match["package"])
 
 
 def commands() -> list[Command]:
@@ -219,7 +222,7 @@ def reference() -> ModuleType:
 
 
 def write_files(folder: Path) -> None:
-    """What the documents assume to lie in the current folder: small checkpoints of each task."""
+    """What the documents assume to lie in the current folder: small checkpoints of each task, an export, photos."""
     from benchmarks.fuzz.checkpoints import made
     from dyvision.version import VERSION
 
@@ -237,6 +240,11 @@ def write_files(folder: Path) -> None:
         for path in (folder / name for name in names):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.hardlink_to(folder / f"{task}.ckpt")
+    (folder / "photos").mkdir()
+    if importlib.util.find_spec("onnx"):
+        from tests.onnx_files import metadata, write_network
+
+        write_network(folder / "last.onnx", metadata("classification"))
     for path in EXAMPLES:
         (folder / path.name).write_bytes(path.read_bytes())
 

@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backbones",),
     ("analysis", "checkpoints", "export"),
     ("tasks", "data"),
+    ("inference",),
     ("adapters", "cli"),
 )
 #: folders in the clone that are not where their package is

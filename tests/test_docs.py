@@ -30,12 +30,12 @@ import yaml
 import dyvision
 from dyvision.backbones import list_backbones
 from dyvision.cli.common_options import asks_for_common_options
-from dyvision.cli.config import complete
 from dyvision.cli.configs import find_config
-from dyvision.cli.imports import import_all
-from dyvision.cli.request import check_keys, checkpoint_sections, read_request
+from dyvision.cli.parser import parse_command
+from dyvision.cli.request import checkpoint_sections, read_request
 from dyvision.cli.task_parser import TaskParser
 from dyvision.cli.typed import TypedOptions
+from dyvision.cli.unknown_options import check_keys
 from dyvision.layers import list_layers
 from tests.documents import (
     PLACEHOLDERS,
@@ -119,6 +119,11 @@ def test_a_block_that_cannot_run_says_why() -> None:
     assert (second.language, second.reason) == ("python", None)
 
 
+def test_a_block_may_need_a_package() -> None:
+    (block,) = fenced(ROOT / "README.md", "<!-- needs some.package -->\n```python\na\n```\n")
+    assert (block.package, block.reason) == ("some.package", None)
+
+
 def test_there_are_commands_of_every_kind() -> None:
     ours = {command.words[1] for command in COMMANDS if command.words[0] == "dyvision"}
     assert ours >= {*TRAINING, "quickstart", "list", "config", "data", "profile", "reproduce", "benchmark", "report"}
@@ -151,6 +156,9 @@ def parse_training(command: str, words: list[str]) -> None:
     """As ``dyvision fit`` does, without building anything."""
     if asks_for_common_options(TypedOptions.read(words)):
         return
+    if any(word.endswith(".onnx") for word in words):
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
     request = read_request(words, command)
     options = task_options(command, request.task, request.data_format)
     known = options.known_options()
@@ -175,8 +183,7 @@ def parse_other(words: list[str], named: bool) -> None:
     if named and any(name.startswith(f"dyvision {' '.join(words)} ") for name in commands_below):
         return
     with finished():
-        parsed = vars(parser.parse_args(complete(words)))
-        import_all(parsed["imports"])
+        parsed = vars(parse_command(words))
         check_names(parsed)
         for config in (*parsed.get("names", ()), *parsed.get("files", ())) if words[0] == "config" else ():
             find_config(config)
@@ -187,6 +194,7 @@ def check_names(options: Mapping[str, Any]) -> None:
     for option, known in NAMED.items():
         given = options.get(option) or ()
         names = {given} if isinstance(given, str) else set(given)
+        names = {name for name in names if not name.endswith(".ckpt")}  # profile takes a file, too
         assert names <= {*known()}, f"{option}: {names}"
 
 
@@ -269,6 +277,8 @@ def test_python_block_runs(block: Block, weights, monkeypatch) -> None:
     code = compile(block.text, block.where, "exec")
     if block.reason:
         return
+    if block.package:
+        pytest.importorskip(block.package)
     monkeypatch.chdir(weights)
     namespace: dict[str, object] = {}
     exec(PRELUDE, namespace)

@@ -117,13 +117,16 @@ def test_networks_of_elsewhere_are_named_by_the_user(network, name, plain_checkp
 
 
 def test_a_checkpoint_names_no_weights_and_no_place_to_write(plain_checkpoints):
-    places = {"pretrained": "w.pth", "backbone_weights": "b.ckpt", "results_dir": "/somewhere"}
+    places = {"pretrained": "w.pth", "backbone_weights": "b.ckpt", "teacher": "t.ckpt", "results_dir": "/somewhere"}
     nested = {"pretrained": True, "model_kwargs": {"checkpoint_path": "x", "pretrained_cfg": {"file": "y"}, "width": 2}}
-    with pytest.warns(UserWarning, match=r"pretrained, backbone_weights, results_dir.*backbone_kwargs.model_kwargs"):
+    with pytest.warns(
+        UserWarning, match=r"pretrained, backbone_weights, teacher, results_dir.*backbone_kwargs.model_kwargs"
+    ):
         kept = hyperparameters_of({**places, "backbone_kwargs": nested}, "a.ckpt")
     assert kept == {
         "pretrained": False,
         "backbone_weights": None,
+        "teacher": None,
         "results_dir": None,
         "backbone_kwargs": {"model_kwargs": {"width": 2}},
     }

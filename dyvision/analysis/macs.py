@@ -30,10 +30,19 @@ def count_macs(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -
     Raises:
         ValueError: If ``input_size`` is not four positive integers.
     """
-    x = make_input(model, input_size)
+    return count_macs_of(model, make_input(model, input_size))
+
+
+def count_macs_of(model: nn.Module, example: object) -> int:
+    """As :func:`count_macs`, for a given input: a detector's is a list of images, and what it finds decides what runs.
+
+    Args:
+        model: Left in the mode it was in.
+        example: What it is called with.
+    """
     counter = FlopCounterMode(display=False)
     with evaluating(model), every_operation(), torch.no_grad(), counter:
-        model(x)
+        model(example)
     return counter.get_total_flops() // 2
 
 

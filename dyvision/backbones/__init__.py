@@ -3,6 +3,7 @@
 from dyvision.backbones.base import mobilenetv4, resnet10, shufflenetv2  # these and the next register their names
 from dyvision.backbones.create import create_backbone, create_model
 from dyvision.backbones.features import Backbone
+from dyvision.backbones.preprocessing import default_preprocessing
 from dyvision.backbones.published import (
     dynet_mobilenetv2,
     dynet_mobilenetv3,
@@ -20,6 +21,7 @@ __all__ = (
     "LoadReport",
     "create_backbone",
     "create_model",
+    "default_preprocessing",
     "dynamize",
     "dynet_mobilenetv2",
     "dynet_mobilenetv3",

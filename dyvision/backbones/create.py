@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any, cast
@@ -12,29 +11,24 @@ import timm
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
-from dyvision.backbones._pretrained import report_pretrained
+from dyvision.backbones._initial_weights import finish_weights, published, read_weights, take_static
 from dyvision.backbones.classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones.dilation import dilate_stages
 from dyvision.backbones.features import Backbone
+from dyvision.backbones.recorded import records_arguments
 from dyvision.backbones.registry import find_builder
-from dyvision.backbones.weights import load_pretrained_file, plain_weights
+from dyvision.backbones.weights import plain_weights
 from dyvision.convert.dynamize import dynamize
+from dyvision.convert.inflate import Taken
 from dyvision.convert.policies import Policy
+from dyvision.convert.state_dicts import StateDict
 from dyvision.layers import get_layer
 from dyvision.text import first_line
 
 _OUTPUT_STRIDES = (8, 16, 32)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """Names of a static network's tensors with pretrained weights, of those without, and of weights not used."""
-
-    names: tuple[str, ...]
-    classifier: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-
+@records_arguments
 def create_model(
     name: str,
     layer: str = "static",
@@ -86,22 +80,23 @@ def create_model(
         **_mapping("model_kwargs", model_kwargs),
         **({"drop_rate": _rate("drop_rate", drop_rate)} if drop_rate else {}),
     }
-    model, loaded = _build(name, num_classes, in_chans, drop_path_rate, pretrained, arguments)
+    weights = read_weights(pretrained)
+    model, taken = _build(name, num_classes, in_chans, drop_path_rate, pretrained, weights, arguments)
     if not pretrained:
         _start_classifier(model)
     layer_kwargs = _layer_kwargs(layer_kwargs, layer_arguments)
-    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
+    preserve = taken is not None if preserve_outputs is None else preserve_outputs
     model = dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
     model = replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
-    if loaded is not None:
-        report_pretrained(model, name, pretrained, loaded.names, loaded.classifier, loaded.skipped)
+    finish_weights(model, name, pretrained, weights, taken, preserve)
     return model
 
 
+@records_arguments
 def create_backbone(
     name: str,
     layer: str = "static",
-    out_indices: int | Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | str | None = None,
     output_stride: int = 32,
     in_chans: int = 3,
     drop_path_rate: float = 0.0,
@@ -118,7 +113,7 @@ def create_backbone(
         name: A name of :func:`dyvision.list_backbones`, or any other that ``timm.create_model`` knows.
         layer: A name of :func:`dyvision.list_layers`; ``"static"`` is the ordinary network.
         out_indices: Levels to return; negative ones count from the end, an int means the last so many, None all levels
-            with a reduction of at least 4.
+            with a reduction of at least 4, ``"all"`` all of them.
         output_stride: Reduction of the last level: 32, 16 or 8. Stages that would exceed it keep their resolution and
             are dilated instead, dynamic layers included.
         in_chans: Channels of the input.
@@ -151,8 +146,9 @@ def create_backbone(
         **_mapping("model_kwargs", model_kwargs),
         **({"output_stride": output_stride} if output_stride != 32 else {}),
     }
-    body, loaded = _build(name, 0, in_chans, drop_path_rate, pretrained, arguments)
-    preserve = bool(pretrained) if preserve_outputs is None else preserve_outputs
+    weights = read_weights(pretrained)
+    body, taken = _build(name, 0, in_chans, drop_path_rate, pretrained, weights, arguments)
+    preserve = taken is not None if preserve_outputs is None else preserve_outputs
     body = dynamize(
         body,
         layer,
@@ -161,9 +157,9 @@ def create_backbone(
         **_layer_kwargs(layer_kwargs, layer_arguments),
     )
     backbone = Backbone(body, out_indices, name)
-    if loaded is not None:
-        skipped = [key for key in loaded.skipped if key not in backbone._pruned]
-        backbone.pretrained_report = report_pretrained(backbone.body, name, pretrained, loaded.names, (), skipped)  # type: ignore[assignment]
+    report = finish_weights(body, name, pretrained, weights, taken, preserve, backbone._pruned)
+    if report is not None:
+        backbone.pretrained_report = report  # type: ignore[assignment]
     if max(level["reduction"] for level in backbone.feature_info.info) > output_stride != 32:
         raise ValueError(f"{name} cannot be dilated: output_stride={output_stride} is not possible, use 32")
     return backbone
@@ -175,8 +171,9 @@ def _build(
     in_chans: int,
     drop_path_rate: float,
     pretrained: bool | str | PathLike[str],
+    weights: StateDict | None,
     arguments: dict[str, Any],
-) -> tuple[nn.Module, _Loaded | None]:
+) -> tuple[nn.Module, Taken | None]:
     builder = find_builder(name)
     _check_count("in_chans", in_chans, 1)
     if drop_path_rate:
@@ -201,15 +198,7 @@ def _build(
         ) from error
     if pretrained is False:
         return model, None
-    names = tuple(model.state_dict())
-    if not isinstance(pretrained, bool):
-        report = load_pretrained_file(model, pretrained)
-        return model, _Loaded(names, report.fresh, report.skipped)
-    config = getattr(model, "pretrained_cfg", None) or {}
-    head = config.get("classifier") or ()
-    head = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
-    resized = config.get("num_classes") not in (None, num_classes)
-    return model, _Loaded(names, tuple(name for name in names if resized and name.startswith(head)), ())
+    return model, published(model, num_classes) if weights is None else take_static(model, weights, name, pretrained)
 
 
 def _construct(construct: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:

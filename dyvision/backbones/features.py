@@ -22,7 +22,7 @@ class Backbone(nn.Module):
         body: A classifier with timm's feature contract: ``feature_info`` (list of dicts), ``forward_intermediates`` and
             ``prune_intermediate_layers``. It is changed in place.
         out_indices: Levels to return, in this order; negative ones count from the end, an int means the last so many
-            levels (as in timm), None all levels with a reduction of at least 4.
+            levels (as in timm), None all levels with a reduction of at least 4, ``"all"`` all of them.
         name: What to call the network in messages.
 
     Attributes:
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, out_indices: int | Sequence[int] | None = None, name: str | None = None
+        self, body: nn.Module, out_indices: int | Sequence[int] | str | None = None, name: str | None = None
     ) -> None:
         super().__init__()
         name = name or type(body).__name__
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
 
 def resolve_out_indices(
-    out_indices: int | Sequence[int] | None, reductions: Sequence[int], name: str
+    out_indices: int | Sequence[int] | str | None, reductions: Sequence[int], name: str
 ) -> tuple[int, ...]:
     """Levels counted from 0.
 
@@ -90,6 +90,8 @@ def resolve_out_indices(
     exist = f"{name} has {count} levels, 0 to {count - 1} (or -{count} to -1), with reductions {list(reductions)}"
     if out_indices is None:
         return tuple(level for level, reduction in enumerate(reductions) if reduction >= 4)
+    if out_indices == "all":
+        return tuple(range(count))
     if isinstance(out_indices, int) and not isinstance(out_indices, bool):
         if not 0 < out_indices <= count:
             raise ValueError(f"out_indices={out_indices} (an int asks for the last so many levels): {exist}")
@@ -97,7 +99,7 @@ def resolve_out_indices(
     try:
         asked = [level.__index__() for level in out_indices]  # type: ignore[union-attr]
     except (AttributeError, TypeError):
-        raise ValueError(f"out_indices must be None or integers, not {out_indices!r}: {exist}") from None
+        raise ValueError(f"out_indices must be None, 'all' or integers, not {out_indices!r}: {exist}") from None
     wrong = [level for level in asked if not -count <= level < count]
     if wrong or not asked:
         what = f"there is no level {', '.join(map(str, wrong))}" if wrong else "at least one level is needed"

@@ -167,7 +167,7 @@ def read_official(source_weights: Mapping[str, Any] | str | PathLike[str]) -> di
             for name, value in source_weights.items()
             if isinstance(value, (Tensor, Mapping)) or hasattr(value, "__array__")
         }
-        state = read_state_dict(arrays)
+        state: dict[str, Tensor] = read_state_dict(arrays)
     else:
         # training scripts save their options beside the weights: a plain record, safe to read
         with torch.serialization.safe_globals([argparse.Namespace]):

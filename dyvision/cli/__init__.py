@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
-        0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read), 2 if it
-        ended in an error.
+        0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read,
+        ``compare`` with runs that cannot), 2 if it ended in an error.
     """
     prepare_streams()
     shorten_warnings()
@@ -35,13 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in TRAINER_COMMANDS:
             return _run_trainer(arguments[0], arguments[1:])
-        run_command(arguments)
+        return run_command(arguments)
     except KeyboardInterrupt:
         print("dyvision: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return errors.report(error)
-    return 0
 
 
 def _run_trainer(command: str, arguments: list[str]) -> int:

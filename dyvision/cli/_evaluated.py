@@ -42,7 +42,7 @@ def _check_root(command: str, request: Request, data: Mapping[str, Any]) -> None
     if given or not needed or root.is_dir():
         return
     raise ValueError(
-        f"--ckpt_path {request.checkpoint_path}: there is no folder {root}{looked_up(root)} here; it is the data.root "
+        f"{request.origin}: there is no folder {root}{looked_up(root)} here; it is the data.root "
         "of the checkpoint: give --data.root=FOLDER, where the data is now"
     )
 
@@ -63,8 +63,7 @@ def _check_choice(command: str, request: Request, made: Mapping[str, Any], data:
         trained, hint = f"was trained on the rest of {split} by {own}", "leave both out: the checkpoint has its own"
     given = ", ".join(f"data.{name}={data.get(name)}" for name in names)
     message = (
-        f"{given}: --ckpt_path {request.checkpoint_path} {trained}, so images that it was trained on would be "
-        f"evaluated as new ones; {hint}"
+        f"{given}: {request.origin} {trained}, so images that it was trained on would be evaluated as new ones; {hint}"
     )
     if command != "fit" and _same(data.get("root"), made["root"]):
         raise ValueError(message)

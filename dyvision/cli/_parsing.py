@@ -7,8 +7,9 @@ from jsonargparse import ArgumentError, Namespace
 
 from dyvision.cli._option_errors import explain
 from dyvision.cli._resume import kept_options
-from dyvision.cli.request import Request, check_keys, checkpoint_sections
+from dyvision.cli.request import Request, checkpoint_sections
 from dyvision.cli.task_parser import TaskOptions
+from dyvision.cli.unknown_options import check_keys
 
 
 def parse(options: TaskOptions, request: Request) -> Namespace:

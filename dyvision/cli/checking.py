@@ -17,9 +17,10 @@ from dyvision.cli._option_errors import explain, source
 from dyvision.cli._trainer_options import check_checkpoint, check_trainer
 from dyvision.cli.configs import find_config, load_layers, option_groups
 from dyvision.cli.imports import take_imports
-from dyvision.cli.request import Request, unknown_options
+from dyvision.cli.request import Request
 from dyvision.cli.task_parser import TaskOptions, TaskParser
 from dyvision.cli.task_table import TASKS, check_task
+from dyvision.cli.unknown_options import unknown_options
 from dyvision.tasks.callbacks import LastCheckpoint, PredictionWriter
 from dyvision.text import one_line
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from pathlib import Path
-from typing import Any
 
+from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
@@ -18,7 +17,12 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="show which convolutions of a network a layer would replace",
         description="Which convolutions become dynamic, with parameters and multiply-adds before and after.",
     )
-    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones, or any name of timm)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="network (dyvision list backbones, or any name of timm), or a file: a checkpoint, or weights",
+    )
+    parser.add_argument("--network", metavar="NAME", help="whose weights the file has, unless it is a checkpoint")
     parser.add_argument("--layer", required=True, help="dynamic layer (dyvision list layers)")
     parser.add_argument("--dry-run", action="store_true", required=True, help="print the report; nothing is kept")
     parser.add_argument(
@@ -27,29 +31,12 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="POLICY",
         help="which convolutions: a policy, or a wildcard over names (may be given several times)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=_assignment,
-        metavar="NAME=VALUE",
-        help="argument of the layer (may be given several times)",
-    )
+    add_layer_arguments(parser)
     parser.add_argument(
         "--input-size", type=int, default=224, metavar="N", help="side of the image that is counted for"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     parser.set_defaults(run=_dynamize)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, mark, value = text.partition("=")
-    if not mark or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"NAME=VALUE, such as num_kernels=2, not {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-        return name, value
 
 
 def _dynamize(options: argparse.Namespace) -> None:
@@ -62,28 +49,28 @@ def _dynamize(options: argparse.Namespace) -> None:
 
     import torch
 
-    from dyvision.backbones import create_model
+    from dyvision.cli._network_files import open_network
     from dyvision.convert import ConversionReport, dynamize
-    from dyvision.layers import DynamicConv2d, get_layer
-    from dyvision.layers.arguments import check_own_arguments
     from dyvision.tables import make_console
 
-    layer_arguments = dict(options.set)
-    if options.layer != "static":  # a name of dynamize's own arguments is none of the layer's
-        check_own_arguments(get_layer(options.layer), DynamicConv2d, layer_arguments)
+    arguments = layer_arguments(options.layer, options.set)
     # one that is given alone may be the name of a policy
     policy = options.policy[0] if options.policy and len(options.policy) == 1 else options.policy
     report: ConversionReport
+    network, described = open_network(options.model, options.network)
+    channels = next((m.in_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)), 3)
     _, report = dynamize(
-        create_model(options.model),
+        network,
         options.layer,
         policy,
         preserve_outputs=False,
         return_report=True,
-        example_input=torch.zeros(1, 3, options.input_size, options.input_size),
-        **layer_arguments,
+        example_input=torch.zeros(1, channels, options.input_size, options.input_size),
+        **arguments,
     )
     console = make_console()
+    if described != options.model:
+        console.print(plain(described), soft_wrap=True, highlight=False)
     console.print(report.table())
     for remark in report.remarks():
         console.print(plain(remark), soft_wrap=True, highlight=False)

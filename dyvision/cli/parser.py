@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from dyvision.cli._sections import take_sections
 from dyvision.cli.benchmark import add_benchmark
+from dyvision.cli.collapse import add_collapse
 from dyvision.cli.common_options import TRAINER_COMMANDS
+from dyvision.cli.compare import add_compare
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
 from dyvision.cli.dynamize import add_dynamize
+from dyvision.cli.export import add_export
 from dyvision.cli.imports import add_import_option, import_all
 from dyvision.cli.listing import add_list
 from dyvision.cli.profile import add_profile
@@ -29,6 +33,9 @@ _ADD = (
     add_data,
     add_profile,
     add_dynamize,
+    add_collapse,
+    add_compare,
+    add_export,
     add_report,
     add_reproduce,
     add_benchmark,
@@ -63,17 +70,41 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_command(arguments: Sequence[str]) -> None:
-    """Parse a command line that does not run the trainer, and run it.
+def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line that does not run the trainer, and import the modules that it names.
 
     Args:
         arguments: Everything behind ``dyvision``.
+
+    Returns:
+        Its options; ``run`` is the function that runs it, ``sections`` the options that it hands on to the trainer.
 
     Raises:
         ValueError: If there is no such command or option.
     """
     parser = build_parser()
-    check_command(arguments, list(commands_of(parser)))
-    options = parser.parse_args(complete(arguments))
+    commands = commands_of(parser)
+    check_command(arguments, list(commands))
+    command = commands.get(arguments[0]) if arguments else None
+    sections = command.get_default("sections") if command is not None else None
+    own, passed = take_sections(arguments, sections or ())
+    options = parser.parse_args(complete(own))
+    options.sections = passed
     import_all(options.imports)
-    options.run(options)
+    return options
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Parse a command line that does not run the trainer, and run it.
+
+    Args:
+        arguments: Everything behind ``dyvision``.
+
+    Returns:
+        Exit status: 1 if the command did a part of its work, else 0.
+
+    Raises:
+        ValueError: If there is no such command or option.
+    """
+    options = parse_command(arguments)
+    return options.run(options) or 0

@@ -14,12 +14,15 @@ from dyvision.tasks.callbacks import PredictionWriter
 
 
 def add_prediction_options(parser: LightningArgumentParser) -> None:
-    """Add ``--output`` and ``--prediction.*``."""
+    """Add ``--output``, ``--json`` and ``--prediction.*``."""
     parser.add_argument(
         "--output",
         type=str | None,
         default=None,
         help="folder for predictions, or for the results of validate and test",
+    )
+    parser.add_argument(
+        "--json", type=str | None, default=None, help="file for the metrics of validate and test, those of classes too"
     )
     parser.add_class_arguments(PredictionWriter, "prediction", skip={"output"}, instantiate=False)
 

@@ -1,12 +1,21 @@
-"""``dyvision profile``: parameters, multiply-adds, memory and latency of a network."""
+"""``dyvision profile``: parameters, multiply-adds, memory and latency of a network, or of several beside each other."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.saving import check_target, write_text
-from dyvision.text import plain
+from dyvision.text import one_line, plain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dyvision.analysis import Profile
 
 
 def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,10 +23,18 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "profile",
         help="count parameters, multiply-adds, activation memory and latency",
-        description="What a network costs: per layer as a table, everything as JSON, per stage as a picture.",
+        description="What a network costs: per layer as a table, everything as JSON, per stage as a picture. With "
+        "several layers one table with a row for each.",
     )
-    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones)")
-    parser.add_argument("--layer", default="static", help="dynamic layer (dyvision list layers)")
+    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones), or a checkpoint (.ckpt)")
+    parser.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        help="dynamic layer (dyvision list layers; may be given several times; default: static)",
+    )
+    add_layer_arguments(parser)
+    parser.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
     parser.add_argument("--input-size", type=_size, default=(224, 224), metavar="N", help="side, or HEIGHTxWIDTH")
     parser.add_argument("--batch", type=int, default=1, help="images per batch")
     parser.add_argument(
@@ -46,25 +63,78 @@ def _profile(options: argparse.Namespace) -> None:
     import json
 
     from dyvision.analysis import profile
-    from dyvision.backbones import create_model
+    from dyvision.analysis.side_by_side import side_by_side
     from dyvision.cli._devices import find_device
     from dyvision.tables import make_console
 
     device = find_device(options.device)
     if options.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {options.batch}")
-    model = create_model(options.model, layer=options.layer).to(device)
-    size = (options.batch, 3, *options.input_size)
-    result = profile(model, size, as_executed=options.as_executed, latency=not options.no_latency)
-    name = options.model if options.layer == "static" else f"{options.model}, {options.layer}"
-    text = json.dumps({"model": options.model, "layer": options.layer, **result.to_dict()}, indent=1)
+    several = len(options.layer) > 1
+    if several and options.picture is not None:
+        raise ValueError("--picture draws one network: give one --layer with it")
+    rows = _networks(options)
+    profiles: dict[str, Profile] = {}
+    for _, layer, channels, network in rows:
+        size = (options.batch, channels, *options.input_size)
+        with _named(options.model):
+            profiles[layer] = profile(
+                network.to(device), size, as_executed=options.as_executed, latency=not options.no_latency
+            )
+    name = rows[0][0]
+    contents = [{"model": name, "layer": layer, **result.to_dict()} for layer, result in profiles.items()]
+    text = json.dumps({"model": name, "networks": contents} if several else contents[0], indent=1)
+    layer, result = next(iter(profiles.items()))
+    title = name if layer == "static" else f"{name}, {layer}"
     if options.json == Path("-"):
         print(text)
     else:
         console = make_console()
-        console.print(result.table())
-        console.print(plain(f"{name}: {result}"), highlight=False)
+        console.print(side_by_side(profiles, name) if several else result.table())
+        if not several:
+            console.print(plain(f"{title}: {result}"), highlight=False)
         if options.json is not None:
             write_text(options.json, f"{text}\n")
     if options.picture is not None:
-        result.save_picture(options.picture, title=name)
+        result.save_picture(options.picture, title=title)
+
+
+def _networks(options: argparse.Namespace) -> list[tuple[str, str, int, nn.Module]]:
+    """The name, the layer, the channels of the images and the network of each row."""
+    if Path(options.model).suffix == ".ckpt":
+        return [_of_checkpoint(options)]
+    from dyvision.backbones import create_model
+
+    layers = list(dict.fromkeys(options.layer)) or ["static"]
+    if options.set and layers == ["static"]:
+        raise ValueError("--set gives arguments of a dynamic layer: give --layer with it")
+    made = [(layer, {} if layer == "static" else layer_arguments(layer, options.set)) for layer in layers]
+    return [
+        (options.model, layer, 3, create_model(options.model, layer=layer, layer_kwargs=arguments))
+        for layer, arguments in made
+    ]
+
+
+def _of_checkpoint(options: argparse.Namespace) -> tuple[str, str, int, nn.Module]:
+    if options.layer or options.set:
+        raise ValueError(f"{options.model}: a checkpoint has its own layers: leave --layer and --set out")
+    from dyvision import tasks
+    from dyvision.checkpoint_file import read_checkpoint
+    from dyvision.cli.task_table import TASKS
+
+    entry = TASKS.get(read_checkpoint(options.model, mmap=True).get("task") or "")
+    if entry is None:
+        raise ValueError(f"{options.model}: of another project (it names no task of dyvision)")
+    trust = options.trust.split(",") if options.trust else ()
+    task = getattr(tasks, entry.model).load_from_checkpoint(options.model, map_location="cpu", trust=trust)
+    hparams = task.hparams
+    return f"{hparams.backbone}, {entry.name}", hparams.layer, hparams.in_chans, task.built_network
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Say which network it is that cannot take images of this size."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{model}: cannot be profiled: {one_line(error)[:200]}; try another --input-size") from error

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dyvision import checkpoint_file
+from dyvision.cli._exported import read_exported, take_exported
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
-from dyvision.cli.configs import load_layers, option_groups, shown_name, unknown_keys
+from dyvision.cli.configs import load_layers, shown_name
 from dyvision.cli.imports import take_imports
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
-from dyvision.cli.words import check_words, suggest
+from dyvision.cli.words import check_words, take_photos
 from dyvision.data.formats import list_data_formats
 from dyvision.reading import parse_yaml
 from dyvision.registry import check_plugins, missing_plugin, records_of
-from dyvision.signatures import constructor_signature
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
+if TYPE_CHECKING:
+    from dyvision.tasks.exporting import ExportedTask
+
 #: hyperparameters that decide whether a checkpoint is one of the wanted configuration
 _ARCHITECTURE = ("backbone", "layer", "layer_kwargs", "policy", "head", "aux_head")
+
+#: options of the data that null leaves to what the weights expect
+_FROM_WEIGHTS = ("mean", "std", "crop_ratio", "interpolation")
 
 
 @dataclass
@@ -40,6 +46,7 @@ class Request:
         checkpoint_path: The file behind ``checkpoint``.
         loggers: Classes of loggers that were given by name only.
         imports: Modules and files of the user that were imported.
+        exported: The ONNX file that ``checkpoint`` is of, given as ``--model FILE``.
     """
 
     layers: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
@@ -48,6 +55,7 @@ class Request:
     checkpoint_path: Path | None = None
     loggers: list[str] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    exported: ExportedTask | None = None
 
     @property
     def data_format(self) -> str | None:
@@ -66,6 +74,11 @@ class Request:
         return name
 
     @property
+    def origin(self) -> str:
+        """What the weights come from, as it was typed."""
+        return f"{'--ckpt_path' if self.exported is None else '--model'} {self.checkpoint.get('path')}"
+
+    @property
     def task(self) -> str:
         """Name of the task: typed, else from the last config that has one, else from the checkpoint."""
         named = self.named_task or self.checkpoint.get("task")
@@ -77,11 +90,13 @@ class Request:
         made = self.checkpoint.get("task")
         if made is None and self.checkpoint.get("path") and not self.names_class("model"):
             raise ValueError(
-                f"--ckpt_path {self.checkpoint['path']}: of another project (it names no task of dyvision); weights of "
+                f"{self.origin}: of another project (it names no task of dyvision); weights of "
                 "a backbone are taken by --model.backbone_weights"
             )
         if made not in (None, named):
-            raise ValueError(f"--ckpt_path: the checkpoint is one of task {made!r}, but the config is for {named!r}")
+            raise ValueError(
+                f"{self.origin.split()[0]}: the checkpoint is one of task {made!r}, but the config is for {named!r}"
+            )
         return named
 
     @property
@@ -123,6 +138,9 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         ValueError: If ``--config`` or ``--ckpt_path`` has no value, or the checkpoint cannot be read.
     """
     typed = TypedOptions.read(arguments)
+    exported = take_exported(typed)
+    if command == "predict":
+        take_photos(typed)
     check_words(typed)
     request = Request(typed=typed)
     for name in typed.take("config"):
@@ -141,7 +159,28 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         request.checkpoint_path = Path(checkpoint)
     if request.checkpoint_path is not None:
         request.checkpoint = read_checkpoint(request.checkpoint_path)
+    if exported is not None:
+        if request.checkpoint_path is not None:
+            raise ValueError(f"--model {exported} and --ckpt_path {request.checkpoint_path}: give one of them")
+        request.exported = read_exported(exported, command)
+        request.checkpoint = request.exported.as_checkpoint()
+    if request.checkpoint:
+        decided = request.checkpoint["data"]
+        request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]
     return request
+
+
+def _without_open(content: dict[str, Any], decided: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the options of the data that it leaves to the weights (null) and a checkpoint has decided.
+
+    The config of a run says what was asked for; its checkpoint, which no longer starts from other weights, what that
+    was.
+    """
+    given = content.get("data")
+    if not isinstance(given, Mapping):
+        return content
+    names = {name for name in _FROM_WEIGHTS if given.get(name, "") is None and decided.get(name) is not None}
+    return {**content, "data": {name: value for name, value in given.items() if name not in names}}
 
 
 def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
@@ -171,8 +210,12 @@ def resolve_checkpoint(request: Request, kind: str, command: str) -> Path:
     return found
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, option: str = "--ckpt_path ") -> dict[str, Any]:
     """What the options are parsed with.
+
+    Args:
+        path: The file.
+        option: What stands before it in messages.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -182,15 +225,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = checkpoint_file.read_checkpoint(path, mmap=True)
         checkpoint_file.check_finite(content["state_dict"], str(path))
     except (ValueError, OSError) as error:
-        raise type(error)(f"--ckpt_path {error}") from error
+        raise type(error)(f"{option}{error}") from error
     if not isinstance(content.get("pytorch-lightning_version"), str):
-        raise ValueError(f"--ckpt_path {path}: not a checkpoint of a training run (it lacks Lightning's version)")
+        raise ValueError(f"{option}{path}: not a checkpoint of a training run (it lacks Lightning's version)")
     if (
         content.get("task") in TASKS
         and content["state_dict"]
         and content["hyper_parameters"].get("num_classes") is None
     ):
-        raise ValueError(f"--ckpt_path {path}: has weights, but its hyperparameters lack num_classes")
+        raise ValueError(f"{option}{path}: has weights, but its hyperparameters lack num_classes")
     return {
         "path": path,
         "weights": checkpoint_file.count(content["state_dict"]),
@@ -205,59 +248,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def check_keys(request: Request, known: list[str], free: list[str]) -> None:
-    """Report every key that does not exist, with the nearest one, in one error.
-
-    Raises:
-        ValueError: If there are such.
-    """
-    wrong = [f"{where}{hint}" for where, hint in unknown_options(request, known, free, request.task)]
-    if wrong:
-        raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
-
-
-def unknown_options(request: Request, known: list[str], free: list[str], task: str) -> list[tuple[str, str]]:
-    """What was given and is no option, each as it was given (``a.yaml: 'model.bakbone'``), and the nearest name.
-
-    Args:
-        request: Configs and typed options.
-        known: Dotted names of all options.
-        free: Sections that take the arguments of any class.
-        task: Name of the task.
-    """
-    known = [*known, *free]
-    groups = option_groups(known)
-    names = [*known, *groups, "base"]
-    wrong = [
-        (f"{shown_name(path)}: {key!r}", _elsewhere(key, task) or suggest(key, names))
-        for path, content in request.layers
-        for key in unknown_keys(content, known)
-    ]
-    for name, _ in request.typed:
-        key = name.removesuffix("+")
-        if key in ("help", "print_config") or key.endswith(".help") or key in groups:
-            continue
-        below_option = any(key.startswith(f"{option}.") for option in known)
-        negative = key.removeprefix("no_") in known
-        if key not in known and not below_option and not negative:
-            wrong.append((f"--{key}", _elsewhere(key, task) or suggest(key, [*known, *groups])))
-    return wrong
-
-
-def _elsewhere(key: str, task: str) -> str:
-    """Which other tasks have an option that this one has not; empty if none has it."""
-    from dyvision import data, tasks
-
-    section, _, name = key.partition(".")
-    package = {"model": tasks, "data": data}.get(section)
-    having = [
-        other
-        for other, entry in TASKS.items()
-        if package and name in constructor_signature(getattr(package, getattr(entry, section))).parameters
-    ]
-    return f" (there is one in {' and '.join(having)}, none in {task})" if having else ""
-
-
 def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a checkpoint contributes: its data below the configs, its model above them.
 
@@ -265,7 +255,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
         ValueError: If it names code that neither dyvision knows nor the user names again.
     """
     trusted = trusted_names(request.typed, (content for _, content in request.layers))
-    where = f"--ckpt_path {request.checkpoint.get('path')}"
+    where = request.origin
     checkpoint_file.warn_of_newer(request.checkpoint, where, VERSION)
     sections: dict[str, dict[str, Any]] = {}
     used: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._loggers import make_loggers
 from dyvision.cli._messages import expect_frozen_modules, silence_advice
 from dyvision.cli._parsing import parse
+from dyvision.cli._results_file import ResultsFile
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring
 from dyvision.cli._run import TrainingRun, as_list, with_checkpoint_io
@@ -65,8 +66,12 @@ class TaskCLI(TaskOptions):
         check_values(self, self.config, "trainer", "checkpoint")
         if self.command == "fit" and "output" in self.request.typed:
             raise ValueError("fit has no --output; its folder is <--trainer.default_root_dir, runs>/<task>/version_N")
+        if self.config.json is not None and self.command not in ("validate", "test"):
+            raise ValueError(
+                f"{self.command} has no --json; metrics are written by validate --json FILE and test --json FILE"
+            )
         evaluates = self.command in ("validate", "test", "predict") and "model" not in self.custom
-        if evaluates and self.config.ckpt_path is None:
+        if evaluates and self.config.ckpt_path is None and self.request.exported is None:
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
@@ -86,8 +91,10 @@ class TaskCLI(TaskOptions):
     def instantiate_classes(self) -> None:
         """Build task, data and trainer; what a checkpoint describes is not built beyond a multiple of its weights."""
         made = self.request.checkpoint
-        with LimitedMemory(made["weights"], f"--ckpt_path {made['path']}") if made else nullcontext():
+        with LimitedMemory(made["weights"], self.request.origin) if made else nullcontext():
             super().instantiate_classes()
+        if self.request.exported is not None:
+            self.request.exported.run(self.model)
         if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
             expect_frozen_modules()
 
@@ -116,6 +123,8 @@ class TaskCLI(TaskOptions):
             if self.request.loggers:
                 options["logger"] = make_loggers(self.request.loggers, self.results.path)
             added.append(ConfusionMatrixWriter(self.results.path))
+        if self.config.json is not None:
+            added.append(ResultsFile(self.config.json, self.request.checkpoint_path or self.config.ckpt_path))
         if self.command in ("fit", "validate", "test"):
             added.append(ResultsTable())
         if self.command == "predict":

@@ -41,6 +41,9 @@ _SECTIONS = {
     "checkpoint": "--checkpoint.save_top_k=3; a checkpoint to start from is --ckpt_path=FILE",
     "last": "--last.every_n_train_steps=1000; to go on with a run: --ckpt_path=last",
 }
+#: how files end that are given as options
+_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+_CONFIGS = (".yaml", ".yml")
 #: what other tools call a command -> what it is called here
 _COMMANDS = {"train": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "infer": "predict"}
 
@@ -115,6 +118,15 @@ def check_words(options: TypedOptions) -> None:
             raise ValueError(f"--{name}={value}: --{name} has options below it, such as {_SECTIONS[name]}")
 
 
+def take_photos(options: TypedOptions) -> None:
+    """Take a folder of images, or one image, that stands alone behind ``predict`` for ``--data.predict_root``."""
+    if len(options.words) == 1 and "data.predict_root" not in options:
+        (word,) = options.words
+        if Path(word).exists() and not word.endswith((*_CHECKPOINTS, *_CONFIGS, ".onnx")):
+            options.pairs.append(("data.predict_root", word))
+            options.words.clear()
+
+
 def suggest(name: str, known: Sequence[str]) -> str:
     """Phrase what a misspelt option may have meant: what other tools call so, or the closest name."""
     plain = name.replace("-", "_")
@@ -123,9 +135,11 @@ def suggest(name: str, known: Sequence[str]) -> str:
 
 
 def _meant(argument: str) -> str:
-    if argument.endswith((".ckpt", ".pt", ".pth", ".safetensors")):
+    if argument.endswith(_CHECKPOINTS):
         return f"; a checkpoint is given as --ckpt_path={argument}"
-    if argument.endswith((".yaml", ".yml")):
+    if argument.endswith(".onnx"):
+        return f"; an exported file is given as --model={argument}"
+    if argument.endswith(_CONFIGS):
         return f"; a config is given as --config={argument}"
     if argument in ("fit", "validate", "test", "predict"):
         return "; give one command at a time"

@@ -43,7 +43,8 @@ def warn_of_losses(model: nn.Module, sites: Sequence[ConvSite], preserve_outputs
     losses = [f"{what} {some(names, 3)}" for what, names in parts.items() if names]
     tied = _tied(model, sites)
     if tied:
-        losses.append(f"the weights that {some(tied, 3)} share with other modules, which are copied")
+        shared = f"the weights that {some(tied, 3)} share with other modules, which are copied"
+        losses.append(f"{shared} (a policy of patterns can leave them out)")
     if not preserve_outputs:
         frozen = [site.name for site in sites if any(not p.requires_grad for p in site.conv.parameters())]
         if frozen:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dyvision.convert._block_inputs import UnclearInputsError, observe_calls, takes_several, understand_call
 from dyvision.convert._fitting import Fitting
 from dyvision.convert._handover import keep_attributes
 from dyvision.convert._shared_branches import BRANCH_NAME, BlockTrace, UntraceableBlockError, share_branch, trace_block
@@ -26,6 +27,7 @@ class Replacement:
         layer_class: The class of the layers.
         preserve_outputs: Whether they start from the convolutions' weights.
         layer_kwargs: Their own arguments.
+        example: What the model takes, to see how it calls blocks with several inputs; without one images are tried.
     """
 
     def __init__(
@@ -34,13 +36,21 @@ class Replacement:
         layer_class: type[DynamicConv2d],
         preserve_outputs: bool,
         layer_kwargs: Mapping[str, Any],
+        example: Tensor | None = None,
     ) -> None:
-        self.model, self.layer_class, self.preserve_outputs = model, layer_class, preserve_outputs
+        self.model, self.layer_class, self.preserve_outputs, self.example = (
+            model,
+            layer_class,
+            preserve_outputs,
+            example,
+        )
         self.fitting = Fitting(layer_kwargs)
         #: the layers by the name of the convolution that each replaced
         self.layers: dict[str, DynamicConv2d] = {}
         #: the branches that several layers share, by name
         self.branches: dict[str, nn.Module] = {}
+        #: calls of blocks with several inputs
+        self.calls: Mapping[str, Sequence[tuple[Any, Any]]] = {}
         #: blocks whose layers keep a branch each, and why
         self.apart: dict[str, str] = {}
 
@@ -78,6 +88,8 @@ class Replacement:
         blocks: dict[str | None, list[ConvSite]] = {}
         for site in sites:
             blocks.setdefault(site.block, []).append(site)
+        several = [block for block in blocks if block and takes_several(self.model.get_submodule(block))]
+        self.calls = observe_calls(self.model, several, self.example) if several else {}
         for block, members in blocks.items():
             trace = None if block is None else self._try_trace(block, members)
             if block is None or trace is None:
@@ -139,8 +151,10 @@ class Replacement:
         try:
             if not block:
                 raise UntraceableBlockError("the block is the model itself, which is changed in place")
-            return trace_block(self.model.get_submodule(block), [_relative(site.name, block) for site in members])
-        except UntraceableBlockError as error:
+            module = self.model.get_submodule(block)
+            call = understand_call(module, self.calls[block]) if block in self.calls else None
+            return trace_block(module, [_relative(site.name, block) for site in members], call)
+        except (UntraceableBlockError, UnclearInputsError) as error:
             self.apart[block or type(self.model).__name__] = str(error)
             return None
 

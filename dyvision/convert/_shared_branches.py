@@ -10,6 +10,7 @@ at the top:
 The result is an ordinary module without hidden state: it can be copied, pickled, checkpointed, compiled and exported.
 Tracing follows one path through ``forward``. So that a block which has others is not changed in silence, the trace is
 made in training and in evaluation mode and executed beside the block; if anything differs, the block is left as it is.
+Of several inputs (a decoder's skip connection) the branch sees the first tensor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import fx, nn
 
 from dyvision.convert._atomic import unchanged
+from dyvision.convert._block_inputs import BlockCall, check_fixed, fixed_forward
 from dyvision.convert._block_origin import remember_block
 from dyvision.convert._handover import has_hooks
 from dyvision.convert._sites import has_own_methods
@@ -40,11 +42,13 @@ class BlockTrace:
 
     Attributes:
         graph: Its operations; the children are called as modules.
-        in_channels: Channels of its input.
+        in_channels: Channels of its input, of several the first.
+        source: Name of that input.
     """
 
     graph: fx.Graph
     in_channels: int
+    source: str
 
 
 class _BlockTracer(fx.Tracer):
@@ -59,28 +63,32 @@ class _BlockTracer(fx.Tracer):
         return module_qualified_name not in self._containers
 
 
-def trace_block(block: nn.Module, convs: Sequence[str]) -> BlockTrace:
+def trace_block(block: nn.Module, convs: Sequence[str], call: BlockCall | None = None) -> BlockTrace:
     """Trace a block down to the given convolutions.
 
     Args:
         block: The block, with its static convolutions still in place; unchanged afterwards.
         convs: Names of the convolutions relative to the block.
+        call: How it is called, if its ``forward`` takes more than one argument.
 
     Raises:
-        UntraceableBlockError: If the block's ``forward`` depends on data or on the training mode, does not call each of
-            the convolutions, or takes more than one tensor.
+        UntraceableBlockError: If the block's ``forward`` depends on data or on the training mode, or does not call each
+            of the convolutions.
     """
     containers = {name[:end] for name in convs for end, mark in enumerate(name) if mark == "."}
     for name in ("", *sorted(containers)):  # what is not called as a module any more
         rewritten = block.get_submodule(name)
         if has_hooks(rewritten) or has_own_methods(rewritten):
             raise UntraceableBlockError(f"{name or 'it'} has hooks or a replaced method, which would be lost")
-    graphs = []
-    for training in (True, False):
-        # what forward stores on its module is a stand-in here, or a tensor of the wrong size
-        with unchanged(block):
-            block.train(training)
-            graphs.append(_trace(block, convs))
+    try:
+        graphs = _both_modes(block, convs, call)
+    except UntraceableBlockError:
+        if call is None:
+            raise
+        # numbers may choose the path, too
+        numbers = [name for name, value in call.values.items() if isinstance(value, (int, float))]
+        call = call.fix(numbers)
+        graphs = _both_modes(block, convs, call)
     if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
         raise UntraceableBlockError("its forward differs between training and evaluation mode")
     graph = graphs[1]
@@ -90,9 +98,13 @@ def trace_block(block: nn.Module, convs: Sequence[str]) -> BlockTrace:
         raise UntraceableBlockError(
             f"its forward does not call {uncalled[0] if uncalled else 'its convolutions'} directly"
         )
-    if sum(node.op == "placeholder" for node in graph.nodes) != 1:
-        raise UntraceableBlockError("its forward takes more than one argument")
-    return BlockTrace(graph, _probe(block, graph))
+    if call is not None:
+        check_fixed(graph, call)
+        graph.lint()
+        _compare_call(block, graph, call)
+        return BlockTrace(graph, int(call.values[call.source].shape[1]), call.source)
+    (placeholder,) = (node for node in graph.nodes if node.op == "placeholder")
+    return BlockTrace(graph, _probe(block, graph), str(placeholder.target))
 
 
 def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -101,7 +113,8 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
     Args:
         block: The traced block; it gives up its children and parameters to the result, under the same names.
         trace: Its trace.
-        branch: Called on the block's input; returns one entry per layer, in the order of ``layers``.
+        branch: Called on the block's input, the first of several; returns one entry per layer, in the order of
+            ``layers``.
         layers: The layers by the name of the convolution (relative to the block) that each replaces.
 
     Returns:
@@ -117,9 +130,10 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
 
     graph = trace.graph
     entries = list(layers)
-    placeholder = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(placeholder):
-        coefficients = graph.create_node("call_module", BRANCH_NAME, (placeholder,))
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    source = next(node for node in placeholders if node.target == trace.source)
+    with graph.inserting_after(placeholders[-1]):
+        coefficients = graph.create_node("call_module", BRANCH_NAME, (source,))
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target in layers:
             with graph.inserting_before(node):
@@ -145,10 +159,21 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
     return shared
 
 
-def _trace(block: nn.Module, convs: Sequence[str]) -> fx.Graph:
+def _both_modes(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> list[fx.Graph]:
+    graphs = []
+    for training in (True, False):
+        # what forward stores on its module is a stand-in here, or a tensor of the wrong size
+        with unchanged(block):
+            block.train(training)
+            graphs.append(_trace(block, convs, call))
+    return graphs
+
+
+def _trace(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> fx.Graph:
     tracer = _BlockTracer(convs)
     try:
-        return tracer.trace(block)
+        with fixed_forward(block, call):
+            return tracer.trace(block)
     # tracing runs foreign code with stand-ins for tensors: it can fail in any way
     except Exception as error:
         raise UntraceableBlockError(f"torch.fx cannot trace it ({first_line(error, 120)})") from error
@@ -181,6 +206,31 @@ def _probe(block: nn.Module, graph: fx.Graph) -> int:
                 raise UntraceableBlockError("its trace computes something else")
             return channels
     raise UntraceableBlockError("the number of its input channels is unclear")
+
+
+def _compare_call(block: nn.Module, graph: fx.Graph, call: BlockCall) -> None:
+    """Run the block and its trace on what it is called with."""
+    with torch.no_grad(), unchanged(block):
+        block.eval()
+        try:
+            expected = _tensors(block(**call.values))
+            inputs = [call.values[str(node.target)] for node in graph.nodes if node.op == "placeholder"]
+            found = _tensors(fx.Interpreter(block, graph=graph).run(*inputs))
+        except Exception as error:
+            raise UntraceableBlockError(f"its trace does not run ({first_line(error, 120)})") from error
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        raise UntraceableBlockError("its trace gives another shape")
+    for one, other in zip(expected, found, strict=True):
+        if not one.is_meta and not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise UntraceableBlockError("its trace computes something else")
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for part in value for tensor in _tensors(part)]
+    raise UntraceableBlockError("it does not return tensors")
 
 
 def _candidates(block: nn.Module) -> list[int]:

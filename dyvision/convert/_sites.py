@@ -16,21 +16,24 @@ from typing import Literal, cast
 from timm.layers import Conv2dSame
 from torch import nn
 
+from dyvision.convert._parts import enclosing_part, find_parts
 from dyvision.layers import CoefficientBranch, DynamicConv2d, StaticConv2d
 
-Role = Literal["stem", "block", "shortcut", "transition", "head", "attention", "classifier", "predictor"]
+Role = Literal["stem", "block", "shortcut", "transition", "head", "part", "attention", "classifier", "predictor"]
 
 # DenseBlock is a whole stage of DenseLayers; the block of DenseNet is the layer.
 _BLOCK = re.compile(
     r"(^|(?<!Dense)(?<!Drop)(?<!Stem))Block(V?\d+d?)?$"
     r"|(Bottleneck|Bottle2neck|InvertedResidual|EdgeResidual|DepthwiseSeparableConv|MBConv|MbConv|Residual)$"
     r"|^(ConvBnAct|(Dla|PreAct|SelectiveKernel)Basic|Fire|_?DenseLayer|Inception[A-E]?|UniversalInvertedResidual)$"
+    # transformers calls a block a layer
+    r"|((Basic|Bottle[nN]eck|PreActResidual)Layer|^RegNet[XY]Layer|^(ConvNext(V2)?|Segformer|PoolFormer)Layer)$"
 )
 _ATTENTION = re.compile(
-    r"(Attn|Attention)(\d?d)?$|^(SqueezeExcit\w*|SqueezeAndExcit\w*|(Effective)?S[eE](Module|Layer|Block)?|"
+    r"(Attn|Attention)(\d?d)?$|Squeeze(And)?Excit\w*$|^(RegNet)?SELayer$|^((Effective)?S[eE](Module|Layer|Block)?|"
     r"(C?[eE]ca|ECA)(Module|Layer|Block)?|(Light)?C[bB][aA][mM](Module)?|GatherExcite|GlobalContext|CoordAtt\w*)$"
 )
-_ATTENTION_NAMES = frozenset({"se", "eca", "attn", "attention", "se_layer", "se_module", "cbam"})
+_ATTENTION_NAMES = frozenset({"se", "eca", "attn", "attention", "se_layer", "se_module", "squeeze_excite", "cbam"})
 _SHORTCUT_NAMES = frozenset({"downsample", "shortcut", "skip", "identity", "residual_conv"})
 # timm's VGG: the hidden layers of the classifier as convolutions, the first of them 7x7 with a hundred million weights
 _CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "logits", "pre_logits"})
@@ -38,10 +41,11 @@ _CLASSIFIER_NAMES = frozenset({"classifier", "fc", "head_fc", "last_linear", "lo
 _PREDICTOR = re.compile(
     r"(^|\.)((\w+_)?(cls_logits|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|conv_logits|cls_score|mask_pred)"
     r"|(conv|retina|fcos|rpn|gfl|atss|tood)_(cls|reg|centerness|obj)|conv_(centerness|objectness|class|seg)"
-    r"|(multi_level_conv_)(cls|reg|obj)(\.\d+)?|aux_classifier\.4"
+    r"|(multi_level_conv_)(cls|reg|obj)(\.\d+)?|aux_classifier\.4|(low|high)_classifier"
+    r"|segmentation_head\.0"
     r"|(classification|regression)_head\.module_list\.\d+(\.1)?)$"
 )
-_STEM_NAMES = frozenset({"stem", "conv_stem", "patch_embed"})
+_STEM_NAMES = frozenset({"stem", "conv_stem", "patch_embed", "embedder", "embeddings"})
 # Other subclasses change the kernel before using it (weight standardisation, parametrisations): a mixture of plain
 # kernels would not compute what they do.
 CONVERTIBLE = (nn.Conv2d, Conv2dSame, StaticConv2d)
@@ -55,10 +59,13 @@ class ConvSite:
         name: Its name in ``model.named_modules()``.
         conv: The module.
         role: ``stem``, ``block``, ``shortcut`` (inside a block, beside its main path), ``transition`` (between blocks),
-            ``head`` (after the last block), ``attention`` (inside squeeze-excite and the like), ``classifier``, or
-            ``predictor`` (the last convolution of a detector's or an auxiliary head).
+            ``head`` (after the last block), ``part`` (of what is on top of a backbone: a pyramid, a decoder, a
+            detector's heads), ``attention`` (inside squeeze-excite and the like), ``classifier``, or ``predictor`` (the
+            last convolution of a detector's or a segmentation head).
         block: Name of the residual block it belongs to, or None.
         block_class: Class name of that block, or the empty string.
+        part: Name of the pyramid, decoder or head it belongs to, or None.
+        part_kind: What that is.
     """
 
     name: str
@@ -66,6 +73,8 @@ class ConvSite:
     role: Role
     block: str | None = None
     block_class: str = ""
+    part: str | None = None
+    part_kind: str = ""
 
     @property
     def stage(self) -> str:
@@ -101,7 +110,9 @@ def find_convs(model: nn.Module, dynamic: bool = False) -> list[ConvSite]:
         of role ``block`` with ``block=None``.
     """
     modules = dict(model.named_modules())
-    blocks = _outermost_blocks(model, modules)
+    parts = find_parts(modules)
+    every_block = _outermost_blocks(model, modules)
+    blocks = [name for name in every_block if enclosing_part(name, parts) is None]
     names = [
         name
         for name, module in modules.items()
@@ -112,18 +123,20 @@ def find_convs(model: nn.Module, dynamic: bool = False) -> list[ConvSite]:
     if blocks:
         first, last = order[blocks[0]], order[blocks[-1]]
     else:
-        main_path = [name for name in names if not _is_attention(name, modules)]
+        main_path = [n for n in names if not _is_attention(n, modules) and enclosing_part(n, parts) is None]
         first, last = (order[main_path[0]] + 1 if main_path else 0), len(order)
     sites = []
     for name in names:
         conv = modules[name]
         if not isinstance(conv, (nn.Conv2d, DynamicConv2d)):  # for the type checker: CONVERTIBLE are all Conv2d
             continue
-        block = _enclosing(name, blocks)
+        block, part = _enclosing(name, every_block), enclosing_part(name, parts)
         if _is_attention(name, modules):
             role: Role = "attention"
-        elif _PREDICTOR.search(name):
+        elif _PREDICTOR.search(name) or _is_torchvision_predictor(name, part):
             role = "predictor"
+        elif part is not None:
+            role = "classifier" if _CLASSIFIER_NAMES & set(name[len(part) + 1 :].split(".")) else "part"
         elif block is not None:
             role = _role_in_block(name, block, modules[block])
         elif order[name] < first:
@@ -134,11 +147,8 @@ def find_convs(model: nn.Module, dynamic: bool = False) -> list[ConvSite]:
             role = "head"
         else:
             role = "transition" if blocks else "block"
-        sites.append(
-            ConvSite(
-                name, cast(nn.Conv2d, conv), role, block, type(modules[block]).__name__ if block is not None else ""
-            )
-        )
+        kind = type(modules[block]).__name__ if block is not None else ""
+        sites.append(ConvSite(name, cast(nn.Conv2d, conv), role, block, kind, part, parts.get(part or "", "")))
     return sites
 
 
@@ -158,6 +168,11 @@ def is_plain(module: nn.Module) -> bool:
 def has_own_methods(module: nn.Module) -> bool:
     """Whether a method is replaced on the instance, as ``forward`` is by accelerate's hooks."""
     return any(callable(value) and callable(getattr(type(module), name, None)) for name, value in vars(module).items())
+
+
+def _is_torchvision_predictor(name: str, part: str | None) -> bool:
+    """Whether it is the last convolution of torchvision's segmentation heads, which are lists."""
+    return part is not None and part.endswith("classifier") and name == f"{part}.4"
 
 
 def _role_in_block(name: str, block: str, module: nn.Module) -> Role:
@@ -185,7 +200,7 @@ def _looks_like_block(module: nn.Module) -> bool:
 
 
 def _is_stem(name: str) -> bool:
-    return name.split(".")[0] in _STEM_NAMES
+    return bool(_STEM_NAMES & set(name.split(".")))
 
 
 def _is_attention(name: str, modules: dict[str, nn.Module]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from dyvision.convert._averages import average_coefficients
 from dyvision.convert._block_origin import restore_block, without_branch
+from dyvision.convert._refusals import check_is_plain
 from dyvision.convert._replacing import swap
 from dyvision.convert._shared_branches import BRANCH_NAME
 from dyvision.convert.fuse import normed_convs
@@ -59,6 +60,7 @@ def collapse(
         >>> type(static.blocks[1][0].conv_pw).__name__
         'Conv2d'
     """
+    check_is_plain(model, "collapse")
     layers = _collapsible(model)
     batches = list(dataloader) if isinstance(dataloader, Iterator) else dataloader
     static = copy.deepcopy(model).eval()

@@ -17,9 +17,12 @@ from dyvision.convert._handover import (
 )
 from dyvision.convert._measuring import count_executed, count_params, make_report
 from dyvision.convert._reads import readers_of
+from dyvision.convert._refusals import check_is_plain
 from dyvision.convert._replacing import Replacement
 from dyvision.convert._sites import ConvSite, find_convs
-from dyvision.convert.policies import Policy, default_policy, list_policies, select_convs
+from dyvision.convert.freeze import find_stages
+from dyvision.convert.freeze import freeze as freeze_stages
+from dyvision.convert.policies import Policy, default_policy, left_alone, list_policies, select_convs
 from dyvision.convert.report import ConversionReport
 from dyvision.layers import DynamicConv2d, get_layer
 from dyvision.layers.arguments import check_own_arguments
@@ -34,6 +37,7 @@ def dynamize(
     *,
     return_report: Literal[True],
     example_input: Tensor | None = None,
+    freeze: str | Sequence[str] | None = None,
     **layer_kwargs: Any,
 ) -> tuple[nn.Module, ConversionReport]: ...
 
@@ -47,6 +51,7 @@ def dynamize(
     *,
     return_report: Literal[False] = False,
     example_input: Tensor | None = None,
+    freeze: str | Sequence[str] | None = None,
     **layer_kwargs: Any,
 ) -> nn.Module: ...
 
@@ -59,6 +64,7 @@ def dynamize(
     *,
     return_report: bool = False,
     example_input: Tensor | None = None,
+    freeze: str | Sequence[str] | None = None,
     **layer_kwargs: Any,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """Replace convolutions of a model by dynamic layers, in place.
@@ -69,24 +75,29 @@ def dynamize(
         layer: A name of :func:`dyvision.list_layers`. ``"static"`` leaves the model as it is.
         policy: Which convolutions: a name of :func:`dyvision.list_policies`, a wildcard pattern over module names or a
             list of them (``["layer3.*", "layer4.*"]``), or a function of ``(name, conv)``. By default what the method's
-            paper replaced. Convolutions of attention modules, classifiers and the predictors of detection heads are
-            never replaced.
+            paper replaced. Convolutions of attention modules, classifiers and the predictors of heads are never
+            replaced; those of pyramids, decoders and heads only by ``"all"``, patterns and functions.
         preserve_outputs: Start from the model's weights such that it computes what it computed before. Otherwise the
             layers start from the method's own initialisation.
         return_report: Return a :class:`dyvision.convert.ConversionReport` as well, whose text is a table.
-        example_input: A batch that the model takes; the report counts multiply-adds for it.
+        example_input: A batch that the model takes; the report counts multiply-adds for it. It also shows how blocks
+            with several inputs are called.
+        freeze: Stages whose kernels, norms and statistics stay as they are while their coefficient branches learn
+            (``"stem,layer1"``), as :func:`dyvision.freeze` takes them.
         **layer_kwargs: The layer's own arguments (``num_kernels=4``). Where one does not fit a layer's channels
             (``heads=4`` with 58 of them), that layer takes the largest value that does, or stays static if none does.
 
     Returns:
         The model (for a single convolution, the layer in its place), or the model and the report. Its modules keep
         their names, device, dtype, memory format and training mode, and frozen convolutions frozen kernels; the branch
-        that the layers of a block share (CondConv, DyNet, WeightNet) is the block's child ``coefficient_branch``.
+        that the layers of a block share (CondConv, DyNet, WeightNet) is the block's child ``coefficient_branch``, and
+        sees the first tensor that the block is given.
         Layers of a stage whose kernels have the same sizes share a warehouse (KernelWarehouse).
 
     Raises:
         ValueError: For an unknown layer or policy (with the closest names), if nothing would be replaced (with the
-            policies that would replace something), or if one of ``layer_kwargs`` is wrong whatever the channels.
+            policies that would replace something), if ``freeze`` names no module, or if one of ``layer_kwargs`` is
+            wrong whatever the channels.
         TypeError: If the layer does not take one of ``layer_kwargs``.
 
         After an error, these or another one, the model is what it was.
@@ -106,11 +117,14 @@ def dynamize(
     layer_class = get_layer(layer)
     if example_input is not None and not return_report:
         raise ValueError("example_input is what the report counts multiply-adds for: give return_report=True, too")
+    check_is_plain(model, "dynamize")
     if layer == "static":
         if layer_kwargs:
             raise ValueError(f"layer 'static' takes no arguments, but got {', '.join(sorted(layer_kwargs))}")
         params = count_params([model])
         report = ConversionReport(layer, params_before=params, params_after=params)
+        if freeze is not None:
+            freeze_stages(model, freeze)
         return (model, report) if return_report else model
     if not issubclass(layer_class, DynamicConv2d):
         raise ValueError(f"layer {layer!r} is not a DynamicConv2d, so dynamize cannot use it")
@@ -118,17 +132,23 @@ def dynamize(
     # a convolution that is the whole model is replaced in a container of its own
     bare = isinstance(model, nn.Conv2d)
     with unchanged_on_error(model):
+        if freeze is not None:
+            find_stages(model, freeze)  # names are wrong before anything is done
         sites, static = _bare(model) if isinstance(model, nn.Conv2d) else _choose(model, layer, policy)
         warn_of_losses(model, sites, preserve_outputs)
         warn_of_skipped(static, sites)
+        if not bare:
+            static = {**static, **left_alone(model, default_policy(layer) if policy is None else policy)}
         if not bare and (policy is None or policy in list_policies()):
             warn_of_dynamic(model, sites)
         params, macs = count_params([model]), None
         if example_input is not None:
             macs = count_executed(model, {site.name: site.conv for site in sites}, example_input)
-        done = Replacement(model, layer_class, preserve_outputs, layer_kwargs)
+        done = Replacement(model, layer_class, preserve_outputs, layer_kwargs, example_input)
         done.replace(sites)
         converted = done.layers[""] if bare else model
+        if freeze is not None:
+            freeze_stages(converted, freeze)
         if not return_report:
             return converted
         return converted, make_report(layer, converted, sites, done, static, params, macs, example_input)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dyvision.convert._refusals import check_is_plain
 from dyvision.layers import DynamicConv2d
 from dyvision.layers.norm import absorb, affine
 
@@ -36,6 +37,7 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
         >>> import dyvision
         >>> model = dyvision.fuse(dyvision.create_model("mobilenetv2_035", layer="dyconv").eval())
     """
+    check_is_plain(model, "fuse")
     if model.training:
         raise ValueError("fuse folds the running statistics of BatchNorm: call model.eval() first")
     example = torch.randn(tuple(input_size), device=next(model.parameters()).device, dtype=torch.float64)

@@ -3,8 +3,9 @@
 A policy is a name of :func:`list_policies`, one or several wildcard patterns over module names (``"layer4.*"``), or a
 function of ``(name, conv)``. Each published method has a policy of its own name: what its paper replaced, carried over
 to networks the paper did not try. Convolutions inside attention modules (squeeze-excite and the like), classifiers and
-the predictors of detection heads are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers
-are an option of ``create_model``.
+the predictors of heads are never made dynamic, whatever the policy; CondConv's and DCD's dynamic classifiers are an
+option of ``create_model``. What is on top of a backbone (pyramids, decoders, heads) only if ``all``, a pattern or a
+function asks for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dyvision.convert._handover import say_what_is_dynamic, skipped_convs
+from dyvision.convert._parts import say_left_alone
 from dyvision.convert._sites import ConvSite, find_convs
 from dyvision.layers import DynamicConv2d
 from dyvision.text import did_you_mean, some
@@ -23,6 +25,8 @@ from dyvision.text import did_you_mean, some
 Policy = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 
 _NEVER = ("attention", "classifier", "predictor")
+#: the policy that is for the whole network, and not for its backbone
+_EVERYTHING = "all"
 
 
 def _all(sites: Sequence[ConvSite]) -> list[ConvSite]:
@@ -142,7 +146,7 @@ _POLICIES: dict[str, Callable[[Sequence[ConvSite]], list[ConvSite]]] = {
 def list_policies() -> list[str]:
     """Names of the policies that :func:`dyvision.dynamize` knows, sorted.
 
-    * ``all``: every convolution, the stem included.
+    * ``all``: every convolution, the stem, pyramids, decoders and heads included; the others are for the backbone.
     * ``blocks``: every convolution on the main path of a block; ``pointwise``: of these the 1x1; ``spatial``: the
       others; ``block_ends``: the last of each block.
     * ``condconv``, ``dcd``, ``drconv``, ``dyconv``, ``dynet``, ``eca``, ``odconv``, ``se``, ``sk``: what the method's
@@ -174,7 +178,7 @@ def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
     if isinstance(policy, str):
         known = policy in _POLICIES
         # a policy that counts blocks counts those that are dynamic already
-        chosen = _POLICIES[policy](find_convs(model, dynamic=True)) if known else _matching(sites, [policy], already)
+        chosen = _selected(policy, find_convs(model, dynamic=True)) if known else _matching(sites, [policy], already)
         chosen = [site for site in chosen if site.role not in _NEVER and site.name not in already]
     elif isinstance(policy, Sequence) and all(isinstance(pattern, str) for pattern in policy):
         chosen = _matching(sites, policy, already)
@@ -188,6 +192,19 @@ def select_convs(model: nn.Module, policy: Policy) -> list[ConvSite]:
     if not chosen:
         raise ValueError(_nothing(model, policy, len(sites)))
     return chosen
+
+
+def left_alone(model: nn.Module, policy: Policy) -> dict[str, str]:
+    """Convolutions of pyramids, decoders and heads, which a policy for the backbone does not look at, and why."""
+    if not isinstance(policy, str) or policy not in _POLICIES or policy == _EVERYTHING:
+        return {}
+    sites = [site for site in find_convs(model) if site.role == "part"]
+    return {site.name: say_left_alone(site.part or "", site.part_kind) for site in sites}
+
+
+def _selected(policy: str, sites: Sequence[ConvSite]) -> list[ConvSite]:
+    backbone = [site for site in sites if site.part is None]
+    return _POLICIES[policy](sites if policy == _EVERYTHING else backbone)
 
 
 def _matching(sites: Sequence[ConvSite], patterns: Sequence[str], already: Sequence[str]) -> list[ConvSite]:
@@ -211,8 +228,8 @@ def _others(model: nn.Module) -> str:
     counts: dict[int, list[str]] = {}
     every = 0
     for name in list_policies():
-        chosen = [site for site in _POLICIES[name](sites) if site.role not in _NEVER and site.name not in dynamic]
-        if name == "all":
+        chosen = [site for site in _selected(name, sites) if site.role not in _NEVER and site.name not in dynamic]
+        if name == _EVERYTHING:
             every = len(chosen)
         elif chosen:
             counts.setdefault(len(chosen), []).append(name)

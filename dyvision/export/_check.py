@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dyvision.export.session import open_session, run
+from dyvision.export._network import Images, dtype_of
+from dyvision.export._outputs import outputs_of
+from dyvision.export.deciding import DecidingNetwork
+
+#: Runs a file: all its outputs for a batch of images.
+Runner = Callable[[Tensor], list[Tensor]]
+#: What is wrong with the outputs of a file for images.
+Judge = Callable[[Tensor, list[Tensor]], float]
 
 
 class Agreement(NamedTuple):
@@ -24,33 +32,136 @@ class Agreement(NamedTuple):
     error: float
 
 
-def compare(
-    path: Path, network: Callable[[Tensor], list[Tensor]], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
-) -> list[Agreement]:
-    """Run a file and the network on different images of each shape, twice each.
+@dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """An exported file.
+
+    Attributes:
+        path: The file.
+        seconds: How long the export took, the check included.
+        checked: Shapes of images and errors; none if it was not checked.
+    """
+
+    path: Path
+    seconds: float
+    checked: tuple[Agreement, ...] = ()
+
+    @property
+    def error(self) -> float | None:
+        """The largest difference from PyTorch over the largest number of an output; None if it was not checked."""
+        return max((one.error for one in self.checked), default=None)
+
+    @property
+    def kind(self) -> str:
+        """What it is, for a line about it."""
+        raise NotImplementedError
+
+    @property
+    def program(self) -> str:
+        """What runs it."""
+        raise NotImplementedError
+
+    @property
+    def beside(self) -> Path:
+        """Where parameters are that are not in the file itself; only there if there are such."""
+        return self.path.with_name(f"{self.path.name}.data")
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file, with what lies beside it."""
+        return sum(one.stat().st_size for one in (self.path, self.beside) if one.is_file())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        own = {name: value for name, value in vars(self).items() if name not in ("path", "checked")}
+        checked = [{"shape": list(one.shape), "error": one.error} for one in self.checked]
+        return {"file": str(self.path), "bytes": self.bytes, "error": self.error, **own, "checked": checked}
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Load it, and what runs it: all outputs for a batch of images.
+
+        Args:
+            threads: For the program, if that has threads of its own.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        checked = "not checked"
+        if self.error is not None:
+            batches = ", ".join(sorted({"x".join(map(str, one.shape)) for one in self.checked}))
+            checked = f"largest error {self.error:.1e} ({batches})"
+        return f"{self.path}: {self.kind}, {self.seconds:.0f} s, {checked}"
+
+
+def check(
+    name: Path,
+    program: str,
+    run: Runner,
+    network: nn.Module,
+    images: Images,
+    tolerance: float,
+    error: Judge | None = None,
+) -> tuple[Agreement, ...]:
+    """Run a file on different images of each shape, twice each.
 
     The second call has other images than the first: a file that kept anything of the images it was made with, or of the
     first of a batch, differs.
 
+    Args:
+        name: What the file will be called.
+        program: What runs it, for the message.
+        run: Runs the file.
+        network: What it was made from.
+        images: What it takes.
+        tolerance: Largest difference allowed.
+        error: What is wrong with its outputs; by default :func:`judge`.
+
     Raises:
-        ValueError: If the file cannot be run.
+        ValueError: If the outputs differ by more.
     """
-    session = open_session(path)
     random = torch.Generator().manual_seed(0)
+    error = error or judge(network, tolerance)
     found = []
-    for shape in shapes:
+    for shape in images.shapes_to_check(network):
         for _ in range(2):
-            # images that differ in their means as well: coefficients depend on these first
-            images = torch.randn(shape, generator=random) + torch.randn(shape[0], shape[1], 1, 1, generator=random)
-            images = images.to(dtype)
-            with torch.no_grad():
-                expected = network(images)
-            found.append(Agreement(shape, largest_error(run(session, images), expected)))
-    return found
+            batch = images.draw(shape, dtype_of(network), random)
+            found.append(Agreement(shape, error(batch, run(batch))))
+    worst = max(found, key=lambda one: one.error)
+    if not worst.error <= tolerance:
+        raise ValueError(
+            f"{name} was not written: for images of shape {list(worst.shape)} {program}'s output differs from "
+            f"PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
+        )
+    return tuple(found)
+
+
+def judge(network: nn.Module, tolerance: float) -> Judge:
+    """Compare with the outputs of a network; of one that decides, with what follows from its numbers."""
+
+    def error(images: Tensor, found: list[Tensor]) -> float:
+        if not isinstance(network, DecidingNetwork):
+            return largest_error(found, list(outputs_of(network, images).values()))
+        with torch.no_grad():
+            return network.disagreement(
+                network.dense(images), dict(zip(network.outputs, found, strict=True)), tolerance
+            )
+
+    return error
+
+
+def judge_numbers(network: DecidingNetwork) -> Judge:
+    """Compare what a file returns behind its decisions with the numbers that the network decides by."""
+    return lambda images, found: largest_error(
+        found[len(network.outputs) :], list(outputs_of(network.dense, images).values())
+    )
 
 
 def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference over the largest number of its output; infinite where shapes or numbers do not compare."""
+    """The largest difference over the largest number of its output; infinite where shapes or numbers do not compare.
+
+    Of integers, such as label maps, the share that differs: where two classes are as probable as each other, rounding
+    decides.
+    """
     if len(found) != len(expected):
         return float("inf")
     worst = 0.0
@@ -58,6 +169,9 @@ def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         if one.shape != other.shape:
             return float("inf")
         if one.numel():
+            if not other.is_floating_point():
+                worst = max(worst, float((one != other).double().mean()))
+                continue
             difference, scale = (one.double() - other.double()).abs().max(), other.double().abs().max()
             error = float(difference / scale) if scale > 0 else float(difference)
             worst = max(worst, error) if error == error else float("inf")  # not a number: no agreement

@@ -8,10 +8,15 @@ from dyvision.export._packages import need
 
 #: element by element, so that they can be part of the step that makes the elements; a runtime fuses them with its Conv
 _ACTIVATIONS = ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+#: what only reorders numbers
+_LAYOUT = ("Reshape", "Transpose")
 
 
 def tidy(model: Any) -> None:
     """Simplify an ``onnx_ir`` model in place; its outputs stay."""
+    for node in list(model.graph):
+        if node.op_type in _LAYOUT:
+            _apply_layout(node)
     for node in list(model.graph):
         if node.op_type == "Scan":
             _take_activation(node)
@@ -23,6 +28,32 @@ def tidy(model: Any) -> None:
             shape = node.inputs[1].shape
             if shape is not None:
                 node.attributes.add(need("onnxscript.ir")[0].AttrInt64s("kernel_shape", list(shape[2:])))
+
+
+def _apply_layout(node: Any) -> None:
+    """Store parameters in the order in which they are used: the bank of a mixture has its parts side by side."""
+    source, (output,) = node.inputs[0], node.outputs
+    graph = node.graph
+    if not source.is_initializer() or source.const_value is None or output.is_graph_output():
+        return
+    if len(source.uses()) > 1:  # a second copy would be stored
+        return
+    numbers = source.const_value.numpy()
+    if node.op_type == "Transpose":
+        numbers = numbers.transpose(node.attributes["perm"].as_ints())
+    else:
+        sizes = node.inputs[1].const_value
+        if sizes is None:
+            return
+        old, new = numbers.shape, sizes.numpy().tolist()
+        numbers = numbers.reshape([old[axis] if size == 0 else size for axis, size in enumerate(new)])
+    (ir,) = need("onnxscript.ir")
+    stored = ir.Value(name=f"{source.name}_{node.op_type.lower()}", const_value=ir.tensor(numbers.copy()))
+    stored.shape, stored.dtype = ir.Shape(numbers.shape), source.dtype
+    output.replace_all_uses_with(stored)
+    graph.remove(node, safe=True)
+    graph.initializers.pop(source.name)
+    graph.register_initializer(stored)
 
 
 def _take_activation(scan: Any) -> None:
@@ -85,6 +116,11 @@ def name_sizes(model: Any, names: dict[int, str]) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         sizes = [ir.SymbolicDim(new[str(s.value)]) if getattr(s, "value", s) in new else s for s in value.shape]
         value.shape = ir.Shape(sizes)
+
+
+def drop_outputs(model: Any, first: int) -> None:
+    """Keep the first outputs only; what leads to them stays."""
+    del model.graph.outputs[first:]
 
 
 def count_nodes(model: Any) -> int:

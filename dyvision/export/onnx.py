@@ -2,71 +2,70 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dyvision.convert import fuse as fold_norms
-from dyvision.export._check import Agreement, compare
-from dyvision.export._graph import count_nodes, name_sizes, tidy
+from dyvision.export import _scan, detections
+from dyvision.export._check import Agreement, ExportedFile, Judge, Runner, judge_numbers
+from dyvision.export._check import check as compare
+from dyvision.export._graph import count_nodes, drop_outputs, name_sizes, tidy
+from dyvision.export._network import (
+    ImageKind,
+    Images,
+    cannot_export,
+    dtype_of,
+    metadata_of,
+    prepared,
+    trace,
+)
+from dyvision.export._outputs import outputs_of
 from dyvision.export._packages import need
-from dyvision.export._scan import translation
-from dyvision.layers import DynamicConv2d, get_layer, list_layers
-from dyvision.layers.arguments import check_positive
-from dyvision.ops.geometry import pair
+from dyvision.export.deciding import DecidingNetwork, WithNumbers
+from dyvision.export.session import open_session, run
 from dyvision.ops.modes import exporting_to_onnx
 from dyvision.saving import replacing
-from dyvision.text import first_line
-from dyvision.version import VERSION
 
 #: of the file's operators; every runtime of the last years knows it
 OPSET = 18
 #: bytes of parameters from which they are kept in a file of their own: one message of protobuf holds 2 GB
 _LARGE = 1_900_000_000
-#: of the batch with which an export is traced: one of 1 would be taken for a constant
-_EXAMPLE = 2
-#: sizes of the batches that a file for any batch is checked with
-_BATCHES = (1, 3, 8)
 
 
-@dataclass(frozen=True)
-class OnnxFile:
-    """An exported file.
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile(ExportedFile):
+    """An ONNX file.
 
     Attributes:
-        path: The file.
         opset: Version of the operators.
         nodes: Number of nodes, those in bodies of ``Scan`` included.
-        seconds: How long the export took, the check included.
-        checked: Shapes of images and errors; none if it was not checked.
     """
 
-    path: Path
     opset: int
     nodes: int
-    seconds: float
-    checked: tuple[Agreement, ...] = ()
 
     @property
-    def error(self) -> float | None:
-        """The largest difference from PyTorch over the largest number of an output; None if it was not checked."""
-        return max((one.error for one in self.checked), default=None)
+    def kind(self) -> str:
+        """Format, operators and nodes."""
+        return f"ONNX opset {self.opset}, {self.nodes} nodes"
 
-    def __str__(self) -> str:
-        checked = "not checked"
-        if self.error is not None:
-            batches = ", ".join(sorted({"x".join(map(str, one.shape)) for one in self.checked}))
-            checked = f"largest error {self.error:.1e} ({batches})"
-        return f"{self.path}: ONNX opset {self.opset}, {self.nodes} nodes, {self.seconds:.0f} s, {checked}"
+    @property
+    def program(self) -> str:
+        """What runs it."""
+        return "ONNX Runtime"
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Load it, and what runs it."""
+        return partial(run, open_session(self.path, threads))
 
 
 def export_onnx(
@@ -82,6 +81,7 @@ def export_onnx(
     tolerance: float = 1e-3,
     channels: int = 3,
     metadata: Mapping[str, Any] | None = None,
+    images: ImageKind = "normalised",
 ) -> OnnxFile:
     """Write a network as an ONNX file and compare ONNX Runtime's outputs with PyTorch's.
 
@@ -95,9 +95,11 @@ def export_onnx(
         fuse: Fold BatchNorms and branches first (:func:`dyvision.fuse`).
         opset: Version of ONNX's operators, at least 18.
         check: Compare with PyTorch: batches of 1, 3 and 8, or of ``batch``; with ``dynamic_size`` another size, too.
-        tolerance: Largest difference allowed, over the largest number of the output.
+        tolerance: Largest difference allowed, over the largest number of the output; of integers the share that may
+            differ.
         channels: Of the images.
         metadata: What the file is to say about itself beside version, layer and input size; what is no string is JSON.
+        images: What numbers the images are of: ``"normalised"``, ``"unit"`` for 0 to 1, or ``"bytes"`` (uint8).
 
     Returns:
         The file, with its opset, number of nodes and largest error.
@@ -108,95 +110,56 @@ def export_onnx(
     """
     start = time.perf_counter()
     need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
-    height, width = pair("image_size", image_size, 1)
-    check_positive("channels", channels)
-    if batch != "dynamic":
-        check_positive("batch", batch)
     if opset < OPSET:
         raise ValueError(f"opset must be at least {OPSET}, got {opset}")
-    free = {0: "batch"} if batch == "dynamic" else {}
-    free |= {2: "height", 3: "width"} if dynamic_size else {}
-    shape = (_EXAMPLE if batch == "dynamic" else batch, channels, height, width)
-    network = _prepared(model, shape, fuse)
-    example = torch.randn(shape, dtype=_dtype(network))
-    expected = _outputs(network, example)
-    program = _translate(network, example, free, opset)
-    onnx_model = program.model
+    taken = Images.of(image_size, batch, dynamic_size, channels, images)
+    network = prepared(model, taken, fuse)
+    traced = WithNumbers(network) if isinstance(network, DecidingNetwork) else network
+    expected = outputs_of(traced, taken.draw(taken.shape, dtype_of(network)))
+    onnx_model = _translate(traced, model, taken, opset).model
     _name(onnx_model, expected)
-    name_sizes(onnx_model, free)
+    name_sizes(onnx_model, dict(taken.free))
     tidy(onnx_model)
-    onnx_model.metadata_props.update(_metadata(model, shape, free, metadata))
+    onnx_model.metadata_props.update(metadata_of(model, taken, metadata))
     checked: tuple[Agreement, ...] = ()
+
+    def compared(file: Path, error: Judge | None = None) -> tuple[Agreement, ...]:
+        session = partial(run, open_session(file))
+        return compare(Path(path), "ONNX Runtime", session, network, taken, tolerance, error)
+
+    if isinstance(network, DecidingNetwork):
+        if check:  # the numbers behind the decisions, which the file does not return when it is done
+            with TemporaryDirectory(prefix="dyvision-") as folder:
+                with _written(onnx_model, Path(folder, "numbers.onnx")) as file:
+                    checked = compared(file, judge_numbers(network))
+        drop_outputs(onnx_model, len(network.outputs))
     with _written(onnx_model, Path(path)) as file:
         if check:
-            shapes = _shapes_to_check(network, shape, free)
-            checked = tuple(compare(file, lambda x: list(_outputs(network, x).values()), shapes, example.dtype))
-            worst = max(checked, key=lambda one: one.error)
-            if not worst.error <= tolerance:
-                raise ValueError(
-                    f"{path} was not written: for images of shape {list(worst.shape)} ONNX Runtime's output differs "
-                    f"from PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
-                )
-    seconds = time.perf_counter() - start
-    return OnnxFile(Path(path), onnx_model.opset_imports[""], count_nodes(onnx_model), seconds, checked)
+            checked += compared(file)
+    return OnnxFile(
+        path=Path(path),
+        seconds=time.perf_counter() - start,
+        checked=checked,
+        opset=onnx_model.opset_imports[""],
+        nodes=count_nodes(onnx_model),
+    )
 
 
-def _prepared(model: nn.Module, shape: Sequence[int], fuse: bool) -> nn.Module:
-    """A copy for inference on the processor, folded if asked for."""
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
-        raise ValueError(f"{type(model).__name__} has parameters without values: call it once before the export")
-    try:
-        network = copy.deepcopy(model).cpu().eval()
-    except Exception as error:
-        raise ValueError(f"{type(model).__name__} cannot be copied for the export: {error}") from error
-    network.requires_grad_(False)
-    try:
-        with torch.no_grad():
-            network(torch.randn(tuple(shape), dtype=_dtype(network)))
-    except Exception as error:
-        size = f"[{', '.join(map(str, shape))}]"
-        raise ValueError(f"{type(model).__name__} cannot take images of shape {size}: {_cause(error)}") from error
-    return fold_norms(network, (2, *shape[1:])) if fuse and any(True for _ in network.parameters()) else network
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Call the network; its outputs by name, ``output`` if there is one."""
-    with torch.no_grad():
-        found = dict(_named(network(images), ()))
-    if not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{type(network).__name__} must return a tensor, or a list, tuple or dict of tensors")
-    return {name if name[:1].isalpha() else f"output_{name}" if name else "output": found[name] for name in found}
-
-
-def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """What is in nested lists, tuples and dicts, in the order in which an exported program returns it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _named(item, (*names, str(name)))
-    else:
-        yield "_".join(names), value
-
-
-def _translate(network: nn.Module, example: Tensor, free: Mapping[int, str], opset: int) -> Any:
+def _translate(network: nn.Module, model: nn.Module, images: Images, opset: int) -> Any:
     """Trace and translate.
 
     torch's own function would fall back to other ways of tracing if the first fails, and to a file for the example's
     batch alone; so the tracing is ours.
     """
-    wanted = f" with a dynamic {', '.join(free.values())}" if free else ""
     try:
         with torch.no_grad(), exporting_to_onnx():
-            shapes = ({axis: torch.export.Dim.DYNAMIC for axis in free},) if free else None
-            traced = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+            traced = trace(network, images)
+        table = _scan.translation() | detections.translation()
         return torch.onnx.export(
-            traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=translation()
+            traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
         )
     except Exception as error:
-        raise ValueError(f"{type(network).__name__} cannot be exported{wanted}: {_cause(error)}") from error
+        raise cannot_export(model, images, error) from error
 
 
 def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
@@ -204,21 +167,6 @@ def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
     image.name = "image"
     for value, name in zip(onnx_model.graph.outputs, expected, strict=True):
         value.name = name
-
-
-def _metadata(
-    model: nn.Module, shape: Sequence[int], free: Mapping[int, str], more: Mapping[str, Any] | None
-) -> dict[str, str]:
-    names = {get_layer(name): name for name in list_layers()}
-    layers = {names.get(type(m), type(m).__name__) for m in model.modules() if isinstance(m, DynamicConv2d)}
-    said = {
-        "dyvision_version": VERSION,
-        "layer": ", ".join(sorted(layers)) or "static",
-        "input_size": [free.get(axis, size) for axis, size in enumerate(shape)],
-        "example_size": list(shape[2:]),
-        **(more or {}),
-    }
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
 
 
 @contextmanager
@@ -235,31 +183,3 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
             if beside is not None:
                 (path.parent / beside).unlink(missing_ok=True)
             raise
-
-
-def _shapes_to_check(network: nn.Module, shape: tuple[int, ...], free: Mapping[int, str]) -> list[tuple[int, ...]]:
-    count, channels, height, width = shape
-    batches = _BATCHES if 0 in free else (count,)
-    shapes: list[tuple[int, ...]] = [(number, channels, height, width) for number in batches]
-    if 2 in free:
-        number = 3 if 0 in free else count
-        others = [(number, channels, height + 32, width + 64), (number, channels, height + 9, width + 4)]
-        # a network that takes multiples of 32 only promises no more as a file
-        shapes += [other for other in others if _takes(network, other)]
-    return shapes
-
-
-def _takes(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    try:
-        with torch.no_grad():
-            network(torch.zeros(shape, dtype=_dtype(network)))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of the first cause: torch wraps what happened in pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)

@@ -29,7 +29,7 @@ from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
-from dyvision.ops.modes import is_exporting
+from dyvision.ops.modes import has_open_size, is_exporting
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
@@ -142,8 +142,8 @@ class DCDConv2d(DynamicConv2d):
         feature maps, from whichever side needs fewer multiply-adds.
         """
         inputs, outputs = self.in_channels, self.out_channels
-        # an exporter would keep the answers for the size that it sees
-        pixels = math.inf if is_exporting() else x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
+        # an exporter of free sizes would keep the answers for the one that it sees
+        pixels = math.inf if has_open_size(x) else x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         folds = self._pointwise and outputs * inputs < pixels * (inputs + outputs)
         with without_autocast(x.device):
             expand = self.conv_p.weight.flatten(1).to(scale.dtype)

@@ -28,7 +28,7 @@ from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
-from dyvision.ops.modes import is_exporting
+from dyvision.ops.modes import has_open_size
 
 
 class ODConvCoefficients(NamedTuple):
@@ -208,8 +208,8 @@ class ODConv2d(Tempered, DynamicConv2d):
         padded, geometry = self.convolution_arguments(x)
         numbers = math.prod(self.kernel_shape)
         strides = self.stride[0] * self.stride[1]
-        # an exporter would keep the answer for the size that it sees
-        if is_exporting() or 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[2] * x.shape[3]:
+        # an exporter of free sizes would keep the answer for the one that it sees
+        if has_open_size(x) or 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[2] * x.shape[3]:
             bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
             return dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), bias, **geometry)
         gated = padded * attention.channel.to(x.dtype)[:, :, None, None]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 
@@ -55,3 +56,10 @@ def exporting_to_onnx() -> Iterator[None]:
 def is_exporting_to_onnx() -> bool:
     """Whether this is inside :func:`exporting_to_onnx`, and the call is recorded."""
     return _to_onnx and is_exporting()
+
+
+def has_open_size(x: Tensor) -> bool:
+    """Whether what is recorded of this call will be run for other heights and widths of ``x`` than these."""
+    if is_exporting_to_onnx():
+        return not all(isinstance(size, int) for size in x.shape[2:])
+    return is_exporting()

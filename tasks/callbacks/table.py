@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from dyvision.tables import NAME, FittingTable, make_console
+from dyvision.tasks.results import evaluation_results, is_measured
 from dyvision.text import plain, printable
 
 #: more classes than this do not fit on a screen: the lowest are shown
@@ -20,8 +21,6 @@ class ResultsTable(Callback):
     """Prints the metrics of ``trainer.validate``, ``trainer.test`` and of the last validation of ``trainer.fit``.
 
     One table of numbers, one per class.
-
-    Values per class are those logged as ``val/IoU/<class>``, and those a metric has in its attribute ``per_class``.
 
     Args:
         console: Where to print; standard output by default.
@@ -48,23 +47,12 @@ class ResultsTable(Callback):
     def _print(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if not trainer.is_global_zero:
             return
-        prefix = f"{stage}/"
-        logged = {name.removeprefix(prefix): float(value) for name, value in trainer.callback_metrics.items()
-                  if name.startswith(prefix)}  # fmt: skip
-        metrics = getattr(module, "metrics", {})
-        metric = metrics[stage] if stage in metrics else None
-        per_class: dict[str, dict[str, float]] = {
-            name: dict(values) for name, values in (getattr(metric, "per_class", None) or {}).items()
-        }
+        numbers, per_class = evaluation_results(trainer, module, stage)
         table = FittingTable(f"{getattr(module, 'task', type(module).__name__)}, {stage}")
         table.add_column("metric", NAME, folds=16)
         table.add_column("value", justify="right")
-        for name, value in logged.items():
-            kind, slash, class_name = name.partition("/")
-            if slash:
-                per_class.setdefault(class_name, {})[kind] = value
-            else:
-                table.add_row(plain(name), _number(value))
+        for name, value in numbers.items():
+            table.add_row(plain(name), _number(value))
         self.console.print(table)
         if per_class:
             self.console.print(_class_table(per_class))
@@ -91,7 +79,6 @@ def _rank(value: float | None) -> float:
 
 
 def _number(value: float) -> str:
-    # COCO's evaluation says -1 where there is nothing to measure, the other metrics NaN
-    if value != value or value == -1:
+    if not is_measured(value):
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -199,7 +199,7 @@ def test_a_name_is_registered_once():
         (lambda: create_model("resnet10", pretrained=True, drop_path_rate=0.1), "no pretrained weights for resnet10"),
         (lambda: create_backbone("resnet18", out_indices=()), "at least one level"),
         (lambda: create_backbone("resnet18", out_indices=9), "out_indices=9"),
-        (lambda: create_backbone("resnet18", out_indices="ab"), "must be None or integers"),
+        (lambda: create_backbone("resnet18", out_indices="ab"), "must be None, 'all' or integers"),
     ],
 )
 def test_wrong_arguments_say_what_is_expected(call, message):

@@ -149,10 +149,12 @@ def test_evaluation_and_predictions_are_those_of_one_process(
 ) -> None:
     sets, checkpoint = trained(task)
     common = [*sets.options(count), f"--ckpt_path={checkpoint}"]
-    tables, results, predictions = [], [], []
+    tables, results, predictions, numbers = [], [], [], []
     for processes in (1, 2, 3):
         folder = tmp_path / str(processes)
-        text = run(folder, ["validate", *common], processes)
+        text = run(folder, ["validate", *common, "--json=numbers.json"], processes)
+        numbers.append(json.loads((folder / "numbers.json").read_text(encoding="utf-8")))
+        assert numbers[-1]["processes"] == processes
         tables.append([line for line in text.splitlines() if "val/" in line or "│" in line])
         assert text.count("results: ") == (1 if (folder / "runs" / task / "validate_0").exists() else 0), text
         results.append(_files(folder / "runs") if (folder / "runs").exists() else {})
@@ -160,6 +162,9 @@ def test_evaluation_and_predictions_are_those_of_one_process(
         predictions.append(_files(folder / "predictions"))
     assert tables[0] and tables[0] == tables[1] == tables[2]
     assert results[0] == results[1] == results[2]
+    for other in numbers[1:]:
+        assert other["metrics"] == pytest.approx(numbers[0]["metrics"], rel=1e-5, nan_ok=True)
+        assert other["per_class"].keys() == numbers[0]["per_class"].keys()
     assert predictions[0] == predictions[1] == predictions[2]
     if task == "detection":
         assert list(results[0]) == [f"{task}/validate_0/coco_results_val_bbox.json"]

@@ -150,11 +150,6 @@ class TypeBlock(_Block):
         return self.conv2(self.conv1(x)) if isinstance(x, torch.Tensor) else self.conv1(self.conv2(x))
 
 
-class TwoInputBlock(_Block):
-    def forward(self, x, other=None):
-        return self.conv2(self.conv1(x)) + (0 if other is None else other)
-
-
 @pytest.mark.parametrize("layer", SHARING)
 @pytest.mark.parametrize(
     ("block", "reason"),
@@ -162,7 +157,6 @@ class TwoInputBlock(_Block):
         (TrainingBlock, "training and evaluation mode"),
         (DataBlock, "cannot trace"),
         (TypeBlock, "computes something else"),
-        (TwoInputBlock, "more than one argument"),
     ],
 )
 def test_blocks_that_cannot_be_rewritten_keep_own_branches(block, reason, layer):

@@ -169,7 +169,7 @@ def test_other_number_of_classes(checkpoints, corpus, tmp_path, refused) -> None
 
 
 @pytest.mark.parametrize("kind", ["list", "number", "empty file", "text file", "half a file", "folder", "missing"])
-@pytest.mark.parametrize("option", ["backbone_weights", "pretrained"])
+@pytest.mark.parametrize("option", ["backbone_weights", "pretrained", "teacher"])
 def test_no_weights(option, kind, checkpoints, tmp_path, refused_in_fit) -> None:
     path = tmp_path / "weights.pth"
     save(kind, path, checkpoints["classification"])

@@ -76,6 +76,19 @@ def test_a_layer_for_any_batch(name, tmp_path) -> None:
         assert_right(layer, path, (batch, 6, 9, 8))
 
 
+@pytest.mark.parametrize("name", ["dyconv", "odconv"])
+def test_a_large_bank_lies_side_by_side_in_a_file_for_one_image(name, tmp_path) -> None:
+    layer = away_from_start(get_layer(name)(192, 160, 3, padding=1, num_kernels=3))
+    path = tmp_path / "layer.onnx"
+    # on a map this small the gates of ODConv's channels are no part of the kernels
+    assert export_onnx(layer, path, image_size=5, channels=192, batch=1).error < 1e-4
+    assert_right(layer, path, (1, 192, 5, 5))
+    graph = onnx.load(path).graph
+    large = [tuple(one.dims) for one in graph.initializer if len(one.raw_data) > 1e6]
+    assert large == [(5, 3, 160 // 5 * 192 * 9)]  # and there is no other copy of it
+    assert not [node for node in graph.node if node.op_type == "Transpose"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", list_layers())

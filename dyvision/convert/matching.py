@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.layers import CoefficientBranch, DynamicConv2d, get_layer, list_layers
 from dyvision.text import some
 
 
@@ -24,16 +24,22 @@ class Fit:
     skipped: list[str]
     prefix: str
 
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the network has its counterpart."""
+        return not (self.missing or self.reshaped or self.unexpected)
 
-def match(model: nn.Module, source: Mapping[str, torch.Tensor], pruned: frozenset[str] = frozenset()) -> Fit:
+
+def match(
+    target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor], pruned: frozenset[str] = frozenset()
+) -> Fit:
     """Compare the tensors of a source, whatever stands before its names, with those of a network.
 
     Args:
-        model: The network.
+        target: The network's own tensors, of which only the shapes count.
         source: Tensors by name.
         pruned: Names that the network had before levels were cut off; the source may have them.
     """
-    target = model.state_dict()
     prefix = find_prefix(target, source)
     renamed = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
     tensors = {key: value for key, value in renamed.items() if key in target}
@@ -63,19 +69,23 @@ def without_head(fit: Fit, head: tuple[str, ...]) -> Fit:
 
 
 def find_prefix(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> str:
-    """What stands before the network's names in the source: the prefix under which most of them are found."""
+    """What stands before the network's names in the source: where most are found, and of equals the averaged ones."""
     votes: Counter[str] = Counter()
     for key in source:
         segments = key.split(".")
         for start in range(len(segments)):
             if ".".join(segments[start:]) in target:
                 votes["".join(f"{segment}." for segment in segments[:start])] += 1
-    return max(votes, key=lambda prefix: (votes[prefix], -len(prefix))) if votes else ""
+
+    def preference(prefix: str) -> tuple[int, bool, int]:
+        return votes[prefix], "ema" in prefix.lower(), -len(prefix)  # averaged weights before those they are of
+
+    return max(votes, key=preference) if votes else ""
 
 
-def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
-    """One sentence on what does not fit, and what to do; ``what`` names the source."""
-    target = model.state_dict()
+def describe_misfit(model: nn.Module, fit: Fit, what: str, target: Mapping[str, torch.Tensor] | None = None) -> str:
+    """One sentence on what does not fit, and what to do; ``what`` names the source, ``target`` what was wanted."""
+    target = model.state_dict() if target is None else target
     dynamic = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, (DynamicConv2d, CoefficientBranch))
     )
@@ -88,15 +98,44 @@ def describe_misfit(model: nn.Module, fit: Fit, what: str) -> str:
         parts.append(f"{len(fit.reshaped)} have another shape ({shapes})")
     if fit.unexpected:
         parts.append(f"{len(fit.unexpected)} are unknown ({some(fit.unexpected, 3)})")
-    if dynamic and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
+    layer = layer_of(fit.unexpected) if is_dynamic(fit.unexpected) else None
+    if dynamic and not layer and all(key.startswith(dynamic) for key in [*fit.missing, *fit.reshaped, *fit.unexpected]):
         # the counts say nothing here: weights of a static network are converted by another option
         return (
             f"{what} fits this {type(model).__name__}, only its dynamic layers are missing ({len(fit.missing)} "
             "tensors): weights of a static network are given as --model.pretrained FILE (in Python "
             "pretrained=FILE), which converts them; others need the layer, policy and layer_kwargs of their training"
         )
-    if not dynamic and any("coefficient_branch." in key or ".branch." in key for key in fit.unexpected):
-        hint = "the weights have dynamic layers: create the backbone with the layer they were trained with"
+    if layer and not dynamic:
+        hint = f"the weights have dynamic layers ({layer}): create the backbone with the layer they were trained with"
+    elif layer:
+        hint = f"the weights have dynamic layers ({layer}): give the layer, policy and layer_kwargs of their training"
     else:
         hint = "check the backbone's name, in_chans, layer, policy and out_indices"
     return f"{what} does not fit this {type(model).__name__}: {', '.join(parts)}; {hint}"
+
+
+def is_dynamic(names: Iterable[str]) -> bool:
+    """Whether names of tensors are those of dynamic layers."""
+    return any("coefficient_branch." in name or ".branch." in name for name in names)
+
+
+def layer_of(names: Iterable[str]) -> str:
+    """The registered layer whose tensors' names are closest to those given; as far as one can tell from names."""
+    wanted = {_below_branch(name) for name in names if is_dynamic([name])}
+    shares = {}
+    for layer in list_layers():
+        made = get_layer(layer)
+        if issubclass(made, DynamicConv2d):
+            try:
+                own = made(16, 16, 3, padding=1, device="meta").state_dict()
+            except Exception:  # a layer of the user's own may want anything
+                continue
+            found = {_below_branch(f".{name}") for name in own if is_dynamic([f".{name}"])}
+            shares[layer] = len(found & wanted) / max(len(found | wanted), 1)
+    best = max(shares.values(), default=0)
+    return " or ".join(layer for layer, share in shares.items() if share == best and best > 0) or "of another kind"
+
+
+def _below_branch(name: str) -> str:
+    return name.rpartition("branch.")[2]

@@ -1,0 +1,99 @@
+"""What ``dyvision export`` reads: the task of a checkpoint, and what its data module does to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dyvision import data as data_package
+from dyvision import tasks as task_package
+from dyvision.cli.request import read_checkpoint, read_request
+from dyvision.cli.task_table import TASKS
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint to be exported.
+
+    Attributes:
+        path: The file.
+        task: With its weights, in evaluation mode.
+        data: Its data module; None if that is none of dyvision's.
+        trust: Names that its hyperparameters may use.
+    """
+
+    path: Path
+    task: Any
+    data: Any
+    trust: list[str]
+
+    @property
+    def statistics(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Mean and standard deviation that images are normalised with; None if unknown."""
+        found = None if self.data is None else self.data.statistics()
+        return (None, None) if found is None else found
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Hyperparameters of the data module."""
+        return {} if self.data is None else dict(self.data.hparams)
+
+    def image_size(self, given: tuple[int, int] | Literal["dynamic"] | None) -> tuple[tuple[int, int], str]:
+        """Height and width of the images (of the example, where they are to be free), and where they come from.
+
+        Raises:
+            ValueError: If nothing says.
+        """
+        if given is not None and given != "dynamic":
+            return given, "--image-size"
+        hparams = {} if self.data is None else self.data.hparams
+        inference = self.task.hparams.get("inference") or {}
+        if inference.get("mode") == "slide":
+            return _pair(inference["crop_size"]), "the windows of inference"
+        evaluated = None if self.data is None else self.data.evaluation_size()
+        if evaluated is not None:
+            return _pair(evaluated), "as in evaluation"
+        if hparams.get("crop_size") is not None:
+            return _pair(hparams["crop_size"]), "the crops of the training; --image-size HxW for others"
+        raise ValueError(
+            f"{self.path}: images keep their own sizes in evaluation, so nothing says which size the file is "
+            f"for: give --image-size HxW{'' if self.task.task == 'detection' else ' or dynamic'}"
+        )
+
+
+def read_source(checkpoint: str, trust: str, root: str | None = None) -> Source:
+    """Read a checkpoint, and what its hyperparameters say about its data.
+
+    Args:
+        checkpoint: A file, ``last`` or ``best``.
+        trust: Names that it may use, as ``NAME,NAME``.
+        root: Where its data set is now.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is none of a task of dyvision.
+    """
+    path = Path(checkpoint)
+    if checkpoint in ("last", "best"):
+        path = read_request([f"--ckpt_path={checkpoint}"], "export").checkpoint_path or path
+    content = read_checkpoint(path, option="")
+    entry = TASKS.get(str(content["task"]))
+    if entry is None:
+        raise ValueError(
+            f"{path}: of another project (it names no task of dyvision); in Python dyvision.export.export_onnx takes "
+            "any network"
+        )
+    names = [name.strip() for name in trust.split(",") if name.strip()]
+    task = getattr(task_package, entry.model).load_from_checkpoint(path, map_location="cpu", trust=names)
+    data, moved = None, {} if root is None else {"root": root}
+    if content["data"].get("root") is not None:
+        data = getattr(data_package, entry.data).load_from_checkpoint(path, trust=names, **moved)
+        if data.in_chans is None and task.hparams.in_chans in (1, 3):
+            data.in_chans = task.hparams.in_chans
+    return Source(path, task.eval(), data, names)
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    return int(size[0]), int(size[1])

@@ -1,0 +1,239 @@
+"""If these fail, a checkpoint and its exported file disagree, or an export that cannot be is no single line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dyvision.cli import main
+from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
+from dyvision.version import VERSION
+
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.num_workers=0"]
+#: networks of timm that are made for tests
+SMALL = {"backbone": "test_efficientnet", "layer": "dcd"}
+
+
+def save(path: Path, task: str, data: dict, **options) -> Path:
+    """A checkpoint as ``fit`` writes it, of weights that were never trained."""
+    kind = {"classification": ClassificationTask, "segmentation": SegmentationTask, "detection": DetectionTask}[task]
+    torch.manual_seed(0)
+    made = kind(**{**SMALL, **options})
+    content = {
+        "state_dict": made.state_dict(),
+        "hyper_parameters": dict(made.hparams),
+        "datamodule_hyper_parameters": {"num_workers": 0, **data},
+        "task": task,
+        "dyvision_version": VERSION,
+        "pytorch-lightning_version": "2.6.0",
+    }
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def classifier(tmp_path) -> Path:
+    names = ["a", "b", "c"]
+    return save(
+        tmp_path / "last.ckpt", "classification", {"root": "data", "image_size": 32}, num_classes=3, class_names=names
+    )
+
+
+def fails(capsys, *arguments) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dyvision: error")]
+    return line
+
+
+def photo(path: Path, height: int = 40, width: int = 56, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch=0"], "--batch: a positive integer or dynamic, not '0'"),
+        (["--image-size=3x"], "--image-size: a positive integer, HEIGHTxWIDTH or dynamic, not '3x'"),
+        (["--output=x.pt2"], "--output x.pt2: files of --format onnx end in .onnx"),
+        (["--output=last.ckpt/x.onnx"], "--output last.ckpt/x.onnx: .*last.ckpt is a file, not a folder"),
+        (["--json=/"], "--json /: a folder"),
+        (["--format=tflite"], "invalid choice|unknown"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments, message, classifier, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(classifier.parent)
+    assert re.search(message, fails(capsys, "export", classifier, *arguments))
+
+
+@pytest.mark.parametrize(("name", "package"), [("onnx", "onnx"), ("openvino", "openvino")])
+def test_a_missing_extra_says_how_to_install_it(name, package, classifier, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    extra = "openvino" if name == "openvino" else "export"
+    assert f'export needs {package}: pip install "dyvision[{extra}]"' in fails(
+        capsys, "export", classifier, f"--format={name}"
+    )
+    assert not list(classifier.parent.glob("last.[opx]*"))
+
+
+def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys) -> None:
+    assert "none.ckpt: no such file" in fails(capsys, "export", tmp_path / "none.ckpt")
+    (tmp_path / "text.ckpt").write_text("a text")
+    assert "text.ckpt: a text file" in fails(capsys, "export", tmp_path / "text.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "other.ckpt")
+    assert "other.ckpt: of another project" in fails(capsys, "export", tmp_path / "other.ckpt")
+
+
+def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
+    path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, num_classes=2, head="fcos", fpn_channels=16)
+    assert "give --image-size HxW" in fails(capsys, "export", path)
+    assert "give --image-size HxW" in fails(capsys, "export", path, "--image-size=dynamic")
+
+
+@pytest.mark.parametrize("head", ["faster_rcnn", "condinst"])
+def test_heads_that_cannot_be_exported_are_named(head, tmp_path, capsys) -> None:
+    options = {"num_classes": 2, "head": head, "fpn_channels": 16}
+    path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, **options)
+    said = fails(capsys, "export", path, "--image-size=64")
+    assert "cannot be exported" in said and "fcos" in said and "retinanet" in said
+
+
+def test_an_image_size_that_the_network_cannot_take(tmp_path, capsys) -> None:
+    pytest.importorskip("onnxscript")
+    options = {"num_classes": 3, "backbone": "test_vit", "layer": "static"}
+    path = save(tmp_path / "last.ckpt", "classification", {"root": "data"}, **options)
+    assert "image size 30x30: the network cannot take such images" in fails(capsys, "export", path, "--image-size=30")
+
+
+class TestExportedFiles:
+    """``--model FILE.onnx``, with files that are written by hand."""
+
+    @pytest.fixture(autouse=True)
+    def packages(self) -> None:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+    def test_predict(self, place, capsys) -> None:
+        from tests.onnx_files import metadata, write_network
+
+        for number in range(3):
+            photo(place / "photos" / f"{number}.png", seed=number)
+        said = metadata("classification", data={"image_size": 32, "mean": [0.5, 0.25, 0.5], "std": [0.5, 0.5, 0.25]})
+        write_network(place / "a.onnx", said, (2, 3, 32, 32))
+        assert main(["predict", "--model", "a.onnx", "photos", *QUIET]) == 0, capsys.readouterr().err
+        with (place / "predictions" / "predictions.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert [Path(row[0]).name for row in rows[1:]] == ["0.png", "1.png", "2.png"] and rows[1][1] in "abc"
+
+    def test_detections_of_photos(self, place, capsys) -> None:
+        from tests.onnx_files import metadata, write_detector
+
+        photo(place / "photos" / "a.png", 20, 30)
+        write_detector(place / "a.onnx", metadata("detection"), (20, 30))
+        assert main(["predict", "--model=a.onnx", "--data.predict_root=photos", *QUIET]) == 0, capsys.readouterr().err
+        (found,) = json.loads((place / "predictions" / "detections_bbox.json").read_text())
+        assert found["bbox"] == [4, 5, 26, 15] and found["score"] == 0.75
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["predict", "--model=none.onnx"], "--model none.onnx: no such file"),
+            (["predict", "--model=a.txt"], "--model=a.txt: expected an ONNX file of dyvision export"),
+            (["predict", "--model=text.onnx"], "--model text.onnx cannot be run by ONNX Runtime"),
+            (["predict", "--model=foreign.onnx"], "--model foreign.onnx: not an exported task of dyvision"),
+            (["predict", "a.onnx"], "an exported file is given as --model=a.onnx"),
+            (["fit", "--model=a.onnx"], "--model a.onnx: an exported file is not trained"),
+            (["validate", "--model=a.onnx", "--task=detection"], "--model: the checkpoint is one of task"),
+            (["validate", "--model=a.onnx"], "--model a.onnx: there is no folder data"),
+            (["predict", "--model=a.onnx", "photos"], r"takes images of 16 x 16 pixels"),
+            (["predict", "--model=evil.onnx", "photos"], "--model evil.onnx: model.optimizer names 'subprocess.Popen'"),
+        ],
+    )
+    def test_wrong_files_are_one_line(self, arguments, message, place, capsys) -> None:
+        from tests.onnx_files import metadata, write_network
+
+        photo(place / "photos" / "a.png")
+        said = metadata("classification", data={"image_size": 32})
+        write_network(place / "a.onnx", said, (1, 3, 16, 16))
+        evil = {"optimizer": {"class_path": "subprocess.Popen", "init_args": {"args": "ls"}}}
+        write_network(place / "evil.onnx", metadata("classification", model=evil))
+        write_network(place / "foreign.onnx", {})
+        (place / "text.onnx").write_text("a text")
+        (place / "a.txt").write_text("a text")
+        quiet = QUIET if arguments[0] != "fit" else []
+        assert message in fails(capsys, *arguments, *quiet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [[], ["--batch=3", "--preprocess"]], ids=["plain", "batch of 3, bytes"])
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+def test_an_exported_file_has_the_metrics_and_predictions_of_its_checkpoint(
+    task, extra, sample_data, place, capsys
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = {"classification": "imagenet", "segmentation": "cityscapes", "detection": "coco"}[task]
+    own = {"classification": {"image_size": 32}, "segmentation": {"image_size": [64, 64]}, "detection": {}}[task]
+    head = {"segmentation": {"head": "lraspp"}, "detection": {"head": "fcos", "fpn_channels": 16}}.get(task, {})
+    from dyvision import data as data_package
+
+    module = {"classification": "ImageFolder", "segmentation": "Cityscapes", "detection": "COCO"}[task]
+    data = getattr(data_package, f"{module}DataModule")(sample_data / folder, num_workers=0, **own)
+    data.setup("fit")
+    classes = {"num_classes": data.num_classes, "class_names": data.class_names, "class_ids": data.class_ids}
+    save(place / "last.ckpt", task, {"root": str(sample_data / folder), **own}, **classes, **head)
+    size = ["--image-size=128"] if task == "detection" else []
+    assert main(["export", "last.ckpt", "--json=export.json", "--no-latency", *size, *extra]) == 0
+    told = json.loads(Path("export.json").read_text())
+    assert told["error"] < 1e-3 and told["opset"] == 18 and Path("last.onnx").is_file()
+    tables = []
+    for model in ("--ckpt_path=last.ckpt", "--model=last.onnx"):
+        capsys.readouterr()
+        assert main(["validate", model, *QUIET, "--trainer.limit_val_batches=3", "--output=results"]) == 0
+        said = capsys.readouterr().out
+        tables.append([line for line in said.splitlines() if line.startswith("│")])
+        assert main(["predict", model, *QUIET, "--trainer.limit_predict_batches=2", f"--output={model[2:5]}"]) == 0
+    assert tables[0] == tables[1] and tables[0]
+    names = [sorted(str(p.relative_to(out)) for p in Path(out).rglob("*.*")) for out in ("ckp", "mod")]
+    assert names[0] == names[1]
+    if task == "segmentation":
+        for one in Path("ckp/labels").iterdir():
+            same = np.asarray(Image.open(one)) == np.asarray(Image.open(Path("mod/labels", one.name)))
+            assert same.mean() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch", "openvino"])
+def test_other_formats(format, classifier, capsys) -> None:
+    suffix = ".pt2"
+    if format == "openvino":
+        pytest.importorskip("openvino")
+        pytest.importorskip("onnxscript")
+        suffix = ".xml"
+    path = classifier.with_suffix(suffix)
+    assert main(["export", str(classifier), f"--format={format}", "--postprocess"]) == 0
+    said = capsys.readouterr().out
+    assert "PyTorch" in said and "static" in said and "dcd" in said
+    images = torch.randn(3, 3, 32, 32)
+    task = ClassificationTask.load_from_checkpoint(classifier).eval()
+    with torch.no_grad():
+        expected = task(images).softmax(1)
+    if format == "torch":
+        told = {"dyvision": ""}
+        found = torch.export.load(path, extra_files=told).module()(images)["probabilities"]
+        assert json.loads(told["dyvision"])["task"] == "classification"
+    else:
+        import openvino
+
+        model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = torch.from_numpy(model([images.numpy()])[0])
+        assert openvino.Core().read_model(str(path)).get_rt_info(["dyvision", "task"]).astype(str) == "classification"
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

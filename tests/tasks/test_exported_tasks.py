@@ -1,0 +1,110 @@
+"""If these fail, a file computes other metrics than its checkpoint, or a stranger's file does more than compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dyvision.tasks import ClassificationTask
+from dyvision.tasks.exporting import ExportedTask, load_exported
+from tests.onnx_files import metadata, write_detector, write_network
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+MEAN, STD = torch.tensor([0.5, 0.25, 0.5])[:, None, None], torch.tensor([0.5, 0.5, 0.25])[:, None, None]
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 3])
+def test_a_classifier_of_logits(batch, tmp_path) -> None:
+    task = load_exported(write_network(tmp_path / "a.onnx", metadata("classification"), (batch, 3, 8, 8)))
+    images = torch.randn(4, 3, 8, 8)
+    assert isinstance(task, ClassificationTask) and task.hparams.class_names == ["a", "b", "c"]
+    torch.testing.assert_close(task(images), images.mean((2, 3)))
+
+
+def test_bytes_are_what_the_data_module_read(tmp_path) -> None:
+    """The file divides by 255 and returns softmax of the means: what the task computes from logits has to be that."""
+    path = write_network(tmp_path / "a.onnx", metadata("classification"), output="probabilities", takes_bytes=True)
+    pixels = torch.randint(0, 256, (2, 3, 9, 7))
+    batch = {"image": (pixels / 255 - MEAN) / STD, "path": ["x", "y"]}
+    found = load_exported(path).predict_step(batch, 0)
+    torch.testing.assert_close(found["probabilities"], (pixels / 255).mean((2, 3)).softmax(1))
+
+
+@pytest.mark.parametrize("output", ["segmentation", "label_map"])
+def test_a_segmenter(output, tmp_path, make_data, make_trainer) -> None:
+    said = metadata("segmentation", model={"class_names": ["class_0", "class_1", "class_2"]})
+    task = load_exported(write_network(tmp_path / "a.onnx", said, output=output))
+    images = torch.randn(2, 3, 8, 9)
+    found = task.predict_step({"image": images, "path": ["x", "y"]}, 0)["label_maps"]
+    assert torch.equal(torch.stack(found).long(), images.argmax(1))
+    (metrics,) = make_trainer().validate(task, datamodule=make_data("segmentation"), verbose=False)
+    assert ("val/loss" in metrics) == (output == "segmentation")  # of label maps there is none
+
+
+def test_other_classes_than_the_data_has_are_refused(tmp_path, make_data, make_trainer) -> None:
+    path = write_network(tmp_path / "a.onnx", metadata("classification"))
+    with pytest.raises(ValueError, match=r"a\.onnx: it was trained on other classes than those of SyntheticData"):
+        make_trainer().validate(load_exported(path), datamodule=make_data("classification"), verbose=False)
+
+
+def test_a_detector_pads_images_as_a_batch_does(tmp_path) -> None:
+    task = load_exported(write_detector(tmp_path / "a.onnx", metadata("detection"), (20, 30)))
+    whole, small = task([torch.rand(3, 20, 30), torch.rand(3, 12, 16)])
+    assert whole["boxes"].tolist() == [[4, 5, 30, 20]] and whole["labels"].tolist() == [2]
+    assert small["boxes"].tolist() == [[4, 5, 16, 12]]  # nothing is outside of its image
+    with pytest.raises(
+        ValueError, match=r"takes images of at most 20x30 pixels .*got 21x30: give --data.image_size 20"
+    ):
+        task([torch.rand(3, 21, 30)])
+
+
+def test_a_detector_that_resizes_takes_images_of_its_size_only(tmp_path) -> None:
+    said = metadata("detection", model={"min_size": 40})
+    task = load_exported(write_detector(tmp_path / "a.onnx", said, (20, 30)))
+    with pytest.raises(ValueError, match=r"takes images of 20x30 pixels .*got 12x16"):
+        task([torch.rand(3, 12, 16)])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({}, "not an exported task of dyvision .its metadata names no task"),
+        ({"task": "parsing\x1b[31m"}, r"its task is 'parsing\\x1b\[31m'"),
+        (metadata("detection"), "its outputs are logits, expected those of detection"),
+        ({**metadata("classification"), "model": "[1, 2]"}, "model of its metadata is no mapping"),
+        ({**metadata("classification"), "model": "{a: &x [*x]}"}, "model of its metadata"),
+        ({**metadata("classification"), "model": "[" * 500}, "model of its metadata.*levels deep"),
+        ({**metadata("classification"), "std": "[0.5, 0, 0.5]"}, "std"),
+        ({**metadata("classification"), "mean": "grey"}, "mean"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(said, message, tmp_path) -> None:
+    path = write_network(tmp_path / "a.onnx", said)
+    with pytest.raises(ValueError, match=message) as caught:
+        ExportedTask.read(path)
+    assert "a.onnx" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"optimizer": {"class_path": "subprocess.Popen", "init_args": {"args": "ls"}}}, "names 'subprocess.Popen'"),
+        ({"backbone": "local-dir:/etc"}, "names 'local-dir:/etc'"),
+        ({"num_classes": 900_000}, "far larger than its"),
+        ({"num_classes": None}, "lacks num_classes"),
+        ({"backbone": "no_such"}, "no_such"),
+    ],
+)
+def test_a_strangers_file_runs_no_code_and_asks_for_no_memory(model, message, tmp_path) -> None:
+    said = metadata("classification", model={"class_names": None, **model})
+    with pytest.raises(ValueError, match=message):
+        load_exported(write_network(tmp_path / "a.onnx", said))
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_labels_outside_the_classes_are_one_line(label, tmp_path) -> None:
+    task = load_exported(write_detector(tmp_path / "a.onnx", metadata("detection"), (20, 30), label))
+    with pytest.raises(ValueError, match=r"a\.onnx: gives labels outside 1\.\.3"):
+        task([torch.rand(3, 20, 30)])
