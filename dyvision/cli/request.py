@@ -258,6 +258,7 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
     where = request.origin
     checkpoint_file.warn_of_newer(request.checkpoint, where, VERSION)
     sections: dict[str, dict[str, Any]] = {}
+    used: dict[str, Any] = {}
     for section in ("data", "model"):
         prefix = f"{section}."
         own = {name.removeprefix(prefix) for name, _ in request.typed if name.startswith(prefix)}
@@ -265,11 +266,11 @@ def checkpoint_sections(request: Request, known: list[str]) -> tuple[dict[str, A
             own |= {name for _, content in request.layers for name in content.get("data") or {}}
         stored = request.checkpoint.get(section, {})
         kept = hyperparameters_of(stored, where, trusted, own, "--trust {names}", prefix)
-        if section not in request.custom_sections:
-            check_plugins(request.checkpoint.get("plugins"), kept, where)
+        used |= {} if section in request.custom_sections else kept
         names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
         # a model of the user's own class takes its arguments from the user
         sections[section] = name_unknown(kept, names, where, prefix) if names else {}
+    check_plugins(request.checkpoint.get("plugins"), used, where)
     for path, content in request.layers:
         for name, value in (content.get("model") or {}).items():
             kept = sections["model"].get(name, value)
