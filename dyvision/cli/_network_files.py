@@ -82,7 +82,7 @@ def _backbone(path: Path, task: str) -> tuple[nn.Module, str]:
 def _with_weights(path: Path, content: Any, network: str | None) -> tuple[nn.Module, str]:
     """A named network with the weights of a file."""
     from dyvision.backbones import create_model
-    from dyvision.backbones.weights import load_pretrained_file
+    from dyvision.convert.inflate import inflate_checkpoint
 
     if network is None:
         others = "of another program, " if isinstance(content, Mapping) and "hyper_parameters" in content else ""
@@ -92,7 +92,7 @@ def _with_weights(path: Path, content: Any, network: str | None) -> tuple[nn.Mod
         )
     model = create_model(network)
     try:
-        load_pretrained_file(model, path)
+        inflate_checkpoint(model, path)
     except ValueError as error:
         raise ValueError(f"--network {network}: {error}") from error
     return model, f"{network} with the weights of {path}"
