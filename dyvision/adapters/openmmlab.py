@@ -27,7 +27,7 @@ __all__ = ("DyVisionBackbone",)
 
 
 @MODELS.register_module()
-class DyVisionBackbone(BaseModule):  # type: ignore[misc]
+class DyVisionBackbone(BaseModule):
     """A backbone of dyvision for mmsegmentation, mmdetection and what else builds on mmengine.
 
     Coefficient branches are never frozen: pretrained weights have none.
