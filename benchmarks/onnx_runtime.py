@@ -82,7 +82,7 @@ def table(files: dict[str, OnnxFile], batch: int, kind: str, options: argparse.N
     found = compare(runs, options.rounds, timer=_cpu_time if options.cpu_time else None)
     shortest = {name: 1e3 * min(found.seconds[name]) for name in files}
     rows = Table(title=f"{kind} batch of {batch}, {options.input_size} pixels, {options.threads} thread(s)")
-    for column in ("network", "ms", "over static", "shortest", "over static", "nodes", "export s", "error"):
+    for column in ("network", "ms", "over first", "shortest", "over first", "nodes", "export s", "error"):
         rows.add_column(column)
     for name, file in files.items():
         median, ratio = f"{found.milliseconds(name):.1f}", str(found.ratio(name, reference))
