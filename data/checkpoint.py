@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,24 @@ class CheckpointMixin(L.LightningDataModule):
         """
         where = str(checkpoint_path)
         content = read_checkpoint(checkpoint_path, mmap=True)
-        stored = content["datamodule_hyper_parameters"] if hparams_file is None else read_yaml(Path(hparams_file))
+        if hparams_file is not None:
+            content["datamodule_hyper_parameters"] = read_yaml(Path(hparams_file))
+        return cls.from_content(content, where, trust, **kwargs)
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], where: str, trust: Collection[str] = (), **kwargs: Any) -> Self:
+        """Build the data module that a checkpoint, or another kind of file with its content, describes.
+
+        Args:
+            content: With ``datamodule_hyper_parameters``.
+            where: The file, for messages.
+            trust: As for :meth:`load_from_checkpoint`.
+            **kwargs: Arguments that replace those of the content.
+
+        Raises:
+            ValueError: As for :meth:`load_from_checkpoint`.
+        """
+        stored = content["datamodule_hyper_parameters"]
         stored = hyperparameters_of(stored, where, (trust,) if isinstance(trust, str) else trust, kwargs)
         check_plugins(content.get("plugins"), stored, where)
         stored = name_unknown(stored, set(inspect.signature(cls).parameters), where)

@@ -163,3 +163,24 @@ def test_the_data_set_need_not_be_there(checkpoints, photos, tmp_path) -> None:
         content["datamodule_hyper_parameters"]["root"] = "/no/such/folder"
         torch.save(content, tmp_path / "moved.ckpt")
         assert dyvision.load(tmp_path / "moved.ckpt", device="cpu").predict(photos[1]).path == str(photos[1])
+
+
+def test_an_exported_file_predicts_with_its_own_transforms(tmp_path, photos) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from tests.onnx_files import metadata, write_network
+
+    said = metadata("classification", data={"image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3})
+    task = dyvision.load(write_network(tmp_path / "last.onnx", said, ("batch", 3, 32, 32)), device="cpu")
+    red, grey = task.predict([np.full((40, 40, 3), (255, 0, 0), np.uint8), np.full((40, 40), 128, np.uint8)])
+    assert red.name == "a" and red.probability == pytest.approx(torch.softmax(torch.tensor([1.0, 0, 0]), 0)[0].item())
+    assert grey.probability == pytest.approx(1 / 3)
+    assert isinstance(task.predict(photos)[1], Classification)
+
+
+def test_a_data_format_of_ones_own_is_asked_for_by_name(checkpoints, tmp_path) -> None:
+    content = torch.load(checkpoints["classification"], weights_only=True)
+    content["plugins"] = [{"kind": "data format", "name": "pages", "module": "my_pages"}]
+    torch.save(content, tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match=r"own\.ckpt: names the data format 'pages'.*import my_pages"):
+        dyvision.load(tmp_path / "own.ckpt")

@@ -50,7 +50,7 @@ def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
     if isinstance(content, Mapping) and "hyper_parameters" in content and task in TASKS:
         if network is not None:
             raise ValueError(f"{path}: a checkpoint, which names its network itself: leave --network out")
-        return _backbone(path, str(task))
+        return _backbone(path)
     return _with_weights(path, content, network)
 
 
@@ -71,11 +71,11 @@ def _torchscript(path: Path) -> str:
     return "a TorchScript program" if scripted else "a program of torch.export" if exported else ""
 
 
-def _backbone(path: Path, task: str) -> tuple[nn.Module, str]:
+def _backbone(path: Path) -> tuple[nn.Module, str]:
     """The backbone of a checkpoint of a task."""
-    import dyvision.tasks
+    from dyvision.tasks.opening import open_task
 
-    made = getattr(dyvision.tasks, TASKS[task].model).load_from_checkpoint(path, map_location="cpu")
+    made = open_task(path)
     return made.backbone_network, f"{path}, backbone {printable(str(made.hparams.backbone))}"
 
 

@@ -118,17 +118,11 @@ def _networks(options: argparse.Namespace) -> list[tuple[str, str, int, nn.Modul
 def _of_checkpoint(options: argparse.Namespace) -> tuple[str, str, int, nn.Module]:
     if options.layer or options.set:
         raise ValueError(f"{options.model}: a checkpoint has its own layers: leave --layer and --set out")
-    from dyvision import tasks
-    from dyvision.checkpoint_file import read_checkpoint
-    from dyvision.cli.task_table import TASKS
+    from dyvision.tasks.opening import open_task
 
-    entry = TASKS.get(read_checkpoint(options.model, mmap=True).get("task") or "")
-    if entry is None:
-        raise ValueError(f"{options.model}: of another project (it names no task of dyvision)")
-    trust = options.trust.split(",") if options.trust else ()
-    task = getattr(tasks, entry.model).load_from_checkpoint(options.model, map_location="cpu", trust=trust)
+    task = open_task(options.model, options.trust.split(",") if options.trust else ())
     hparams = task.hparams
-    return f"{hparams.backbone}, {entry.name}", hparams.layer, hparams.in_chans, task.built_network
+    return f"{hparams.backbone}, {task.task}", hparams.layer, hparams.in_chans, task.built_network
 
 
 @contextmanager

@@ -1,25 +1,25 @@
-"""A trained task from its checkpoint, with the transforms that it was evaluated with."""
+"""A trained task from its file, with the transforms that it was evaluated with."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dyvision import data, tasks
+from dyvision import data as data_package
 from dyvision.checkpoint_file import read_checkpoint
 from dyvision.data.base import VisionDataModule
+from dyvision.data.formats import get_data_format, list_data_formats
 from dyvision.inference.predictor import Predictor
-from dyvision.tasks import BaseTask
+from dyvision.registry import missing_plugin, records_of
+from dyvision.tasks.base import BaseTask
+from dyvision.tasks.opening import open_task, task_class
 
-_TASKS: dict[str, type[BaseTask]] = {
-    task.task: task for task in (tasks.ClassificationTask, tasks.SegmentationTask, tasks.DetectionTask)
-}
-_DATA: dict[str, type[VisionDataModule]] = {
-    module.task: module for module in (data.ImageFolderDataModule, data.CityscapesDataModule, data.COCODataModule)
-}
+#: the data format of each task, where a file names no other
+_FORMATS = {"classification": "imagefolder", "segmentation": "cityscapes", "detection": "coco"}
 
 
 def load(
@@ -29,12 +29,13 @@ def load(
     device: torch.device | str | None = None,
     data: VisionDataModule | None = None,
 ) -> BaseTask:
-    """Open a checkpoint of a task, ready to predict.
+    """Open a checkpoint of a task, or an ONNX file of one, ready to predict.
 
-    A checkpoint of any origin is safe to open: it is read as plain data, and may name only what dyvision knows.
+    A file of any origin is safe to open: it is read as plain data, and may name only what dyvision knows.
 
     Args:
-        path: The file that ``dyvision fit`` wrote, such as ``last.ckpt``.
+        path: What ``dyvision fit`` wrote, such as ``last.ckpt``, or ``dyvision export``: ``.onnx`` is run by ONNX
+            Runtime.
         trust: Dotted names of classes that it may name although they are not dyvision's.
         device: Where to compute; the machine's accelerator by default if it has one, else the CPU.
         data: A data module whose transforms to predict with; by default that of the training. A checkpoint that was
@@ -49,7 +50,16 @@ def load(
         ValueError: If it is no checkpoint of a task, is damaged, or names other code.
     """
     path = Path(path).expanduser()
-    task, module = _open_checkpoint(path, trust, data)
+    content = _content(path)
+    try:
+        task_class(content.get("task"), str(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. A task of one's own class is opened by its load_from_checkpoint, and predicts with "
+            "dyvision.inference.Predictor(task, data)"
+        ) from error
+    module = _open_data(content, path, trust) if data is None else data
+    task = _open_task(path, trust)
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or torch.device("cpu")
@@ -58,22 +68,33 @@ def load(
     return task
 
 
-def _open_checkpoint(
-    path: Path, trust: Collection[str], module: VisionDataModule | None
-) -> tuple[BaseTask, VisionDataModule]:
-    content = read_checkpoint(path, mmap=True)
-    kind = content.get("task")
-    if kind not in _TASKS:
-        found = f"of task {kind!r}" if kind else "of another project (it names no task of dyvision)"
+def _content(path: Path) -> Mapping[str, Any]:
+    """What the file says of its task and its data, as a checkpoint does."""
+    if path.suffix.lower() != ".onnx":
+        return read_checkpoint(path, mmap=True)
+    from dyvision.tasks.exporting import ExportedTask
+
+    exported = ExportedTask.read(path)
+    return {"task": exported.task, "datamodule_hyper_parameters": exported.data}
+
+
+def _open_task(path: Path, trust: Collection[str]) -> BaseTask:
+    if path.suffix.lower() != ".onnx":
+        return open_task(path, trust)
+    from dyvision.tasks.exporting import load_exported
+
+    return load_exported(path, trust)
+
+
+def _open_data(content: Mapping[str, Any], path: Path, trust: Collection[str]) -> VisionDataModule:
+    if not content["datamodule_hyper_parameters"]:
         raise ValueError(
-            f"{path}: {found}; expected one of {', '.join(_TASKS)}. A task of one's own class is opened by its "
-            "load_from_checkpoint, and predicts with dyvision.inference.Predictor(task, data)"
+            f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
+            "data=dyvision.data.ImageFolderDataModule(...) or the like"
         )
-    if module is None:
-        if not content["datamodule_hyper_parameters"]:
-            raise ValueError(
-                f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
-                "data=dyvision.data.ImageFolderDataModule(...) or the like"
-            )
-        module = _DATA[kind].load_from_checkpoint(path, trust=trust)
-    return _TASKS[kind].load_from_checkpoint(path, map_location="cpu", trust=trust), module
+    records = [one for one in records_of(content.get("plugins")) if one["kind"] == "data format"]
+    if records and records[-1]["name"] not in list_data_formats():
+        raise missing_plugin(records[-1:], str(path))
+    kind = get_data_format(records[-1]["name"] if records else _FORMATS[content["task"]])
+    module = getattr(data_package, kind) if isinstance(kind, str) else kind
+    return module.from_content(content, str(path), trust)

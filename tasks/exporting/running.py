@@ -19,15 +19,12 @@ from dyvision.checkpoint_file import warn_of_newer
 from dyvision.export import OnnxModel
 from dyvision.reading import parse_yaml
 from dyvision.tasks.base import BaseTask
-from dyvision.tasks.classification import ClassificationTask
 from dyvision.tasks.components import accepted_arguments
-from dyvision.tasks.detection import DetectionTask
-from dyvision.tasks.segmentation import SegmentationTask
+from dyvision.tasks.opening import task_class
 from dyvision.text import printable
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
-_TASKS: dict[str, type[BaseTask]] = {kind.task: kind for kind in (ClassificationTask, SegmentationTask, DetectionTask)}
 #: outputs of the files of each task, any of which will do
 _OUTPUTS = {
     "classification": (["logits"], ["probabilities"]),
@@ -69,7 +66,7 @@ class ExportedTask:
         file = OnnxModel(path)
         said = file.metadata
         task = said.get("task")
-        if task not in _TASKS:
+        if task not in _OUTPUTS:
             found = f"its task is '{printable(task)}'" if task else "its metadata names no task"
             raise ValueError(
                 f"{file.path}: not an exported task of dyvision ({found}); dyvision.export.OnnxModel runs any network"
@@ -156,7 +153,7 @@ def load_exported(path: str | PathLike[str], trust: Collection[str] = ()) -> Bas
     """
     exported = ExportedTask.read(path)
     where = str(exported.file.path)
-    kind = _TASKS[exported.task]
+    kind = task_class(exported.task, where)
     stored = hyperparameters_of(exported.model, where, (trust,) if isinstance(trust, str) else trust)
     arguments = name_unknown(stored, accepted_arguments(kind)[0], where)
     with LimitedMemory(exported.size, where):
