@@ -54,8 +54,11 @@ from tests.plugin_sandbox import plugin_sandbox
 
 COMMANDS = commands()
 TRAINING = ("fit", "validate", "test", "predict")
-#: what Python blocks assume: a module of the reader's
-PRELUDE = "import torchvision\nany_module = torchvision.models.resnet18()\n"
+#: what Python blocks assume: a module and images of the reader's
+PRELUDE = (
+    "import torch, torchvision\nany_module = torchvision.models.resnet18()\n"
+    "calibration_images = [torch.randn(2, 3, 64, 64)]\n"
+)
 #: options that take names of a registry
 NAMED = {"layer": list_layers, "backbone": list_backbones, "model": list_backbones, "networks": list_backbones}
 #: programs that are not ours, and how their help is asked for
