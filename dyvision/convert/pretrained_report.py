@@ -44,7 +44,11 @@ class PretrainedReport:
 
     def __str__(self) -> str:
         """One line."""
-        parts = (("coefficient branches", self.branches), ("classifier", self.classifier), ("others", self.others))
+        parts = (
+            ("coefficient branches", self.branches),
+            ("classifier", self.classifier),
+            ("other parts of dynamic layers", self.others),
+        )
         new = ", ".join(f"{what} {len(names)}" for what, names in parts if names)
         count = sum(len(names) for _, names in parts)
         started = f"{count} start anew ({new})" if count else "none starts anew"
