@@ -22,7 +22,7 @@ def check_is_plain(model: nn.Module, verb: str) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"{verb} takes an nn.Module, not a {type(model).__name__}; dyvision.create_model makes a network by its name"
+            f"{verb} takes an nn.Module, not a {type(model).__name__}; dyvision.create_model makes one from a name"
         )
     for name, module in model.named_modules():
         named = f"{name} is" if name else f"{type(model).__name__} is"

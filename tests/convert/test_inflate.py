@@ -114,7 +114,7 @@ def test_eight_bit_weights_are_read(trained, tmp_path) -> None:
 
 
 def test_a_dynamic_classifier_of_other_classes_starts_anew(trained) -> None:
-    for layer in ("dcd", "condconv", "dyconv"):
+    for layer in ("dcd", "condconv"):
         model = create_model("test_resnet", layer, num_classes=3, dynamic_classifier=True)
         assert any("fc" in name for name in inflate_checkpoint(model, trained.state_dict()).classifier)
 
