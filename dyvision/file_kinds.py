@@ -57,4 +57,4 @@ def _text(start: bytes) -> str:
         return "a pointer of Git LFS, not the file itself; fetch that with git lfs pull"
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         return "a web page, not weights; the download went to a page about the file, or to an error"
-    return "text, or damaged: neither a file of torch.save nor one of safetensors"
+    return "a text file, or damaged: neither a file of torch.save nor one of safetensors"
