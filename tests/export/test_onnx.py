@@ -278,3 +278,32 @@ def test_a_pipe_is_no_file_to_wait_for(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(ValueError, match=r"pipe\.onnx: a pipe or a device"):
         OnnxModel(tmp_path / "pipe.onnx")
+
+
+class Gated(nn.Module):
+    """The gate of a squeeze and excitation on a map that is 1x1 for small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.gate = nn.Conv2d(3, 8, 3, 32, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        maps = self.down(x)
+        return (maps * self.gate(maps.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3))
+
+
+@pytest.mark.parametrize("image_size", [1, 2, 32, (32, 48)])
+def test_a_small_example_does_not_fix_free_sizes(image_size, tmp_path) -> None:
+    export_onnx(Gated(), tmp_path / "network.onnx", image_size=image_size, dynamic_size=True)
+    model = OnnxModel(tmp_path / "network.onnx")
+    assert model(torch.randn(3, 3, 100, 70))["output"].shape == (3, 8)
+
+
+def test_a_file_that_cannot_be_run_is_not_written(tmp_path, monkeypatch) -> None:
+    def fails(*_):
+        raise RuntimeError("no such operator\nand a page of advice")
+
+    monkeypatch.setattr("dyvision.export.onnx.run", fails)
+    with pytest.raises(ValueError, match=r"network\.onnx was not written: ONNX Runtime failed .*: no such operator$"):
+        export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "network.onnx", image_size=8)
+    assert not list(tmp_path.iterdir())
