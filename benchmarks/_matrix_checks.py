@@ -20,8 +20,8 @@ from benchmarks._matrix_networks import Network
 from dyvision.export import export_onnx
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 
-#: largest error over the largest number of an output
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+#: largest error over the largest number of an output; KernelWarehouse's coefficients are float32 in any network
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
 #: refusals that are right, by check: the library's own message is the reason
 _REFUSALS = {
     "collapse": re.compile("cannot become ordinary convolutions"),

@@ -60,13 +60,14 @@ class PreprocessingMixin(L.LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         offered: Mapping[str, Any] = getattr(model, "preprocessing", None) or {}
         open_names = [name for name in self.from_backbone if self.hparams.get(name, "") is None]
-        if any(name in offered for name in open_names):
+        taken = [name for name in open_names if name in offered]
+        if taken:
             self.set_preprocessing(self.hparams, offered)
         for name in open_names:
             value = getattr(self, name)
             self.hparams[name] = list(value) if isinstance(value, tuple) else value
-        if open_names and offered and self.from_backbone:
-            _LOGGER.info("%s", self._told(open_names, offered))
+        if taken:
+            _LOGGER.info("%s", self._told(taken, offered))
 
     def _told(self, taken: list[str], offered: Mapping[str, Any]) -> str:
         def shown(name: str) -> str:

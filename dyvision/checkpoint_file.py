@@ -22,12 +22,12 @@ from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
+from dyvision.file_kinds import AGAIN, check_file
 from dyvision.pickled import check_extent, check_old_file, check_structure
 from dyvision.text import first_line, printable, some
 
 #: the record that holds names and structure; a checkpoint of a thousand layers has one of less than a megabyte
 _MAX_STRUCTURE = 64 * 2**20
-_AGAIN = "copy it again, or use an earlier checkpoint"
 
 
 def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> Any:
@@ -43,7 +43,7 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         ValueError: If it is no such file, was cut off or overwritten, holds objects, or declares more than it has.
     """
     path = Path(path).expanduser()
-    _check_file(path)
+    check_file(path)
     if zipfile.is_zipfile(path):
         check_archive(path)
     else:
@@ -56,7 +56,7 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         raise ValueError(f"{path}: needs more memory than there is") from error
     # a structure that was made to break the reader breaks it in any way
     except Exception as error:
-        raise ValueError(f"{path}: not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"{path}: not a file of torch.save, or damaged ({first_line(error)}); {AGAIN}") from error
     check_extent(path, content)
     size = path.stat().st_size
     for name, tensor in tensors_in(content):
@@ -86,6 +86,8 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            if any(record.filename.partition("/")[2] == "constants.pkl" for record in records):
+                raise ValueError(f"{path}: a TorchScript program, which is code; save its state dict with torch.save")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ValueError(f"{path}: a compressed zip file; torch.save writes none, so it may unpack to any size")
             if sum(record.file_size for record in records) > size:
@@ -98,12 +100,12 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
             # torch.serialization.set_crc32_options(False) writes zeros
             if any(record.CRC for record in records):
                 if (damaged := archive.testzip()) is not None:
-                    raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {_AGAIN}")
+                    raise ValueError(f"{path}: bytes of the record {damaged} are not those that were saved; {AGAIN}")
             else:
                 structures[0].CRC = None  # type: ignore[assignment]  # zipfile compares nothing then
             structure = archive.read(structures[0])
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: the file is damaged ({first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"{path}: the file is damaged ({first_line(error)}); {AGAIN}") from error
     check_structure(path, structure)
 
 
@@ -166,7 +168,7 @@ def _problem(content: Any) -> str | None:
     for name, value in content["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             return f"state_dict[{name!r}] is a {type(value).__name__}, expected a tensor"
-        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type == "meta":
+        if not is_dense(value) or value.is_complex():
             return f"state_dict[{name!r}] is a tensor of a kind that no network has (sparse, quantised, complex, meta)"
     if not isinstance(content.get("task"), str | None):
         return f"'task' is a {type(content['task']).__name__}, expected a name"
@@ -183,12 +185,17 @@ def _problem(content: Any) -> str | None:
             return f"'{key}' has the name {other!r}, expected text"
     made = content.get("pytorch-lightning_version")
     if made is not None and not _is_version(made):
-        return f"'pytorch-lightning_version' is {shown(made)}, expected one such as '2.6.0'; {_AGAIN}"
+        return f"'pytorch-lightning_version' is {shown(made)}, expected one such as '2.6.0'; {AGAIN}"
     return None
 
 
 def _is_version(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(VERSION_PATTERN, value, re.VERBOSE | re.IGNORECASE) is not None
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has its values one by one: it is not sparse, not quantised and not on the meta device."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
 
 
 def check_finite(state: Mapping[str, Any], where: str) -> None:
@@ -207,7 +214,9 @@ def check_finite(state: Mapping[str, Any], where: str) -> None:
         if isinstance(tensor, Tensor)
         and (tensor.is_floating_point() or tensor.is_complex())
         and tensor.device.type != "meta"
-        and not bool(torch.isfinite(tensor).all())
+        and not bool(
+            torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()
+        )  # 8 bits know few operations
     ]
     if broken:
         more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
@@ -249,33 +258,13 @@ def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
             pending.extend((f"{name}.{key}" if name else str(key), below) for key, below in pairs)
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        inside = next((path / name for name in ("last.ckpt", "checkpoints/last.ckpt") if (path / name).is_file()), None)
-        hint = f"; did you mean {inside}?" if inside else "; give the .ckpt file in it"
-        raise ValueError(f"{path}: a folder, not a checkpoint{hint}")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():
-        raise ValueError(f"{path}: not a regular file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty; {_AGAIN}")
-    with path.open("rb") as file:
-        start = file.read(4096)
-    # zip files begin with PK, older ones of torch.save with a pickle
-    if start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: the file was cut off ({path.stat().st_size:,} bytes, its end is missing); {_AGAIN}")
-    if b"\x00" not in start and start[:1] != b"\x80" and start[:2] != b"PK":
-        raise ValueError(f"{path}: a text file, not one of torch.save")
-
-
 def _refused(path: Path, error: Exception) -> str:
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # the list only helps the message
         named = []
     if not named:
-        return f"not a file of torch.save, or damaged ({first_line(error)}); {_AGAIN}"
+        return f"not a file of torch.save, or damaged ({first_line(error)}); {AGAIN}"
     objects = some(map(printable, sorted(named)))
     return (
         f"holds objects besides tensors and plain values ({objects}); loading them could run code, so it is refused. "

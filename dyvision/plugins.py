@@ -75,7 +75,7 @@ def import_plugin(name: str, option: str = "--import", beside: Path | None = Non
         ValueError: If there is no such module or file, or it fails, with the file and the line.
     """
     where = f"{option} {name}".strip()
-    if not isinstance(name, str) or not name.strip() or name.startswith("-"):
+    if not isinstance(name, str) or not name.strip() or name.startswith("-") or not _has_parts(name):
         raise ValueError(f"{option}: expected a module or a file, such as my_layers or path/to/my_layers.py")
     is_file = name.endswith(".py") or "/" in name or os.sep in name
     module = _of_file(name, where, beside) if is_file else name
@@ -92,6 +92,11 @@ def import_plugin(name: str, option: str = "--import", beside: Path | None = Non
             ) from error
         raise ValueError(f"{where}: {_explain(error)}") from error
     return os.path.abspath(str(found.__file__)) if is_file else module
+
+
+def _has_parts(name: str) -> bool:
+    """Whether a name of a module is whole: a relative one (``.layers``) is relative to nothing here."""
+    return "/" in name or os.sep in name or all(name.split("."))
 
 
 def _of_file(name: str, where: str, beside: Path | None) -> str:

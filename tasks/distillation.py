@@ -7,15 +7,20 @@ over labelled pixels.
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.arguments import check_number
+from dyvision.arguments import check_number, shown
+from dyvision.checkpoint_file import read_checkpoint
 from dyvision.tasks.base import BaseTask
 from dyvision.text import printable, some
+
+_LOGGER = logging.getLogger(__name__)
 
 #: what a teacher was trained with is of no use here, and may be code that nobody needs to trust
 _TRAINING = {"optimizer": "adamw", "lr_schedule": "constant", "loss": "cross_entropy", "class_weights": None}
@@ -70,6 +75,11 @@ class DistilledTask(BaseTask):
     def _load_teacher(self, path: str) -> BaseTask:
         replaced: dict[str, Any] = {name: value for name, value in _TRAINING.items() if name in self.hparams}
         try:
+            task = read_checkpoint(Path(path), mmap=True).get("task")
+            if task is not None and task != self.task:
+                raise ValueError(
+                    f"{path}: of task {shown(task)}, and the student is for {self.task!r}; give a teacher of that task"
+                )
             teacher = type(self).load_from_checkpoint(path, map_location="cpu", **replaced)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"model.teacher {error}") from error
@@ -83,6 +93,7 @@ class DistilledTask(BaseTask):
                     f"model.teacher {path}: its {name} is {_shown(other)}, that of the student {_shown(value)}; give "
                     "a teacher that was trained on the same classes and images"
                 )
+        _LOGGER.info("teacher: %s (%s, %s)", printable(path), *(teacher.hparams[one] for one in ("backbone", "layer")))
         return teacher.eval().requires_grad_(False)
 
     def with_teacher(self, loss: Tensor, images: Tensor, logits: Tensor, counts: Tensor | None = None) -> Tensor:

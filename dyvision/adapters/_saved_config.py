@@ -141,7 +141,10 @@ def rebuild(
         raise ValueError(f"{where}: no network can be built from its 'arguments' ({printable(said)})") from error
     target = model.state_dict()
     if difference := compare_weights(state, target):
-        raise ValueError(printable(f"{weights_file} {difference}: not those of the network that {CONFIG} describes"))
+        network = f"the network that {CONFIG} describes"
+        if given:
+            network += f" with {', '.join(given)} as given here; without, they fit (then model.reset_classifier(...))"
+        raise ValueError(printable(f"{weights_file} {difference}: not those of {network}"))
     check_kinds(state, target, str(weights_file))
     model.load_state_dict(state)
     return model

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from dyvision.adapters._packages import need
 from dyvision.backbones import create_backbone
+from dyvision.layers import DynamicConv2d, get_layer
+from dyvision.layers.arguments import own_arguments
 
 __all__ = ("DyVisionBackbone", "DyVisionBackboneConfig")
 
@@ -42,7 +44,7 @@ class DyVisionBackboneConfig(_ConfigMixin, _Config):
         stage_names: The network's levels, finest first.
 
     Raises:
-        ValueError: If there is no such network or level.
+        ValueError: If there is no such network, layer or level, or if a layer's argument is not in ``layer_kwargs``.
     """
 
     model_type = "dyvision"
@@ -60,6 +62,7 @@ class DyVisionBackboneConfig(_ConfigMixin, _Config):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("stage_names", None)  # in a stored config; they follow from the network
+        _check_layer(layer, kwargs)
         super().__init__(**kwargs)
         self.network, self.layer = network, layer
         self.layer_kwargs = dict(layer_kwargs or {})
@@ -134,6 +137,15 @@ class DyVisionBackbone(_BackboneMixin, _Model):
             return (features, maps) if hidden else (features,)
         output = _transformers.modeling_outputs.BackboneOutput
         return output(feature_maps=features, hidden_states=maps if hidden else None)
+
+
+def _check_layer(layer: str, others: Mapping[str, Any]) -> None:
+    """Refuse a layer's own arguments among those of transformers, which would keep and not use them."""
+    cls = get_layer(layer)
+    own = [name for name in own_arguments(cls, DynamicConv2d) if name in others] if layer != "static" else []
+    if own:
+        given = {name: others[name] for name in own}
+        raise ValueError(f"{', '.join(own)}: of the layer {layer!r}; give layer_kwargs={given!r}")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any
 import timm
 
 from dyvision.checkpoint_file import load_plain
+from dyvision.file_kinds import is_safetensors
 
 #: what detectors normalise with where nothing is said
 _DETECTORS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -52,7 +53,7 @@ def default_preprocessing(name: str, pretrained: bool | str | PathLike[str] = Tr
 def _stored(path: str | PathLike[str]) -> dict[str, Any]:
     """The same from the arguments of the data module in a checkpoint of dyvision."""
     path = Path(path).expanduser()
-    if path.suffix == ".safetensors" or not path.is_file():
+    if not path.is_file() or is_safetensors(path):
         return {}
     content = load_plain(path, mmap=True)
     if not isinstance(content, Mapping):

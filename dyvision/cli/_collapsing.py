@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from dyvision.tables import NAME, FittingTable
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.checkpoint_io import AtomicCheckpointIO
 from dyvision.tasks.collapsing import static_task, take_network
+
+_log = logging.getLogger(__name__)
 
 #: seconds after which no further round of the latency starts
 _BUDGET = 60
@@ -148,6 +151,7 @@ def collapse_task(
     data.setup("validate")
     example = next(iter(data.val_dataloader()))["image"][:1]
     take_network(static, collapse(network, [example], reestimate_batchnorm=False))
+    _log.info("evaluating the dynamic network on the validation split ...")
     before = _evaluate(trainer, task, data)
 
     calibrated, compared = calibration_datasets(data, options.images)
@@ -155,9 +159,12 @@ def collapse_task(
 
     def metric_of(candidate: nn.Module) -> float:
         take_network(static, candidate)
+        statistics_are = "those of training" if chosen else "new ones"
+        _log.info("evaluating it on other training images, BatchNorm statistics: %s ...", statistics_are)
         chosen.append(_evaluate(trainer, static, data)[metric])
         return chosen[-1]
 
+    _log.info("averaging coefficients over %d training images ...", len(calibrated))
     with _validating_on(data, calibrated):
         loader = data.val_dataloader()
     compares = options.batchnorm == "auto" and compared is not None
@@ -169,12 +176,14 @@ def collapse_task(
             reestimate_batchnorm=None if compares else options.batchnorm == "reestimate",
         )
     take_network(static, collapsed)
+    _log.info("evaluating the static network on the validation split ...")
     after = _evaluate(trainer, static, data)
     anew = chosen[0] > chosen[1] if chosen else options.batchnorm == "reestimate"
 
     device = trainer.strategy.root_device
     networks = {"dynamic": network.to(device).eval(), "collapsed": static.built_network.to(device).eval()}
     example = [image.to(device) for image in example] if isinstance(example, list) else example.to(device)
+    _log.info("measuring how long both take ...")
     times = _time(networks, example, options.rounds, device)
     sides = {
         name: Side(

@@ -11,6 +11,7 @@ from dyvision import data as data_package
 from dyvision import tasks as task_package
 from dyvision.cli.request import read_checkpoint, read_request
 from dyvision.cli.task_table import TASKS
+from dyvision.tasks.heads.detection.exportable import check_exportable
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class Source:
         """Height and width of the images (of the example, where they are to be free), and where they come from.
 
         Raises:
-            ValueError: If nothing says.
+            ValueError: If nothing says, or the network cannot be exported for any.
         """
+        detects = self.task.task == "detection"
+        if detects:  # before its user looks for a size
+            check_exportable(self.task.built_network)
         if given is not None and given != "dynamic":
             return given, "--image-size"
         hparams = {} if self.data is None else self.data.hparams
@@ -57,9 +61,13 @@ class Source:
             return _pair(evaluated), "as in evaluation"
         if hparams.get("crop_size") is not None:
             return _pair(hparams["crop_size"]), "the crops of the training; --image-size HxW for others"
+        if detects and self.task.hparams.get("min_size") is None and hparams.get("image_size") is not None:
+            side = int(hparams["image_size"])
+            return (side, side), "data.image_size; smaller ones are padded"
+        hint = "HxW, large enough for all of them" if detects else "HxW or dynamic"
         raise ValueError(
             f"{self.path}: images keep their own sizes in evaluation, so nothing says which size the file is "
-            f"for: give --image-size HxW{'' if self.task.task == 'detection' else ' or dynamic'}"
+            f"for: give --image-size {hint}"
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from typing import Any
 
 from dyvision.text import printable
 
@@ -83,8 +85,20 @@ def show_messages() -> None:
     """Print what dyvision itself has to say (how much of the pretrained weights was used), by one process of a run."""
     logger = logging.getLogger("dyvision")
     if not logger.handlers and os.environ.get("LOCAL_RANK", "0") == "0":
-        logger.addHandler(logging.StreamHandler())
+        logger.addHandler(_ErrorStream())
         logger.setLevel(logging.INFO)
+
+
+class _ErrorStream(logging.StreamHandler[Any]):
+    """Writes to ``sys.stderr`` as it is at the time of a message: several commands may run in one process."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """The base sets it once."""
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

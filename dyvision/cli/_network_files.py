@@ -57,8 +57,10 @@ def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
 def _read(path: Path) -> Any:
     """The content of a file as plain values; None for what is read by others."""
     from dyvision.checkpoint_file import load_plain
+    from dyvision.file_kinds import check_file, is_safetensors
 
-    return None if path.suffix.lower() == ".safetensors" else load_plain(path, mmap=True)
+    check_file(path)
+    return None if is_safetensors(path) else load_plain(path, mmap=True)
 
 
 def _torchscript(path: Path) -> str:

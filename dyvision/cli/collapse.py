@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,3 +98,11 @@ def _run(options: argparse.Namespace, scratch: str) -> None:
     for name, what in (("output", "checkpoint"), ("weights", "weights")):
         if getattr(options, name) is not None:
             console.print(plain(f"{what}: {getattr(options, name)}"), soft_wrap=True, highlight=False)
+    if options.output is None and options.weights is None:
+        console.print(
+            "nothing was written: --output FILE.ckpt writes the checkpoint, --weights FILE.safetensors the weights"
+        )
+    elif options.output is not None:
+        console.print(
+            plain(f"go on: dyvision export {shlex.quote(str(options.output))}"), soft_wrap=True, highlight=False
+        )

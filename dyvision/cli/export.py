@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,10 +119,11 @@ def _exported(
     console: Any, source: Source, output: Path, arguments: dict[str, Any], origin: str, timed: bool
 ) -> dict[str, Any]:
     """Write the file, and say what it is and how long it takes."""
+    from dyvision.cli._progress import working
     from dyvision.tasks.exporting import export_task
     from dyvision.tasks.exporting.latency import latency_table, measure_export
 
-    with _status(console, f"exporting {output.name} and comparing it with PyTorch"):
+    with working(console, f"exporting {output.name} and comparing it with PyTorch"):
         file = export_task(source.task, output, **arguments)
     height, width = arguments["image_size"]
     said = f"task {source.task.task}, images of {height}x{width} ({origin}), {file.bytes / 2**20:.1f} MB"
@@ -131,10 +131,11 @@ def _exported(
         console.print(plain(line), soft_wrap=True, highlight=False)
     told = file.to_dict()
     if timed:
-        with _status(console, "measuring how long it takes"):
+        with working(console, "measuring how long it takes"):
             rows, images = measure_export(source.task, file, **arguments)
         console.print(latency_table(rows, images))
         told["latency"] = [row._asdict() for row in rows]
+    _say_next(console, output, arguments["format"])
     return told
 
 
@@ -148,6 +149,7 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     from dataclasses import asdict
 
     from dyvision.cli._messages import silence_advice
+    from dyvision.cli._progress import working
     from dyvision.export import quantize_onnx
     from dyvision.tasks.exporting import export_task
     from dyvision.tasks.exporting.int8 import calibration_images, evaluate, metrics_table
@@ -156,23 +158,24 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     source.data.setup("validate")  # a data set that is not there shows before the work
     with TemporaryDirectory(prefix="dyvision-") as folder:
         path = Path(folder, output.name)
-        with _status(console, "exporting and comparing with PyTorch"):
+        with working(console, "exporting and comparing with PyTorch"):
             export_task(source.task, path, **arguments)
-        with _status(console, "quantising"):
+        with working(console, "quantising"):
             images = calibration_images(path, source.data, _CALIBRATION, source.trust)
             file = quantize_onnx(path, output, images.split(1), max_images=_CALIBRATION)
         console.print(plain(file), soft_wrap=True, highlight=False)
-        with _status(console, "evaluating both"):
+        with working(console, "evaluating both"):
             before, after = (evaluate(one, source.data, source.trust) for one in (path, output))
     console.print(metrics_table(before, after))
+    _say_next(console, output, "onnx")
     return {**asdict(file), "path": str(output), "metrics": {"float": before, "int8": after}}
 
 
-@contextmanager
-def _status(console: Any, text: str) -> Iterator[None]:
-    """Say what is being done, in a terminal."""
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield
+def _say_next(console: Any, output: Path, format: str) -> None:
+    """Say what runs the file."""
+    runs = {
+        "onnx": f"dyvision predict --model {shlex.quote(str(output))} PHOTOS",
+        "torch": f"torch.export.load({str(output)!r}).module()(images), in Python",
+        "openvino": f"openvino.Core().compile_model({str(output)!r})(images), in Python",
+    }
+    console.print(plain(f"run it: {runs[format]}"), soft_wrap=True, highlight=False)

@@ -130,13 +130,31 @@ def expect(value: Any, fixed: Any, name: str) -> None:
         )
 
 
+def expect_tensor(value: Any, name: str) -> None:
+    """Refuse a call without an argument that a rewritten block was traced with.
+
+    Raises:
+        ValueError: If it is no tensor.
+    """
+    if isinstance(value, fx.Proxy):  # as above
+        value.tracer.create_proxy("call_function", expect_tensor, (value, name), {})
+    elif not isinstance(value, Tensor):
+        raise ValueError(
+            f"this block shares one coefficient branch, for which it was rewritten with a tensor as {name}, and cannot "
+            f"take {value!r}: call dynamize with an example_input that is called so, or with another policy"
+        )
+
+
 def check_fixed(graph: fx.Graph, call: BlockCall) -> None:
     """Add the refusals to a graph, behind its arguments."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(placeholders[-1]):
         for node in reversed(placeholders):  # each goes before the last one
-            if node.target in call.fixed:
-                graph.call_function(expect, (node, call.fixed[str(node.target)], str(node.target)))
+            name = str(node.target)
+            if name in call.fixed:
+                graph.call_function(expect, (node, call.fixed[name], name))
+            elif node.args and isinstance(call.values[name], Tensor):  # has a default, so it may be left out
+                graph.call_function(expect_tensor, (node, name))
 
 
 def _chooses(value: Any) -> bool:

@@ -35,6 +35,8 @@ _NAMES = {
 _BESIDE = {"decoder": _DECODER, "head": _DETECTION, "heads": _DETECTION, "classifier": _DECODER, "extra": _PYRAMID}
 _BACKBONES = frozenset({"backbone", "encoder", "body"})
 _EXTRA = frozenset({"features"})
+#: beside these a "neck" is the last stage of the backbone itself: SAM's image encoder
+_EMBEDDING = frozenset({"patch_embed", "patch_embedding"})
 _CLASSES = (
     (re.compile(r"(?<!With)FPN$|^FeaturePyramidNetwork$"), _PYRAMID),
     (re.compile(r"^(RegionProposalNetwork|RPNHead|RoIHeads|\w*(RetinaNet|FCOS|SSD|YOLOX?)\w*Head)$"), _DETECTION),
@@ -76,9 +78,9 @@ def say_left_alone(part: str, kind: str) -> str:
 
 def _kind(name: str, module: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
     parent, _, attribute = name.rpartition(".")
-    if attribute in _NAMES:
-        return _NAMES[attribute]
     beside = {child for child, _ in modules[parent].named_children()} if parent in modules else set()
+    if attribute in _NAMES and not (attribute == "neck" and _EMBEDDING & beside):
+        return _NAMES[attribute]
     needed = _EXTRA if attribute == "extra" else _BACKBONES
     if attribute in _BESIDE and needed & (beside - {attribute}):
         return _BESIDE[attribute]

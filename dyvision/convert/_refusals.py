@@ -10,7 +10,7 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic
 
 
 def check_is_plain(model: nn.Module, verb: str) -> None:
-    """Refuse scripted and quantised models.
+    """Refuse scripted and quantised models, and what is no model.
 
     Args:
         model: Any module.
@@ -18,7 +18,12 @@ def check_is_plain(model: nn.Module, verb: str) -> None:
 
     Raises:
         ValueError: If it is one of these; the message names it and the way out.
+        TypeError: If it is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{verb} takes an nn.Module, not a {type(model).__name__}; dyvision.create_model makes one from a name"
+        )
     for name, module in model.named_modules():
         named = f"{name} is" if name else f"{type(model).__name__} is"
         if isinstance(module, torch.jit.ScriptModule):

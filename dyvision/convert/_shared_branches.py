@@ -25,6 +25,7 @@ from torch import fx, nn
 from dyvision.convert._atomic import unchanged
 from dyvision.convert._block_inputs import BlockCall, check_fixed, fixed_forward
 from dyvision.convert._block_origin import remember_block
+from dyvision.convert._effects import no_effects
 from dyvision.convert._handover import has_hooks
 from dyvision.convert._sites import has_own_methods
 from dyvision.text import first_line
@@ -104,6 +105,9 @@ def trace_block(block: nn.Module, convs: Sequence[str], call: BlockCall | None =
         _compare_call(block, graph, call)
         return BlockTrace(graph, int(call.values[call.source].shape[1]), call.source)
     (placeholder,) = (node for node in graph.nodes if node.op == "placeholder")
+    if any(node.target is operator.getitem and isinstance(node.args[1], (int, str)) for node in placeholder.users):
+        # an image of the batch, or a member of a list: made-up images cannot tell
+        raise UntraceableBlockError("it indexes its input, which may be a list or a mapping")
     return BlockTrace(graph, _probe(block, graph), str(placeholder.target))
 
 
@@ -172,11 +176,14 @@ def _both_modes(block: nn.Module, convs: Sequence[str], call: BlockCall | None) 
 def _trace(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> fx.Graph:
     tracer = _BlockTracer(convs)
     try:
-        with fixed_forward(block, call):
-            return tracer.trace(block)
+        with fixed_forward(block, call), no_effects(block) as effects:
+            graph = tracer.trace(block)
     # tracing runs foreign code with stand-ins for tensors: it can fail in any way
     except Exception as error:
         raise UntraceableBlockError(f"torch.fx cannot trace it ({first_line(error, 120)})") from error
+    if effects:
+        raise UntraceableBlockError(f"its forward {effects[0]}, which a trace does once and never again")
+    return graph
 
 
 def _probe(block: nn.Module, graph: fx.Graph) -> int:

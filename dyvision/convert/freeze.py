@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -71,7 +71,7 @@ def find_stages(model: nn.Module, names: str | Sequence[str]) -> list[nn.Module]
         if not matching and name == _STEM:
             matching = _before_blocks(model, modules)
         if not matching:
-            top = list(dict.fromkeys(key.removeprefix(_BODY).partition(".")[0] for key in modules))
+            top = _tops(modules)
             raise ValueError(
                 f"freeze={name!r}: {type(model).__name__} has no module of that name; it has "
                 f"{some([_STEM, *(one for one in top if one not in ('body', _STEM))], 20)}"
@@ -79,6 +79,17 @@ def find_stages(model: nn.Module, names: str | Sequence[str]) -> list[nn.Module]
             )
         found += matching
     return found
+
+
+def _tops(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Names of the outermost modules; where one of them holds all stages (``blocks``), with the names of these."""
+    top = list(dict.fromkeys(key.removeprefix(_BODY).partition(".")[0] for key in modules))
+    inner = {name: [key for key in modules if key.removeprefix(_BODY).rpartition(".")[0] == name] for name in top}
+    numbered = [name for name, keys in inner.items() if len(keys) > 1 and all(k.split(".")[-1].isdigit() for k in keys)]
+    if len(numbered) == 1:
+        name = numbered[0]
+        top[top.index(name)] = f"{name} ({name}.0 to {name}.{len(inner[name]) - 1})"
+    return top
 
 
 def freeze_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:

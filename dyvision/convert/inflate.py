@@ -168,7 +168,8 @@ def _start(model: nn.Module, starts: Mapping[str, _Start], tensors: Mapping[str,
         device = next(layers[name].parameters()).device
         weight, bias = tensors[f"{_dot(name)}weight"].to(device), tensors.get(f"{_dot(name)}bias")
         starts[name](weight, None if bias is None else bias.to(device))
-    inside = {id(child) for layer in layers.values() for child in layer.modules()}
+    # a classifier of other classes is not taken, and has a branch of its own, too
+    inside = {id(child) for name in starts for child in (model.get_submodule(name) if name else model).modules()}
     for module in model.modules():
         if isinstance(module, CoefficientBranch) and id(module) not in inside:
             module.start_constant()

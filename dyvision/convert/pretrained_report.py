@@ -10,6 +10,7 @@ from os import PathLike
 from torch import nn
 
 from dyvision.layers import CoefficientBranch, DynamicConv2d
+from dyvision.layers.classifier import DynamicClassifier
 from dyvision.text import printable, some
 
 _LOGGER = logging.getLogger("dyvision.backbones")
@@ -44,7 +45,11 @@ class PretrainedReport:
 
     def __str__(self) -> str:
         """One line."""
-        parts = (("coefficient branches", self.branches), ("classifier", self.classifier), ("others", self.others))
+        parts = (
+            ("coefficient branches", self.branches),
+            ("classifier", self.classifier),
+            ("other parts of dynamic layers", self.others),
+        )
         new = ", ".join(f"{what} {len(names)}" for what, names in parts if names)
         count = sum(len(names) for _, names in parts)
         started = f"{count} start anew ({new})" if count else "none starts anew"
@@ -79,10 +84,16 @@ def report_pretrained(
     static, missing = set(static_names), set(fresh)
     groups: dict[str, list[str]] = {key: [] for key in ("branches", "classifier", "others", "kernels", "norms", "rest")}
     kinds = _kinds(model)
+    # the tensors of a dynamic layer have other names than the weight of the static one
+    anew = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, (DynamicConv2d, DynamicClassifier)) and f"{name}.weight" in missing
+    )
     for name in model.state_dict():
         kind = kinds.get(name, "rest")
         given = inflated if kind == "kernels" else name in static
-        if name in missing:
+        if name in missing or (kind == "kernels" and name.startswith(anew)):
             groups["classifier"].append(name)
         elif given:
             groups[kind if kind in ("kernels", "norms") else "rest"].append(name)

@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dyvision.checkpoint_file import check_finite, load_plain
-from dyvision.text import some
+from dyvision.checkpoint_file import check_finite, is_dense, load_plain
+from dyvision.file_kinds import check_file, is_safetensors
+from dyvision.text import printable, some
 
 Source = Mapping[str, torch.Tensor] | str | PathLike[str]
 
@@ -51,28 +52,38 @@ def read_state_dict(source: Source) -> StateDict:
     content = source if isinstance(source, Mapping) else _read(Path(source).expanduser())
     found = StateDict(_network_in(content))
     made_with = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+    strange = [name for name, tensor in found.items() if not is_dense(tensor)]
+    if strange:
+        raise ValueError(
+            f"{_named(source)}: {printable(some(strange, 3))} are no plain tensors (sparse, quantised or meta); save "
+            "the state dict of the network in floating point"
+        )
     found.made_with = made_with if isinstance(made_with, Mapping) else getattr(source, "made_with", {})
     if not isinstance(source, Mapping):
         check_finite(found, f"weights file {source}")
     if not found:
         names = [str(name) for name in content] if isinstance(content, Mapping) else [type(content).__name__]
         holds = f" (it holds {some(names, 3)})" if names else ""
-        raise ValueError(
-            f"{'the state dict' if isinstance(source, Mapping) else source} holds no tensors by name{holds}"
-        )
+        raise ValueError(f"{_named(source)} holds no tensors by name{holds}")
     return found
 
 
+def _named(source: Source) -> str:
+    return "the state dict" if isinstance(source, Mapping) else str(source)
+
+
 def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise ValueError(f"weights file {path} is a folder; give a file in it")
     if not path.is_file():
         raise ValueError(f"weights file {path} does not exist")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"weights file {path} cannot be read ({error}); expected .safetensors") from error
     try:
+        check_file(path)
+        if is_safetensors(path):
+            return load_file(path)
         return load_plain(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights file {path} cannot be read ({error}); expected .safetensors") from error
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"weights file {path} cannot be read: {reason}") from error
@@ -83,17 +94,24 @@ def _network_in(content: Any, depth: int = 0) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or depth > _DEPTH:
         return {}
     for container in _CONTAINERS:
-        if isinstance(content.get(container), Mapping) and (found := _network_in(content[container], depth + 1)):
-            return found
+        if isinstance(content.get(container), Mapping):
+            found = _network_in(content[container], depth + 1)
+            if _is_network(found):
+                return found
     tensors = {name: value for name, value in content.items() if _is_weight(name, value)}
-    if tensors:
-        return tensors
     inner = [
         _network_in(value, depth + 1)
         for name, value in content.items()
         if isinstance(name, str) and not name.lower().startswith(_NO_NETWORK)
     ]
-    return max(inner, key=len, default={})
+    return max(
+        [tensors, *filter(_is_network, inner)], key=lambda found: (_is_network(found), found is tensors, len(found))
+    )
+
+
+def _is_network(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether there is more than what lies beside a network: its step, the decay of an average."""
+    return any(tensor.ndim for tensor in tensors.values())
 
 
 def _is_weight(name: object, value: object) -> bool:

@@ -32,6 +32,12 @@ class WithConstants(nn.Module):
         """Set a constant, built on the CPU, for a module whose parameters are on this device."""
         setattr(self, name, value if device.type == "meta" else value.to(device))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # loaders that fill a module of the meta device (transformers) make a parameter of whatever is no buffer
+        super().__setattr__(
+            name, value.detach() if name in self.constants and isinstance(value, nn.Parameter) else value
+        )
+
     def _apply(self: Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
         super()._apply(fn, recurse)
         for name, value in self._held(self.constants):

@@ -140,11 +140,12 @@ class OnnxDetector(nn.Module):
         height, width = (size or 0 for size in self.file.shape[2:])
         down, right = height - image.shape[-2], width - image.shape[-1]
         if (down or right) and (not self.pads or down < 0 or right < 0):
-            most = "at most " if self.pads else ""
+            most, smaller = "", ""  # a detector that resizes would scale what is padded differently
+            if self.pads:
+                most, smaller = "at most ", f"give --data.image_size {min(height, width)} (the longer side), or "
             raise ValueError(
                 f"{self.file.path}: takes images of {most}{height}x{width} pixels (height x width), got "
-                f"{image.shape[-2]}x{image.shape[-1]}: give --data.image_size {min(height, width)} (the longer side), "
-                "or export it with another --image-size"
+                f"{image.shape[-2]}x{image.shape[-1]}: {smaller}export it with another --image-size"
             )
         padded = self.fill.expand(len(image), height, width).clone()
         padded[:, : image.shape[-2], : image.shape[-1]] = image

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from dyvision.tables import NAME, FittingTable
 from dyvision.tasks.exporting.file_networks import OnnxDetector, OnnxNetwork
@@ -36,8 +35,8 @@ def calibration_images(path: Path, data: Any, count: int, trust: Collection[str]
     if not isinstance(network, (OnnxNetwork, OnnxDetector)):
         raise TypeError(f"{path}: run by {type(network).__name__}")
     dataset = data.build_dataset(data.train_split, train=False)
-    chosen = Subset(dataset, sorted({index * len(dataset) // count for index in range(count)}))
-    batches = [network.given([sample["image"]]) for sample in chosen]
+    chosen = sorted({index * len(dataset) // count for index in range(count)})
+    batches = [network.given([dataset[index]["image"]]) for index in chosen]
     return torch.cat(batches)
 
 

@@ -177,6 +177,11 @@ def test_a_wrong_config_names_file_and_field(change, message, folder) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_keyword_that_the_weights_do_not_fit_is_named(folder) -> None:
+    with pytest.raises(ValueError, match=r"with num_classes as given here; without, they fit .*reset_classifier"):
+        from_pretrained(folder, num_classes=5)
+
+
 def test_weights_from_elsewhere_are_not_fetched(folder) -> None:
     places = {"pretrained": True, "model_kwargs": {"pretrained_cfg": {"file": "/etc/passwd"}, "checkpoint_path": "/x"}}
     edit(folder, arguments=places)

@@ -133,7 +133,7 @@ from dyvision.backbones import register_backbone
 from dyvision.layers import DynamicConv2d, register_layer
 from dyvision.layers.dyconv import DyConv2d
 
-@register_layer("my-dcd.v2")
+@register_layer("my-dcd-v2")
 class Mine(DyConv2d):
     pass
 
@@ -141,7 +141,7 @@ class Mine(DyConv2d):
 def mine(pretrained=False, **arguments):
     return timm.create_model("test_resnet", **arguments)
 
-assert register("dyvision_test_resnet_my-dcd.v2") == ["dyvision_test_resnet_my_dcd_v2"]
+assert register("dyvision_test_resnet_my-dcd-v2") == ["dyvision_test_resnet_my_dcd_v2"]
 assert any(isinstance(module, Mine) for module in timm.create_model("dyvision_test_resnet_my_dcd_v2").modules())
 names = register()
 assert {"dyvision_mine_dcd", "dyvision_mine_my_dcd_v2", "dyvision_resnet18_my_dcd_v2"} <= set(names)

@@ -77,3 +77,11 @@ def test_wrong_names() -> None:
         DyVisionBackbone(DyVisionBackboneConfig(network="test_resnet", layer="dcf"))
     with pytest.raises(ValueError, match="out_indices"):
         DyVisionBackboneConfig(network="test_resnet", out_indices=[7])
+
+
+def test_a_layers_argument_among_transformers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_kernels: of the layer 'dyconv'; give layer_kwargs=.'num_kernels': 2"):
+        DyVisionBackboneConfig(network="test_resnet", layer="dyconv", num_kernels=2)
+    with pytest.raises(ValueError, match="unknown layer 'dyconf'"):
+        DyVisionBackboneConfig(network="test_resnet", layer="dyconf")
+    assert DyVisionBackboneConfig(network="test_resnet", id2label={0: "a"}).layer == "static"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import timm
@@ -22,8 +23,9 @@ CLASSES = {"classification": ClassificationTask, "segmentation": SegmentationTas
 @pytest.mark.parametrize(
     ("task", "layer"), [("classification", "condconv"), ("segmentation", "dcd"), ("detection", "dyconv")]
 )
-def test_a_checkpoint_of_the_same_task(task, layer, trained, tmp_path, capsys, monkeypatch) -> None:
+def test_a_checkpoint_of_the_same_task(task, layer, trained, tmp_path, capsys, monkeypatch, caplog) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "dyvision")
     source, file, numbers = trained(task, layer), tmp_path / "static.ckpt", tmp_path / "numbers.json"
     command = [
         "collapse",
@@ -39,6 +41,16 @@ def test_a_checkpoint_of_the_same_task(task, layer, trained, tmp_path, capsys, m
     assert main([*command, "--trainer.limit_val_batches=2"]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     assert f"dynamic, {layer}" in printed and "BatchNorm statistics" in printed
+    assert printed.splitlines()[-1] == f"go on: dyvision export {file}"
+    steps = [record.getMessage() for record in caplog.records if record.getMessage().endswith(" ...")]
+    assert (
+        steps[:2]
+        == [
+            "evaluating the dynamic network on the validation split ...",
+            "averaging coefficients over 4 training images ...",
+        ]
+        and steps[-1] == "measuring how long both take ..."
+    )
     before, static = (CLASSES[task].load_from_checkpoint(path) for path in (source, file))
     assert not any(isinstance(module, DynamicConv2d) for module in static.modules())
     assert (static.hparams.layer, static.hparams.layer_kwargs, static.hparams.policy) == ("static", None, None)

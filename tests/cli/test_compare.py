@@ -49,7 +49,8 @@ def test_runs_of_each_kind_side_by_side(trained, tmp_path, capsys) -> None:
     assert [row["layer"] for row in table] == ["static", "dyconv", "static"] and table[1]["model.lr"] == "0.5"
 
 
-def test_what_is_no_run_is_a_line_and_the_others_are_shown(trained, tmp_path, capsys) -> None:
+def test_what_is_no_run_is_a_line_and_the_others_are_shown(trained, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     good = trained("classification", "static").parent.parent
     broken, begun, foreign, empty = (tmp_path / name for name in ("broken", "begun", "foreign", "empty"))
     shutil.copytree(good, broken)

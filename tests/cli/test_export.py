@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dyvision.cli import main
+from dyvision.cli._export_source import read_source
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 from dyvision.version import VERSION
 
@@ -98,12 +99,24 @@ def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
     assert "give --image-size HxW" in fails(capsys, "export", path, "--image-size=dynamic")
 
 
+def test_detections_of_images_that_evaluation_makes_smaller(tmp_path) -> None:
+    options = {"num_classes": 2, "head": "fcos", "fpn_channels": 16}
+    path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, **options)
+    assert read_source(str(path), "").image_size(None)[0] == (48, 48)
+    assert read_source(str(path), "").image_size((32, 64))[0] == (32, 64)
+    # of a detector that resizes only images of one size can be compared
+    path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, min_size=32, **options)
+    with pytest.raises(ValueError, match="give --image-size HxW"):
+        read_source(str(path), "").image_size(None)
+
+
 @pytest.mark.parametrize("head", ["faster_rcnn", "condinst"])
 def test_heads_that_cannot_be_exported_are_named(head, tmp_path, capsys) -> None:
     options = {"num_classes": 2, "head": head, "fpn_channels": 16}
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, **options)
-    said = fails(capsys, "export", path, "--image-size=64")
-    assert "cannot be exported" in said and "fcos" in said and "retinanet" in said
+    for size in (["--image-size=64"], []):
+        said = fails(capsys, "export", path, *size)
+        assert "cannot be exported" in said and "fcos" in said and "retinanet" in said
 
 
 def test_an_image_size_that_the_network_cannot_take(tmp_path, capsys) -> None:
@@ -220,8 +233,10 @@ def test_other_formats(format, classifier, capsys) -> None:
         suffix = ".xml"
     path = classifier.with_suffix(suffix)
     assert main(["export", str(classifier), f"--format={format}", "--postprocess"]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
     assert "PyTorch" in said and "static" in said and "dcd" in said
+    assert f"exporting {path.name}" in progress and "measuring" in progress
+    assert ("torch.export.load" if format == "torch" else "compile_model") in said.splitlines()[-1]
     images = torch.randn(3, 3, 32, 32)
     task = ClassificationTask.load_from_checkpoint(classifier).eval()
     with torch.no_grad():

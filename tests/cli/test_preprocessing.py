@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,3 +83,22 @@ def test_interpolation_is_that_of_the_default_pipelines(sample_data) -> None:
     assert not torch.equal(first[None], first["bicubic"]) and not torch.equal(first["nearest"], first["bicubic"])
     with pytest.raises(ValueError, match=r"interpolation='bicubik': expected one of nearest.*bicubic"):
         ImageFolderDataModule(root, interpolation="bicubik")
+
+
+def test_what_the_weights_do_not_say_is_not_told_as_theirs(caplog) -> None:
+    caplog.set_level(logging.INFO, "dyvision.data")
+    offered = {"mean": IMAGENET, "std": [0.5] * 3, "crop_ratio": 1.0, "source": "a.ckpt"}  # no interpolation
+    for given, told in (
+        ({"mean": IMAGENET, "std": [0.5] * 3, "crop_ratio": 1.0}, []),
+        (
+            {"mean": IMAGENET, "std": [0.5] * 3},
+            ["images as a.ckpt expects them: crop_ratio 1.0; as given: mean 0.485 0.456 0.406, std 0.5 0.5 0.5"],
+        ),
+    ):
+        data = ImageFolderDataModule("data", **given)
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(preprocessing=offered))
+        for _ in range(2):  # every stage sets it up again
+            data.take_preprocessing()
+        assert [record.getMessage() for record in caplog.records] == told
+        assert data.hparams["crop_ratio"] == 1.0 and data.hparams["interpolation"] is None
+        caplog.clear()

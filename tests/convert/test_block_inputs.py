@@ -229,6 +229,8 @@ def test_a_rewritten_block_refuses_the_path_it_was_not_traced_for():
     model.up2(x, None)
     with pytest.raises(ValueError, match=r"skip=None.*example_input"):
         model.up2(x, torch.randn(1, 8, 8, 8))
+    with pytest.raises(ValueError, match=r"a tensor as skip, and cannot take None.*example_input"):
+        model.up1(torch.randn(1, 10, 4, 4))
     model, _ = _shared("flag", "condconv")
     with pytest.raises(ValueError, match="twice=True"):
         model.body(torch.randn(1, 6, 4, 4))

@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -80,6 +81,8 @@ def test_names_that_do_not_exist_list_those_that_do():
     with pytest.raises(ValueError, match=r"freeze='layer9': ResNet has no module of that name; it has stem.*layer1"):
         dyvision.freeze(model, "layer1,layer9")
     assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match=r"blocks \(blocks\.0 to blocks\.6\)"):  # where one module holds all stages
+        dyvision.freeze(timm.create_model("mobilenetv2_035"), "layer1")
     with pytest.raises(ValueError, match="layer9"):
         dyvision.dynamize(model, "dyconv", freeze="layer9")
     assert type(model.layer1[0].conv1) is nn.Conv2d

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -82,6 +83,9 @@ CONTAINERS = {
         {f"net.{k}": torch.zeros_like(v) for k, v in state.items()}
         | {f"net_ema.module.{k}": v for k, v in state.items()}
     ),
+    "numbers beside it": lambda state: {"net_g": state, "step": torch.tensor(3)},
+    "numbers beside its average": lambda state: {"ema": {"decay": torch.tensor(0.9), "shadow": state}, "model": {}},
+    "only the decay of an average": lambda state: {"ema": {"decay": torch.tensor(0.9)}, "state_dict": state},
     "compiled, distributed": lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
 }
 
@@ -92,6 +96,27 @@ def test_files_of_any_training_script(container, trained, tmp_path) -> None:
     model = create_model("test_resnet", "dcd", num_classes=5, pretrained=tmp_path / "weights.pth").eval()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(images), trained(images), rtol=1e-3, atol=1e-4)
+
+
+def test_the_kind_of_a_file_is_in_its_bytes(trained, tmp_path) -> None:
+    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "weights.safetensors").rename(tmp_path / "pytorch_model.bin")
+    model = create_model("test_resnet", "dcd", num_classes=5, pretrained=tmp_path / "pytorch_model.bin").eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(images), trained(images), rtol=1e-3, atol=1e-4)
+
+
+def test_eight_bit_weights_are_read(trained, tmp_path) -> None:
+    state = {name: t.to(torch.float8_e4m3fn) if t.ndim == 4 else t for name, t in trained.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    model = create_model("test_resnet", num_classes=5, pretrained=tmp_path / "weights.pth")
+    torch.testing.assert_close(model.conv1[0].weight, state["conv1.0.weight"].float())
+
+
+def test_a_dynamic_classifier_of_other_classes_starts_anew(trained) -> None:
+    for layer in ("dcd", "condconv"):
+        model = create_model("test_resnet", layer, num_classes=3, dynamic_classifier=True)
+        assert any("fc" in name for name in inflate_checkpoint(model, trained.state_dict()).classifier)
 
 
 def test_names_of_torchvision(tmp_path) -> None:
@@ -163,9 +188,17 @@ def test_files_that_are_refused_in_one_line(trained, tmp_path, capsys) -> None:
             "hyper_parameters": {"backbone": "resnet10"},
         },
         "other": create_model("mobilenetv2_035", num_classes=5).state_dict(),
+        "sparse": {**state, "conv1.0.weight": state["conv1.0.weight"].to_sparse()},
+        "meta": {name: tensor.to("meta") for name, tensor in state.items()},
     }
     for name, content in files.items():
         torch.save(content, tmp_path / f"{name}.pth")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>404</title>")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    (tmp_path / "folder.pth").mkdir()
+    with zipfile.ZipFile(tmp_path / "program.pth", "w") as archive:  # as torch.jit.save writes it
+        archive.writestr("program/data.pkl", b"")
+        archive.writestr("program/constants.pkl", b"")
     (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": _Code()}))
     for name, message in [
         ("nothing", "holds no tensors by name .it holds epoch"),
@@ -175,11 +208,24 @@ def test_files_that_are_refused_in_one_line(trained, tmp_path, capsys) -> None:
         ("other", "its tensors are those of mobilenetv2_035, not of test_resnet"),
         ("code", "code.pth cannot be read"),
         ("absent", "does not exist"),
+        ("sparse", "conv1.0.weight are no plain tensors"),
+        ("meta", "are no plain tensors"),
+        ("page", "a web page"),
+        ("pointer", "git lfs pull"),
+        ("folder", "is a folder"),
+        ("program", "a TorchScript program"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             create_model("test_resnet", "dyconv", num_classes=5, pretrained=tmp_path / f"{name}.pth")
         assert f"{name}.pth" in str(caught.value) and "\n" not in str(caught.value)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_files_under_the_name_of_another_kind(trained, tmp_path) -> None:
+    torch.save(trained.state_dict(), tmp_path / "theirs.pth")
+    (tmp_path / "theirs.pth").rename(tmp_path / "theirs.safetensors")
+    with pytest.raises(ValueError, match=r"a file of torch\.save, not one of safetensors; give it a name"):
+        create_model("test_resnet", num_classes=5, pretrained=tmp_path / "theirs.safetensors")
 
 
 def test_nothing_changes_where_something_does_not_fit(trained) -> None:

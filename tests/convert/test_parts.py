@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -155,3 +156,18 @@ def test_segmentation_models_pytorch():
     for name in ("Unet", "FPN", "DeepLabV3Plus", "UPerNet"):
         model = dyvision.dynamize(getattr(smp, name)("resnet18", encoder_weights=None), "se", "dyconv")
         assert _dynamic(model) and all(layer.startswith("encoder.") for layer in _dynamic(model))
+
+
+def test_the_neck_of_sams_image_encoder_belongs_to_the_encoder():
+    with torch.device("meta"):
+        model = timm.create_model("samvit_base_patch16", img_size=64, num_classes=0)
+    roles = _roles(model)
+    assert roles == {"patch_embed.proj": "stem", "neck.0": "block", "neck.2": "block"}
+
+
+def test_a_neck_beside_a_backbone_is_a_pyramid():
+    network = nn.Module()
+    network.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    network.neck = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3))
+    roles = _roles(network)
+    assert [roles[f"neck.{index}"] for index in (0, 1)] == ["part", "part"]

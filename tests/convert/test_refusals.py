@@ -54,3 +54,11 @@ def test_a_weight_of_two_names_is_named_with_the_way_out():
     model[2].weight = model[1].weight
     with pytest.warns(UserWarning, match=r"the weights that 1, 2 share.*a policy of patterns"):
         dyvision.dynamize(model, "dyconv")
+
+
+@pytest.mark.parametrize("model", ["resnet18", None, [nn.Conv2d(3, 4, 3)]])
+def test_what_is_no_model_is_named(model):
+    for verb in (dyvision.dynamize, dyvision.fuse):
+        arguments = ("dcd",) if verb is dyvision.dynamize else ()
+        with pytest.raises(TypeError, match=f"takes an nn.Module, not a {type(model).__name__}"):
+            verb(model, *arguments)

@@ -150,6 +150,30 @@ class TypeBlock(_Block):
         return self.conv2(self.conv1(x)) if isinstance(x, torch.Tensor) else self.conv1(self.conv2(x))
 
 
+class ListBlock(_Block):
+    def forward(self, x):
+        return self.conv2(self.conv1(x[0])) + x[1]
+
+
+class DepthBlock(_Block):
+    def forward(self, x):
+        if self.training and torch.rand(()) < 0.5:
+            return x
+        return x + self.conv2(self.conv1(x))
+
+
+class CountBlock(_Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.steps += 1
+        return self.conv2(self.conv1(x))
+
+
 @pytest.mark.parametrize("layer", SHARING)
 @pytest.mark.parametrize(
     ("block", "reason"),
@@ -157,6 +181,8 @@ class TypeBlock(_Block):
         (TrainingBlock, "training and evaluation mode"),
         (DataBlock, "cannot trace"),
         (TypeBlock, "computes something else"),
+        (DepthBlock, "draws random numbers"),
+        (CountBlock, "changes calls, steps"),
     ],
 )
 def test_blocks_that_cannot_be_rewritten_keep_own_branches(block, reason, layer):
@@ -167,6 +193,31 @@ def test_blocks_that_cannot_be_rewritten_keep_own_branches(block, reason, layer)
         dynamize(model, layer)
     assert type(model[1]) is block and len(branches(model)) == 2
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", SHARING)
+def test_a_block_that_takes_a_list_keeps_own_branches(layer):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(3, 6, 3), ListBlock()
+
+        def forward(self, x):
+            return self.block([self.stem(x), self.stem(-x)])
+
+    model, x = Twice().eval(), torch.randn(2, 3, 9, 8)
+    expected = model(x)
+    with pytest.warns(UserWarning, match="indexes its input"):
+        dynamize(model, layer)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_looking_at_a_block_changes_no_numbers():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), CountBlock(), DepthBlock())
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match="keep a branch each"):
+        dynamize(model, SHARING[0], preserve_outputs=False)
+    assert (model[1].calls, int(model[1].steps)) == (0, 0)
 
 
 @pytest.mark.parametrize("layer", SHARING)

@@ -61,6 +61,14 @@ def test_the_average_of_a_mask_head_keeps_its_constants() -> None:
     assert averaged.module.state_dict()["0.sizes_of_interest"].tolist() == [6, 7, 13]
 
 
+def test_a_constant_that_a_loader_makes_a_parameter_of_stays_one() -> None:
+    layer = build("fdconv")
+    expected = {name for name, _ in layer.named_parameters()}
+    layer.order = nn.Parameter(layer.order.clone(), requires_grad=False)
+    assert {name for name, _ in layer.named_parameters()} == expected
+    assert "order" in layer.state_dict()
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("name", list_layers())
 def test_a_layer_from_the_meta_device_takes_over_a_state_dict(name, kernel) -> None:

@@ -64,7 +64,7 @@ def test_a_detector_pads_images_as_a_batch_does(tmp_path) -> None:
 def test_a_detector_that_resizes_takes_images_of_its_size_only(tmp_path) -> None:
     said = metadata("detection", model={"min_size": 40})
     task = load_exported(write_detector(tmp_path / "a.onnx", said, (20, 30)))
-    with pytest.raises(ValueError, match=r"takes images of 20x30 pixels .*got 12x16"):
+    with pytest.raises(ValueError, match=r"takes images of 20x30 pixels .*got 12x16: export it with another"):
         task([torch.rand(3, 12, 16)])
 
 
