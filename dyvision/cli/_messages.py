@@ -84,8 +84,11 @@ def expect_frozen_modules() -> None:
 def show_messages() -> None:
     """Print what dyvision itself has to say (how much of the pretrained weights was used), by one process of a run."""
     logger = logging.getLogger("dyvision")
-    if not logger.handlers and os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if not logger.handlers:
         logger.addHandler(_ErrorStream())
+    if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
 
 

@@ -32,6 +32,7 @@ def data_of(folder: Path, number: int = 0, task: str = "classification") -> dict
 
 
 def test_images_as_the_weights_expect_them(weights, sample_data, place, capfd) -> None:
+    logging.getLogger("dyvision").setLevel(logging.NOTSET)  # as whoever captured messages before may leave it
     assert main(arguments(sample_data, *SHORT, f"--model.pretrained={weights}", "--data.crop_ratio=0.8")) == 0
     kept = data_of(place)
     assert kept["mean"] == kept["std"] == [0.5] * 3  # as numbers
