@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
+from dyvision.building import building_from
 from dyvision.checkpoint_file import read_checkpoint
 from dyvision.reading import read_yaml
 from dyvision.registry import check_plugins
@@ -85,4 +86,5 @@ class CheckpointMixin(L.LightningDataModule):
         stored = hyperparameters_of(stored, where, (trust,) if isinstance(trust, str) else trust, kwargs)
         check_plugins(content.get("plugins"), stored, where)
         stored = name_unknown(stored, set(inspect.signature(cls).parameters), where)
-        return cls(**{**stored, **kwargs})
+        with building_from(where, "data module"):
+            return cls(**{**stored, **kwargs})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,12 +13,40 @@ from torch import Tensor
 # the only place where an allocation is seen whatever asks for it: a factory, a copy, a layer's own code
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dyvision.text import one_line, printable
+
 #: building needs the weights several times over (a static layer, then its dynamic one, random numbers for both)
 _COPIES = 8
 #: and some room for networks with hardly any weights: anchors, confusion matrices, images of zeros
 _ROOM = 2**26
 #: operations; large networks (DenseNet-201, ResNet-152) with every convolution dynamic need some 12,000
 _STEPS = 100_000
+
+
+@contextmanager
+def building_from(where: str, what: str, stored: int | None = None) -> Iterator[None]:
+    """Build what the hyperparameters of a file describe; whatever goes wrong is one line that names the file.
+
+    Args:
+        where: The file, for messages.
+        what: What is built, as ``network``.
+        stored: Number of the file's weights, which limits memory and length; None for no limit.
+
+    Raises:
+        ValueError: If an argument is wrong, or of a type that its class cannot take.
+    """
+    try:
+        with nullcontext() if stored is None else LimitedMemory(stored, where):
+            yield
+    except ValueError as error:
+        raise error if where in str(error) else ValueError(f"{where}: {error}") from error
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # values of the wrong type fail anywhere on the way
+        reason = printable(one_line(error)[:300])
+        raise ValueError(
+            f"{where}: no {what} can be built from its hyperparameters ({type(error).__name__}: {reason})"
+        ) from error
 
 
 class LimitedMemory(TorchDispatchMode):

@@ -88,19 +88,24 @@ def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterat
         raise type(error)(error.errno, f"{target} could not be written: {reason}{kept}") from error
 
 
-def check_target(path: str | os.PathLike[str], option: str) -> None:
+def check_target(path: str | os.PathLike[str], option: str, *read: str | os.PathLike[str] | None) -> None:
     """Check before the work that its result can be written.
 
     Args:
         path: The file; folders above it are made when it is written, and a file of this name is replaced.
         option: Who asked for it, for the message.
+        *read: Files that the result is made from, which it must not replace; None is none.
 
     Raises:
         OSError: If it is a folder, or nothing can be written there.
+        ValueError: If it is one of the files that are read.
     """
     target = Path(path).expanduser().absolute()
     if target.is_dir():
         raise IsADirectoryError(f"{option} {path}: a folder; give a file in it")
+    for source in (Path(one).expanduser() for one in read if one is not None):
+        if target.is_file() and source.is_file() and target.samefile(source):
+            raise ValueError(f"{option} {path}: the file that is read, which would be lost; give another one")
     _check_writable(target.parent, f"{option} {path}", ", not a folder")
 
 

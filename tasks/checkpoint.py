@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dyvision.building import LimitedMemory
+from dyvision.building import building_from
 from dyvision.checkpoint_file import check_archive, check_finite, checked, count, read_checkpoint, warn_of_newer
 from dyvision.reading import read_yaml
 from dyvision.registry import check_plugins, record_plugins
@@ -25,7 +25,7 @@ from dyvision.tasks.preprocessing import stored_preprocessing
 from dyvision.tasks.resume_state import check_resumable
 from dyvision.tasks.resume_structure import check_restorable
 from dyvision.tensor_kinds import check_kinds
-from dyvision.text import one_line, printable
+from dyvision.text import printable
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -157,19 +157,8 @@ class CheckpointMixin(ImagesMixin):
         stored = hyperparameters_of(content["hyper_parameters"], where, allowed, kwargs)
         check_plugins(content.get("plugins"), stored, where)
         arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
-        try:
-            with LimitedMemory(count(content["state_dict"]), where):
-                model = cls(**arguments)
-        except ValueError as error:
-            raise error if where in str(error) else ValueError(f"{where}: {error}") from error
-        except (OSError, ImportError):
-            raise
-        # values of the wrong type fail anywhere on the way to a network
-        except Exception as error:
-            reason = printable(one_line(error)[:300])
-            raise ValueError(
-                f"{where}: no network can be built from its hyperparameters ({type(error).__name__}: {reason})"
-            ) from error
+        with building_from(where, "network", count(content["state_dict"])):
+            model = cls(**arguments)
         model.on_load_checkpoint(content)
         model._loaded_from = where
         model._trained_with = stored_preprocessing(content, where) or None

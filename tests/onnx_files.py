@@ -56,29 +56,67 @@ def write_network(
     return _save(graph, path, said)
 
 
-def write_detector(path: Path, said: Mapping[str, str], size: tuple[int, int], label: int = 2) -> Path:
-    """A file that finds one object in each image, from (4, 5) to the lower right corner, and has room for two."""
+def write_constant(path: Path, said: Mapping[str, str], name: str, value: Any) -> Path:
+    """A file that gives the same array for each image, whatever its task."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    array = np.asarray(value)
+    nodes = [
+        helper.make_node("Shape", ["image"], ["batch"], end=1),
+        helper.make_node("Concat", ["batch", "rest"], ["shape"], axis=0),
+        helper.make_node("Expand", ["of_one", "shape"], [name]),
+    ]
+    constants = [
+        numpy_helper.from_array(array, "of_one"),
+        numpy_helper.from_array(np.array(array.shape, np.int64), "rest"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), ["batch", *array.shape])],
+        constants,
+    )
+    return _save(graph, path, said)
+
+
+def write_detector(
+    path: Path, said: Mapping[str, str], size: tuple[int | str, int | str], label: int = 2, **changed: Any
+) -> Path:
+    """A file that finds one object in each image, from (4, 5) to the lower right corner, and has room for two.
+
+    Args:
+        path: The file.
+        said: What it says about itself.
+        size: Height and width of its images; names for free ones.
+        label: Of the object.
+        **changed: Other arrays for outputs, as for a batch of one.
+    """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     height, width = size
     values = {
-        "boxes": np.array([[[4, 5, width, height], [0, 0, 0, 0]]], np.float32),
+        "boxes": np.array(
+            [[[4, 5, *(9 if isinstance(one, str) else one for one in (width, height))], [0] * 4]], np.float32
+        ),
         "scores": np.array([[0.75, 0]], np.float32),
         "labels": np.array([[label, 0]], np.int64),
         "count": np.array([1], np.int64),
+        **{name: np.asarray(value) for name, value in changed.items()},
     }
     nodes = [
         helper.make_node("Shape", ["image"], ["batch"], end=1),
-        helper.make_node("Concat", ["batch", "rest2"], ["shape3"], axis=0),
-        helper.make_node("Concat", ["batch", "rest1"], ["shape2"], axis=0),
+        *(helper.make_node("Concat", ["batch", f"rest_{name}"], [f"shape_{name}"], axis=0) for name in values),
+        *(helper.make_node("Expand", [f"{name}_of_one", f"shape_{name}"], [name]) for name in values),
     ]
-    shapes = {"boxes": "shape3", "scores": "shape2", "labels": "shape2", "count": "batch"}
-    nodes += [helper.make_node("Expand", [f"{name}_of_one", shapes[name]], [name]) for name in values]
-    dims = {"boxes": ["batch", 2, 4], "scores": ["batch", 2], "labels": ["batch", 2], "count": ["batch"]}
+    dims = {name: ["batch", *value.shape[1:]] for name, value in values.items()}
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in values.items()}
     constants = [numpy_helper.from_array(value, f"{name}_of_one") for name, value in values.items()]
-    constants += [numpy_helper.from_array(np.array(rest, np.int64), f"rest{len(rest)}") for rest in ([2, 4], [2])]
+    constants += [
+        numpy_helper.from_array(np.array(value.shape[1:], np.int64), f"rest_{name}") for name, value in values.items()
+    ]
     graph = helper.make_graph(
         nodes,
         "detector",

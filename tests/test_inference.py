@@ -138,6 +138,17 @@ def test_what_is_no_image_is_named(checkpoints, photos, tmp_path) -> None:
         assert "image 0" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_wrong_batch_size_is_no_empty_result(batch_size, checkpoints, photos) -> None:
+    with pytest.raises(ValueError, match=r"batch_size=.*: expected an integer of at least 1 or null"):
+        dyvision.load(checkpoints["classification"], device="cpu").predict(photos, batch_size=batch_size)
+
+
+def test_bytes_are_no_list_of_images(checkpoints) -> None:
+    with pytest.raises(ValueError, match="image 0: a bytes; expected a path"):
+        dyvision.load(checkpoints["classification"], device="cpu").predict(b"abc")
+
+
 def test_files_that_are_no_task(checkpoints, tmp_path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "hyper_parameters": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other.ckpt: of another project"):

@@ -34,7 +34,7 @@ class ResultsFile(Callback):
 
     def __init__(self, path: str | Path, checkpoint: str | Path | None) -> None:
         super().__init__()
-        check_target(path, "--json")
+        check_target(path, "--json", checkpoint)
         self.path, self.checkpoint = Path(path).expanduser(), checkpoint
         self._started = 0.0
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from dyvision import checkpoint_file
 from dyvision.analysis.macs import count_macs, count_parameters
-from dyvision.building import LimitedMemory
+from dyvision.building import building_from
 from dyvision.cli._results_file import FORMAT
 from dyvision.cli._run_folder import LAST
 from dyvision.cli.task_table import TASKS
 from dyvision.reading import read_json
 from dyvision.tasks.results import is_measured
-from dyvision.text import one_line
 from dyvision.trust import hyperparameters_of, name_unknown
 
 #: weights that a file without weights may describe; the largest networks of timm have twice as many
@@ -165,16 +164,9 @@ def _summary(
     stored = name_unknown(hyperparameters_of(hparams, str(path)), accepted_arguments(cls)[0], str(path))
     if stored.get("num_classes") is None:
         raise ValueError(f"{path}: its hyperparameters lack num_classes")
-    try:
-        with LimitedMemory(weights, str(path)):
-            model = cls(**stored)
-            network = model.backbone_network
-    except (ValueError, OSError, ImportError):
-        raise
-    except Exception as error:  # values of the wrong type fail anywhere on the way to a network
-        raise ValueError(
-            f"{path}: no network can be built from its hyperparameters ({one_line(error)[:120]})"
-        ) from error
+    with building_from(str(path), "network", weights):
+        model = cls(**stored)
+        network = model.backbone_network
     return RunSummary(
         source=source,
         task=task,

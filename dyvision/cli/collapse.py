@@ -72,6 +72,9 @@ def _run(options: argparse.Namespace, scratch: str) -> None:
     typed += ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={scratch}"]
     typed += [f"--trust={options.trust}"] if options.trust else []
     request = read_request(typed, "collapse")
+    for name in ("output", "weights", "json"):
+        if getattr(options, name) is not None:
+            check_target(getattr(options, name), f"--{name}", request.checkpoint_path)
     run = TaskCLI("collapse", request)
     path = request.checkpoint_path
     trust = options.trust.split(",") if options.trust else ()

@@ -40,7 +40,7 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _compare(options: argparse.Namespace) -> int:
     for name in ("json", "csv"):
         if getattr(options, name) is not None:
-            check_target(getattr(options, name), f"--{name}")
+            check_target(getattr(options, name), f"--{name}", *options.runs)
     if options.input_size < 1:
         raise ValueError(f"--input-size must be at least 1, got {options.input_size}")
     from dyvision.cli._run_summary import differing_options, summarize

@@ -92,7 +92,9 @@ def _export(options: argparse.Namespace) -> None:
             raise ValueError(f"--output {options.output}: files of --format {options.format} end in {suffix}")
     source = read_source(options.checkpoint, options.trust, options.root)
     output = options.output or source.path.with_suffix(f".int8{suffix}" if options.quantize else suffix)
-    check_target(output, "--output")
+    for option, target in (("--output", output), ("--json", options.json)):
+        if target is not None:
+            check_target(target, option, source.path)
     size, origin = source.image_size(options.image_size)
     arguments: dict[str, Any] = {
         "format": options.format,

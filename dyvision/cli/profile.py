@@ -59,7 +59,7 @@ def _size(text: str) -> tuple[int, int]:
 def _profile(options: argparse.Namespace) -> None:
     for option, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and path != Path("-"):
-            check_target(path, option)
+            check_target(path, option, options.model)
     import json
 
     from dyvision.analysis import profile

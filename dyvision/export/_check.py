@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dyvision.export._network import Images, dtype_of
 from dyvision.export._outputs import outputs_of
 from dyvision.export.deciding import DecidingNetwork
+from dyvision.text import first_line, printable
 
 #: Runs a file: all its outputs for a batch of images.
 Runner = Callable[[Tensor], list[Tensor]]
@@ -117,7 +118,7 @@ def check(
         error: What is wrong with its outputs; by default :func:`judge`.
 
     Raises:
-        ValueError: If the outputs differ by more.
+        ValueError: If the outputs differ by more, or the file cannot be run.
     """
     random = torch.Generator().manual_seed(0)
     error = error or judge(network, tolerance)
@@ -125,7 +126,14 @@ def check(
     for shape in images.shapes_to_check(network):
         for _ in range(2):
             batch = images.draw(shape, dtype_of(network), random)
-            found.append(Agreement(shape, error(batch, run(batch))))
+            try:
+                outputs = run(batch)
+            except Exception as reason:  # of a program with errors of its own
+                raise ValueError(
+                    f"{name} was not written: {program} failed for images of shape {list(shape)}: "
+                    f"{printable(first_line(reason))}"
+                ) from reason
+            found.append(Agreement(shape, error(batch, outputs)))
     worst = max(found, key=lambda one: one.error)
     if not worst.error <= tolerance:
         raise ValueError(

@@ -23,6 +23,9 @@ from dyvision.version import VERSION
 ImageKind = Literal["normalised", "unit", "bytes"]
 #: of the batch with which an export is traced: one of 1 would be taken for a constant
 _EXAMPLE = 2
+#: least height and width of the images with which free ones are traced: features of 1x1, which a small image has behind
+#: a stride of 32, would be taken for a constant, too
+_EXAMPLE_SIDE = 128
 #: sizes of the batches that a file for any batch is checked with
 _BATCHES = (1, 3, 8)
 
@@ -72,6 +75,12 @@ class Images:
         if self.kind == "bytes":
             return (noise * 48 + 128).clamp(0, 255).to(torch.uint8)
         return (noise * 0.2 + 0.5).clamp(0, 1).to(dtype) if self.kind == "unit" else noise.to(dtype)
+
+    @property
+    def traced(self) -> tuple[int, ...]:
+        """Shape of the images with which a network is traced; free sizes are multiples of the example's."""
+        sides = [side * -(-_EXAMPLE_SIDE // side) if 2 in self.free else side for side in self.shape[2:]]
+        return (*self.shape[:2], *sides)
 
     def shapes_to_check(self, network: nn.Module) -> list[tuple[int, ...]]:
         """Batches of 1, 3 and 8, or of the one size; other heights and widths where these are free."""
@@ -129,7 +138,7 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 def trace(network: nn.Module, images: Images) -> torch.export.ExportedProgram:
     """Trace a network with torch.export, for all sizes that are free."""
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in images.free},) if images.free else None
-    example = images.draw(images.shape, dtype_of(network))
+    example = images.draw(images.traced, dtype_of(network))
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,12 +175,19 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
     """Write beside ``path``; the file takes that name if the block ends well. Large parameters go beside it."""
     (ir,) = need("onnxscript.ir")
     size = sum(value.const_value.nbytes for value in onnx_model.graph.initializers.values())
-    beside = f"{path.name}.data" if size > _LARGE else None
-    with replacing(path, size) as file:
-        try:
-            ir.save(onnx_model, file, external_data=beside)
+    if size <= _LARGE:
+        with replacing(path, size) as file:
+            ir.save(onnx_model, file)
             yield file
-        except BaseException:
-            if beside is not None:
-                (path.parent / beside).unlink(missing_ok=True)
-            raise
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a file names its parameters, so both are written under their names, in a folder of their own; those of an earlier
+    # file stay until then
+    with TemporaryDirectory(prefix=f".{path.stem}.part-", dir=path.parent) as folder:
+        file, beside = Path(folder, path.name), f"{path.name}.data"
+        with replacing(file, size):  # says what is missing if there is no room
+            pass
+        ir.save(onnx_model, file, external_data=beside)
+        yield file
+        os.replace(Path(folder, beside), path.with_name(beside))
+        os.replace(file, path)

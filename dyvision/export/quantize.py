@@ -96,8 +96,10 @@ def quantize_onnx(
     onnx, quantization = need("onnx", "onnxruntime.quantization")
     check_positive("max_images", max_images)
     check_positive("rounds", rounds)
-    source = Path(path)
-    session = open_session(_existing(source), threads=1)
+    source = _existing(Path(path))
+    if Path(output).exists() and source.samefile(output):
+        raise ValueError(f"{output}: the file to quantise, which stays; give another output")
+    session = open_session(source, threads=1)
     batches = _batches(images, session.get_inputs()[0], source.name, max_images)
     model = onnx.load(source)
     chosen, kept = choose_nodes(model, source.name, keep)

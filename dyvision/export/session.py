@@ -67,6 +67,8 @@ class OnnxModel:
             raise ValueError(f"{self.path}: a folder, not an ONNX file")
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file")
+        if not self.path.is_file():  # ONNX Runtime would wait for what a pipe never says
+            raise ValueError(f"{self.path}: a pipe or a device, not an ONNX file")
         self._session = open_session(self.path, threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:

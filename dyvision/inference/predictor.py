@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dyvision.arguments import check_number
 from dyvision.data.base import VisionDataModule
 from dyvision.data.errors import DataError
 from dyvision.data.listing import find_images
@@ -61,8 +62,9 @@ class Predictor:
 
         Raises:
             DataError: If an image cannot be read; the message names it.
-            ValueError: If something is no image.
+            ValueError: If something is no image, or ``batch_size`` is out of range.
         """
+        check_number("batch_size", batch_size, minimum=1, integer=True, allow_none=True)
         single, sources = _sources(images)
         size = batch_size or self.data.eval_batch_size or self.data.batch_size
         results: list[Result] = []
@@ -151,7 +153,7 @@ def _sources(images: Any) -> tuple[bool, list[Any]]:
         return (False, list(find_images(path))) if path.is_dir() else (True, [path])
     if isinstance(images, (np.ndarray, Tensor)):
         return (False, list(images)) if images.ndim == 4 else (True, [images])
-    if isinstance(images, Sequence):
+    if isinstance(images, Sequence) and not isinstance(images, (bytes, bytearray, memoryview)):
         return False, list(images)
     return True, [images]
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dyvision.tables import NAME, FittingTable
-from dyvision.tasks.exporting.running import OnnxDetector, OnnxNetwork, load_exported
+from dyvision.tasks.exporting.file_networks import OnnxDetector, OnnxNetwork
+from dyvision.tasks.exporting.running import load_exported
 
 
 def calibration_images(path: Path, data: Any, count: int, trust: Collection[str] = ()) -> Tensor:

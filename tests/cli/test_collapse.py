@@ -140,3 +140,13 @@ def test_options_of_the_data_stand_anywhere() -> None:
     own, taken = take_sections(words, ("data", "trainer"))
     assert own == ["x.ckpt", "--json", "f", "--images", "2"]
     assert taken == ["--data.root=DIR", "--trainer.accelerator=cpu", "--data.flag"]
+
+
+@pytest.mark.parametrize("option", ["--output", "--json"])
+def test_the_checkpoint_is_never_replaced(option, trained, tmp_path, capsys) -> None:
+    source = tmp_path / "link.ckpt"
+    source.symlink_to(trained("classification", "dyconv"))
+    before = source.read_bytes()
+    assert main(["collapse", str(source), f"{option}={source.resolve()}", *QUICK]) == 2
+    assert f"{option} {source.resolve()}: the file that is read, which would be lost" in capsys.readouterr().err
+    assert source.read_bytes() == before

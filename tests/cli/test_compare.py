@@ -99,3 +99,11 @@ def test_a_checkpoint_that_names_code_does_not_run_it(trained, tmp_path, capsys)
 def test_wrong_words_are_one_line(words, capsys) -> None:
     assert main(["compare", *words]) == 2
     assert "\n" not in capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_what_is_compared_is_not_replaced(option, tmp_path, capsys) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    assert main(["compare", str(tmp_path / "a.json"), f"{option}={tmp_path / 'a.json'}"]) == 2
+    assert "a.json: the file that is read, which would be lost; give another one" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_text() == "{}"

@@ -254,3 +254,10 @@ def test_other_formats(format, classifier, capsys) -> None:
         found = torch.from_numpy(model([images.numpy()])[0])
         assert openvino.Core().read_model(str(path)).get_rt_info(["dyvision", "task"]).astype(str) == "classification"
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_checkpoint_is_not_replaced_by_numbers(classifier, capsys) -> None:
+    before = classifier.read_bytes()
+    line = fails(capsys, "export", classifier, f"--json={classifier}")
+    assert f"--json {classifier}: the file that is read, which would be lost" in line
+    assert classifier.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from dyvision.convert import dynamize
-from dyvision.export import export_onnx
+from dyvision.export import OnnxModel, export_onnx
 from dyvision.layers import get_layer, list_layers
 
 onnx = pytest.importorskip("onnx")
@@ -246,3 +247,63 @@ def test_a_network_for_any_batch(name, tmp_path) -> None:
     network = away_from_start(create_model("resnet18", name, num_classes=5))
     file = export_onnx(network, tmp_path / "network.onnx", image_size=64)
     assert file.error < 1e-3 and len(nodes(tmp_path / "network.onnx")) == file.nodes
+
+
+def test_large_parameters_beside_a_file_stay_where_an_export_fails(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dyvision.export.onnx._LARGE", 0)
+    path = tmp_path / "network.onnx"
+    export_onnx(nn.Conv2d(3, 40, 3), path, image_size=8)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    assert sorted(before) == ["network.onnx", "network.onnx.data"]
+
+    class Differs(FirstImageOnly):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 40, 3)
+
+        def forward(self, x):
+            return self.conv(super().forward(x))
+
+    with pytest.raises(ValueError, match="was not written"):
+        export_onnx(Differs(), path, image_size=8)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    export_onnx(nn.Conv2d(3, 40, 5), path, image_size=8)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(before)
+    images = torch.randn(2, 3, 8, 8)
+    assert OnnxModel(path)(images)["output"].shape == (2, 40, 4, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_pipe_is_no_file_to_wait_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ValueError, match=r"pipe\.onnx: a pipe or a device"):
+        OnnxModel(tmp_path / "pipe.onnx")
+
+
+class Gated(nn.Module):
+    """The gate of a squeeze and excitation on a map that is 1x1 for small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.gate = nn.Conv2d(3, 8, 3, 32, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        maps = self.down(x)
+        return (maps * self.gate(maps.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3))
+
+
+@pytest.mark.parametrize("image_size", [1, 2, 32, (32, 48)])
+def test_a_small_example_does_not_fix_free_sizes(image_size, tmp_path) -> None:
+    export_onnx(Gated(), tmp_path / "network.onnx", image_size=image_size, dynamic_size=True)
+    model = OnnxModel(tmp_path / "network.onnx")
+    assert model(torch.randn(3, 3, 100, 70))["output"].shape == (3, 8)
+
+
+def test_a_file_that_cannot_be_run_is_not_written(tmp_path, monkeypatch) -> None:
+    def fails(*_):
+        raise RuntimeError("no such operator\nand a page of advice")
+
+    monkeypatch.setattr("dyvision.export.onnx.run", fails)
+    with pytest.raises(ValueError, match=r"network\.onnx was not written: ONNX Runtime failed .*: no such operator$"):
+        export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "network.onnx", image_size=8)
+    assert not list(tmp_path.iterdir())

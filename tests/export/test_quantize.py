@@ -148,6 +148,10 @@ def test_files_that_cannot_be_quantised(source, tmp_path) -> None:
     with pytest.raises(ValueError, match="takes 4 images at once, there are 2"):
         quantize_onnx(written(network(), tmp_path / "four.onnx", 4), tmp_path / "again.onnx", batches(1, 2))
     assert not (tmp_path / "again.onnx").exists()
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match=r"float\.onnx: the file to quantise, which stays"):
+        quantize_onnx(source, source, batches(1))
+    assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime.quantization"])

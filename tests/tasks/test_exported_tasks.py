@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from dyvision.tasks import ClassificationTask
 from dyvision.tasks.exporting import ExportedTask, load_exported
-from tests.onnx_files import metadata, write_detector, write_network
+from tests.onnx_files import metadata, write_constant, write_detector, write_network
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -108,3 +109,55 @@ def test_labels_outside_the_classes_are_one_line(label, tmp_path) -> None:
     task = load_exported(write_detector(tmp_path / "a.onnx", metadata("detection"), (20, 30), label))
     with pytest.raises(ValueError, match=r"a\.onnx: gives labels outside 1\.\.3"):
         task([torch.rand(3, 20, 30)])
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value", "message"),
+    [
+        ("classification", "logits", np.float32([1, np.nan, 2]), "gives logits that are not finite"),
+        ("classification", "probabilities", np.float32([0, np.inf, 0]), "gives probabilities that are not finite"),
+        ("classification", "logits", np.float32(1), r"gives logits of shape \[2\] for .*expected \[B, 3\]"),
+        ("classification", "logits", np.zeros((3, 4, 4), np.float32), r"logits of shape .*expected \[B, 3\]"),
+        ("segmentation", "logits", np.zeros(3, np.float32), r"logits of shape \[2, 3\] .*expected \[B, 3, H, W\]"),
+        ("segmentation", "label_map", np.full((8, 8), -1), "gives classes -1 to -1 for num_classes=3"),
+        ("segmentation", "label_map", np.full((8, 8), 3), "gives classes 3 to 3 for num_classes=3"),
+        ("segmentation", "label_map", np.full((8, 8), np.nan, np.float32), "gives label_map that are not finite"),
+        ("segmentation", "label_map", np.zeros((4, 8), np.int64), r"label map of shape .*expected \[2, 8, 8\]"),
+    ],
+)
+def test_outputs_that_are_none_of_the_task_are_one_line(task, name, value, message, tmp_path) -> None:
+    loaded = load_exported(write_constant(tmp_path / "a.onnx", metadata(task), name, value))
+    with pytest.raises(ValueError, match=rf"a\.onnx: .*{message}") as caught:
+        loaded(torch.randn(2, 3, 8, 8))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"boxes": np.zeros((1, 2, 5), np.float32)}, r"gives boxes of shape \[1, 2, 5\]"),
+        ({"boxes": np.full((1, 2, 4), np.nan, np.float32)}, "gives boxes that are not finite"),
+        ({"scores": np.float32([[np.nan, 0]])}, "gives scores that are not finite"),
+        ({"scores": np.float32([[7, 0]])}, r"gives scores outside 0\.\.1"),
+        ({"labels": np.float32([[1.5, 1]])}, "gives labels of shape .* type float32, expected .* of integers"),
+        ({"count": np.int64([3])}, "counts 3 to 3 objects an image and has room for 2"),
+        ({"count": np.int64([-1])}, "counts -1 to -1 objects"),
+        ({"count": np.float32([np.nan])}, "gives count of shape"),
+    ],
+)
+def test_detections_that_are_none_are_one_line(changed, message, tmp_path) -> None:
+    task = load_exported(write_detector(tmp_path / "a.onnx", metadata("detection"), (20, 30), **changed))
+    with pytest.raises(ValueError, match=rf"a\.onnx: {message}"):
+        task([torch.rand(3, 20, 30)])
+
+
+def test_a_detector_of_any_size_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"a\.onnx: takes images of any size, and detection needs a fixed one"):
+        ExportedTask.read(write_detector(tmp_path / "a.onnx", metadata("detection"), ("height", "width")))
+
+
+@pytest.mark.parametrize("model", [{"num_classes": 2.5}, {"layer": ["dcd"]}, {"backbone_kwargs": 7}, {"lr": "fast"}])
+def test_wrong_hyperparameters_name_the_file(model, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"a\.onnx: ") as caught:
+        load_exported(write_network(tmp_path / "a.onnx", metadata("classification", model=model)))
+    assert "\n" not in str(caught.value)
