@@ -187,14 +187,17 @@ class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataA
     def _take_channels(self) -> None:
         model = getattr(self.trainer, "lightning_module", None)
         wanted = getattr(model, "hparams", {}).get("in_chans") if model is not None else None
-        if wanted is None or wanted == self.channels:
-            return
-        if self.in_chans is not None or wanted not in (1, 3):
+        self.take_channels(wanted)
+        if wanted not in (None, self.channels):
             raise ValueError(
                 f"the model takes images of {wanted} channels (model.in_chans), the data gives {self.channels} "
                 "(data.in_chans: 1, grey, or 3)."
             )
-        self.in_chans = wanted
+
+    def take_channels(self, wanted: int | None) -> None:
+        """Give images of as many channels as a network takes, where the user has not said how many."""
+        if self.in_chans is None and wanted in (1, 3) and wanted != self.channels:
+            self.in_chans = wanted
 
     @property
     def channels(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dyvision.data.base import VisionDataModule
-from dyvision.registry import OWN_NAMES, Registry
+from dyvision.registry import OWN_NAMES, Registry, missing_plugin, records_of
 from dyvision.text import did_you_mean
 
 #: data modules, and the names in ``dyvision.data`` of dyvision's own
@@ -54,3 +54,19 @@ def get_data_format(name: str) -> str | type[VisionDataModule]:
         hint = did_you_mean(name, _FORMATS) or OWN_NAMES
         raise ValueError(f"unknown data format {name!r}{hint}; formats are {', '.join(list_data_formats())}")
     return found
+
+
+def recorded_format(plugins: Any, where: str) -> str | None:
+    """The data format of a file's data, if a plug-in had registered it; None for dyvision's own.
+
+    Args:
+        plugins: What the file says of plug-ins; from a stranger.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: If nothing here registers it, with the module that did.
+    """
+    records = [one for one in records_of(plugins) if one["kind"] == _REGISTRY.kind]
+    if records and records[-1]["name"] not in list_data_formats():
+        raise missing_plugin(records[-1:], where)
+    return records[-1]["name"] if records else None

@@ -22,7 +22,7 @@ from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
-from dyvision.file_kinds import AGAIN, check_file
+from dyvision.file_kinds import AGAIN, check_file, program_in
 from dyvision.pickled import check_extent, check_old_file, check_structure
 from dyvision.text import first_line, printable, some
 
@@ -86,8 +86,8 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-            if any(record.filename.partition("/")[2] == "constants.pkl" for record in records):
-                raise ValueError(f"{path}: a TorchScript program, which is code; save its state dict with torch.save")
+            if (program := program_in(archive)) is not None:
+                raise ValueError(f"{path}: {program}, which is code; save its state dict with torch.save")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ValueError(f"{path}: a compressed zip file; torch.save writes none, so it may unpack to any size")
             if sum(record.file_size for record in records) > size:

@@ -34,6 +34,14 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: {_text(start)}")
 
 
+def program_in(archive: zipfile.ZipFile) -> str | None:
+    """What an archive is, if it holds a program and not only weights; None if it does not."""
+    names = {name.partition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in names:
+        return "a TorchScript program"
+    return "a program of torch.export" if names & {"archive_format", "serialized_exported_program.json"} else None
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file is one of safetensors, or one that is called so and damaged.
 

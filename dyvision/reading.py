@@ -242,3 +242,16 @@ def _brackets(text: str) -> int:
         elif sign in "]}":
             depth = max(0, depth - 1)
     return deepest
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in nested mappings and lists, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from texts_in(key)
+            yield from texts_in(below)
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from texts_in(below)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from dyvision.plugins import current_origin, load_installed
-from dyvision.reading import parse_yaml
+from dyvision.reading import parse_yaml, texts_in
 from dyvision.text import printable, some
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def record_plugins(hyperparameters: Mapping[str, Any], data_module: object = Non
     records = []
     for registry in _REGISTRIES.values():
         for name, origin in registry.foreign().items():
-            named = any(name in _texts(hyperparameters.get(argument)) for argument in registry.arguments)
+            named = any(name in texts_in(hyperparameters.get(argument)) for argument in registry.arguments)
             if named or (data_module is not None and registry.entries[name] is type(data_module)):
                 how, text = origin.how or ("module", origin.module)
                 records.append({"kind": registry.kind, "name": name, "module": origin.module, how: text})
@@ -158,7 +158,7 @@ def check_plugins(recorded: Any, used: Mapping[str, Any], where: str) -> None:
     for record in records_of(recorded):
         registry = _REGISTRIES.get(record["kind"])
         arguments = () if registry is None else registry.arguments
-        named = any(record["name"] in _texts(used.get(argument)) for argument in arguments)
+        named = any(record["name"] in texts_in(used.get(argument)) for argument in arguments)
         if registry is not None and named and registry.find(record["name"]) is None:
             missing.append(record)
     if missing:
@@ -191,18 +191,6 @@ def missing_plugin(records: list[dict[str, str]], where: str) -> ValueError:
             "comes from"
         )
     )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, below in value.items():
-            yield from _texts(key)
-            yield from _texts(below)
-    elif isinstance(value, list | tuple):
-        for below in value:
-            yield from _texts(below)
 
 
 def _place(frame: FrameType | None) -> Origin:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dyvision.moved import current_path
-from dyvision.reading import check_plain
+from dyvision.reading import check_plain, texts_in
 from dyvision.text import printable, some
 
 #: hyperparameter -> the package whose classes need no trust: the one that its names are looked up in, too
@@ -62,7 +62,7 @@ def hyperparameters_of(
     kept = {name: value for name, value in stored.items() if name not in given and name not in _LIGHTNINGS}
     check_plain(kept, f"{where}: {prefix.rstrip('.') or 'hyper_parameters'}")
     ignored = [name for name, unset in _PLACES.items() if kept.get(name, unset) not in (unset, None)]
-    kept |= {name: unset for name, unset in _PLACES.items() if name in kept}
+    kept = without_places(kept)
     arguments = kept.get("backbone_kwargs")
     if isinstance(arguments, Mapping):
         kept["backbone_kwargs"] = _without_places(arguments, "backbone_kwargs", ignored)
@@ -119,6 +119,11 @@ def is_known(name: str, code: str) -> bool:
     return str(getattr(getattr(sys.modules.get(module), last, None), "__module__", "")).startswith(_OWN)
 
 
+def without_places(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a task for a file: without where its weights came from, and where its results go."""
+    return {**hyperparameters, **{name: unset for name, unset in _PLACES.items() if name in hyperparameters}}
+
+
 def name_unknown(stored: Mapping[str, Any], known: Collection[str], where: str, prefix: str = "") -> dict[str, Any]:
     """Leave out hyperparameters that do not exist (any more, or yet), and name them in a warning."""
     unknown = [name for name in stored if name not in known and name not in _LIGHTNINGS]
@@ -142,16 +147,7 @@ def _class_paths(value: Any) -> Iterator[str]:
 
 def _transforms(value: Any) -> Iterator[str]:
     """In a pipeline any string may be a class, as an item, as a key or as a value."""
-    if isinstance(value, str):
-        if "." in value:
-            yield value
-    elif isinstance(value, Mapping):
-        for key, below in value.items():
-            yield from _transforms(key)
-            yield from _transforms(below)
-    elif isinstance(value, list | tuple):
-        for below in value:
-            yield from _transforms(below)
+    return (text for text in texts_in(value) if "." in text)
 
 
 def _without_places(arguments: Mapping[str, Any], name: str, ignored: list[str]) -> dict[str, Any]:

@@ -152,13 +152,8 @@ class CheckpointMixin(ImagesMixin):
             hint = f"; use {other}.load_from_checkpoint" if other else ""
             raise ValueError(f"{where}: of task {made!r}, and {cls.__name__} is for {cls.task!r}{hint}")
         warn_of_newer(content, where, VERSION)
-        allowed = (trust,) if isinstance(trust, str) else trust
-        names, anything = accepted_arguments(cls)
-        stored = hyperparameters_of(content["hyper_parameters"], where, allowed, kwargs)
-        check_plugins(content.get("plugins"), stored, where)
-        arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
-        with building_from(where, "network", count(content["state_dict"])):
-            model = cls(**arguments)
+        stored, plugins = content["hyper_parameters"], content.get("plugins")
+        model = cls.from_hyperparameters(stored, where, count(content["state_dict"]), trust, plugins, **kwargs)
         model.on_load_checkpoint(content)
         model._loaded_from = where
         model._trained_with = stored_preprocessing(content, where) or None
@@ -166,6 +161,36 @@ class CheckpointMixin(ImagesMixin):
         model.load_state_dict(content["state_dict"], strict=strict)
         first = next(iter(content["state_dict"].values()), None)
         return model if first is None else model.to(first.device)
+
+    @classmethod
+    def from_hyperparameters(
+        cls,
+        hyperparameters: Mapping[str, Any],
+        where: str,
+        weights: int,
+        trust: Collection[str] = (),
+        plugins: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the task that a file of any origin describes; its weights are random.
+
+        Args:
+            hyperparameters: As the file has them.
+            where: The file, for messages.
+            weights: Number of its weights, which limits what is built.
+            trust: As for :meth:`load_from_checkpoint`.
+            plugins: What the file says of plug-ins.
+            **kwargs: Hyperparameters that replace the file's.
+
+        Raises:
+            ValueError: If they name other code, or describe no network, or a far larger one.
+        """
+        names, anything = accepted_arguments(cls)
+        stored = hyperparameters_of(hyperparameters, where, (trust,) if isinstance(trust, str) else trust, kwargs)
+        check_plugins(plugins, stored, where)
+        arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}
+        with building_from(where, "network", weights):
+            return cls(**arguments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember what the weights belong to and, when resuming, the state of the random generators.

@@ -13,7 +13,10 @@ from dyvision.tasks.detection import DetectionTask
 from dyvision.tasks.segmentation import SegmentationTask
 from dyvision.text import printable
 
-_TASKS: dict[str, type[BaseTask]] = {kind.task: kind for kind in (ClassificationTask, SegmentationTask, DetectionTask)}
+#: dyvision's own tasks by name
+TASK_CLASSES: dict[str, type[BaseTask]] = {
+    kind.task: kind for kind in (ClassificationTask, SegmentationTask, DetectionTask)
+}
 
 
 def task_class(name: Any, where: str) -> type[BaseTask]:
@@ -26,10 +29,10 @@ def task_class(name: Any, where: str) -> type[BaseTask]:
     Raises:
         ValueError: If there is none of that name.
     """
-    if name in _TASKS:
-        return _TASKS[name]
+    if name in TASK_CLASSES:
+        return TASK_CLASSES[name]
     found = f"of task '{printable(str(name))}'" if name else "of another project (it names no task of dyvision)"
-    raise ValueError(f"{where}: {found}; expected one of {', '.join(_TASKS)}")
+    raise ValueError(f"{where}: {found}; expected one of {', '.join(TASK_CLASSES)}")
 
 
 def open_task(path: str | PathLike[str], trust: Collection[str] = ()) -> BaseTask:

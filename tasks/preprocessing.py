@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dyvision.backbones import default_preprocessing
-
-#: what a data module may take over
-_NAMES = ("mean", "std", "crop_ratio", "interpolation")
+from dyvision.backbones.preprocessing import default_preprocessing, preprocessing_of
 
 
 def expected_preprocessing(hparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,6 +27,5 @@ def expected_preprocessing(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 def stored_preprocessing(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What the images of a checkpoint's training went through; as :func:`expected_preprocessing`."""
-    data = checkpoint.get("datamodule_hyper_parameters")
-    stored = {name: data[name] for name in _NAMES if data.get(name) is not None} if isinstance(data, Mapping) else {}
+    stored = preprocessing_of(checkpoint)
     return stored | {"source": where} if stored else {}

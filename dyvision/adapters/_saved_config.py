@@ -17,18 +17,16 @@ from dyvision.building import LimitedMemory
 from dyvision.checkpoint_file import checked, count, warn_of_newer
 from dyvision.reading import check_plain, read_json
 from dyvision.saving import write_text
-from dyvision.tasks import BaseTask, ClassificationTask, DetectionTask, SegmentationTask
+from dyvision.tasks import BaseTask
+from dyvision.tasks.opening import TASK_CLASSES
 from dyvision.tasks.transfer import compare_weights
 from dyvision.tensor_kinds import check_kinds
 from dyvision.text import did_you_mean, one_line, printable, some
-from dyvision.trust import NESTED_PLACES, hyperparameters_of
+from dyvision.trust import NESTED_PLACES, hyperparameters_of, without_places
 from dyvision.version import VERSION
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _CREATE: dict[str, Any] = {"model": create_model, "backbone": create_backbone}
-_TASKS: dict[str, type[BaseTask]] = {task.task: task for task in (ClassificationTask, SegmentationTask, DetectionTask)}
-#: hyperparameters that name files: the folder has its own weights, and does not choose where results go
-_PLACES = {"pretrained": False, "backbone_weights": None, "results_dir": None}
 #: a dynamic classifier that started from weights has a bias; a collapsed network is the static one
 _VARIANTS: tuple[dict[str, Any], ...] = (
     {},
@@ -47,8 +45,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, BaseTask):
         if model.network is None:
             raise ValueError("save_pretrained: the task has no network yet; give num_classes, or fit it first")
-        arguments = {name: _PLACES.get(name, value) for name, value in model.hparams.items()}
-        config |= {"kind": "task", "task": model.task, "arguments": arguments}
+        config |= {"kind": "task", "task": model.task, "arguments": without_places(model.hparams)}
     else:
         config |= {"kind": "backbone" if isinstance(model, Backbone) else "model", "arguments": _made_with(model)}
     config["arguments"] = {name: _json_value(name, value) for name, value in config["arguments"].items()}
@@ -81,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ValueError(f"{path}: 'arguments' is {shown(arguments)}, expected a mapping of names to values")
     if kind == "task" and not isinstance(task, str):
-        raise ValueError(f"{path}: 'task' is {shown(task)}, expected one of {', '.join(_TASKS)}")
+        raise ValueError(f"{path}: 'task' is {shown(task)}, expected one of {', '.join(TASK_CLASSES)}")
     warn_of_newer(config, str(path), VERSION)
     return config
 
@@ -110,12 +107,12 @@ def rebuild(
         ValueError: If the config names other code, describes no network, or one that the weights do not fit.
     """
     if config["kind"] == "task":
-        cls = task_class or _TASKS.get(config["task"])
+        cls = task_class or TASK_CLASSES.get(config["task"])
         if cls is None:
-            hint = did_you_mean(config["task"], _TASKS)
+            hint = did_you_mean(config["task"], TASK_CLASSES)
             raise ValueError(
-                f"{config_file}: 'task' is {shown(config['task'])}{hint}, expected one of {', '.join(_TASKS)}; the "
-                "class of another one is given as task_class"
+                f"{config_file}: 'task' is {shown(config['task'])}{hint}, expected one of {', '.join(TASK_CLASSES)}; "
+                "the class of another one is given as task_class"
             )
         content = {
             "task": config["task"],

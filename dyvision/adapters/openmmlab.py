@@ -12,22 +12,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.adapters._levels import modules_up_to
+from dyvision.adapters._packages import need
 from dyvision.backbones import create_backbone, load_backbone_weights
 from dyvision.convert.policies import Policy
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.freezing import freeze_norm, freeze_parameters
 
-try:
-    from mmengine.model import BaseModule
-    from mmengine.registry import MODELS
-except ImportError as error:
-    raise ImportError(f'this adapter needs mmengine: pip install "dyvision[mmseg]" ({error})') from error
-
 __all__ = ("DyVisionBackbone",)
 
+_BaseModule: Any = need("mmengine.model", "mmseg").BaseModule
+_MODELS: Any = need("mmengine.registry", "mmseg").MODELS
 
-@MODELS.register_module()
-class DyVisionBackbone(BaseModule):
+
+@_MODELS.register_module()
+class DyVisionBackbone(_BaseModule):
     """A backbone of dyvision for mmsegmentation, mmdetection and what else builds on mmengine.
 
     Coefficient branches are never frozen: pretrained weights have none.
@@ -125,13 +124,8 @@ class DyVisionBackbone(BaseModule):
             module.training = False
         return self
 
-    def _levels(self) -> list[str]:
-        """The module that each level of timm's ends with."""
-        info = self.network.feature_info
-        return [str(level["module"]) for level in info.info]
-
     def _check_stages(self, name: str) -> None:
-        count = len(self._levels())
+        count = len(self.network.feature_info.info)
         frozen = self.frozen_stages
         if not isinstance(frozen, int) or not -1 <= frozen < count:
             raise ValueError(f"frozen_stages={frozen!r}: {name} has the stages 0 to {count - 1}, and -1 is none")
@@ -140,10 +134,8 @@ class DyVisionBackbone(BaseModule):
         """The modules up to the end of the last frozen stage, in the order in which the network has them."""
         if self.frozen_stages < 0:
             return
-        modules = list(self.network.body.named_modules())
-        end = self._levels()[self.frozen_stages]
-        inside = [number for number, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{end}.")]
-        branches = tuple(f"{name}." for name, module in modules if isinstance(module, CoefficientBranch))
-        for name, module in modules[1 : max(inside, default=-1) + 1]:
+        modules = modules_up_to(self.network, self.frozen_stages)
+        branches = tuple(f"{name}." for name, module in modules.items() if isinstance(module, CoefficientBranch))
+        for name, module in modules.items():
             if not f"{name}.".startswith(branches):
                 yield module

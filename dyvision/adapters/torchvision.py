@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+from dyvision.adapters._levels import modules_up_to
 from dyvision.backbones import Backbone, create_backbone
 from dyvision.tasks.freezing import freeze_norm as put_norm_into_evaluation
 from dyvision.tasks.freezing import freeze_parameters
@@ -169,13 +170,13 @@ def _freeze(backbone: Backbone, trainable_layers: int) -> None:
     if trainable_layers == _LEVELS:
         return
     levels = backbone.feature_info.info
-    modules = list(backbone.body.named_modules())
+    modules = {name: module for name, module in backbone.body.named_modules() if name}
     first = len(levels) - trainable_layers
     if first > 0:  # to the end of the level before
-        last = levels[first - 1]["module"]
-        cut = max(i for i, (name, _) in enumerate(modules, 1) if name == last or name.startswith(f"{last}."))
+        cut = len(modules_up_to(backbone, first - 1))
     else:  # a network whose stem is no level
-        cut = next(i for i, (name, _) in enumerate(modules) if name == levels[0]["module"])
-    later = {id(parameter) for _, module in modules[cut:] for parameter in module.parameters(recurse=False)}
-    earlier = [parameter for _, module in modules[:cut] for parameter in module.parameters(recurse=False)]
+        cut = list(modules).index(levels[0]["module"])
+    own = [list(module.parameters(recurse=False)) for module in modules.values()]
+    later = {id(parameter) for parameters in own[cut:] for parameter in parameters}
+    earlier = [parameter for parameters in own[:cut] for parameter in parameters]
     freeze_parameters(backbone, [parameter for parameter in earlier if id(parameter) not in later])

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dyvision.checkpoint_file import load_plain
 from dyvision.file_kinds import is_safetensors
 
 #: what detectors normalise with where nothing is said
-_DETECTORS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_DETECTORS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+#: arguments of data modules that say it
 _FROM_DATA = ("mean", "std", "crop_ratio", "interpolation")
 
 
@@ -58,8 +60,13 @@ def _stored(path: str | PathLike[str]) -> dict[str, Any]:
     content = load_plain(path, mmap=True)
     if not isinstance(content, Mapping):
         return {}
-    data, model = (content.get(key) for key in ("datamodule_hyper_parameters", "hyper_parameters"))
-    found = {name: data[name] for name in _FROM_DATA if data.get(name) is not None} if isinstance(data, Mapping) else {}
+    found, model = preprocessing_of(content), content.get("hyper_parameters")
     if content.get("task") == "detection" and isinstance(model, Mapping):  # the detector normalises
         found |= {name: list(model.get(f"image_{name}") or default) for name, default in _DETECTORS.items()}
     return found
+
+
+def preprocessing_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the images of a checkpoint's training went through, as far as its data module's arguments say it."""
+    data = checkpoint.get("datamodule_hyper_parameters")
+    return {name: data[name] for name in _FROM_DATA if data.get(name) is not None} if isinstance(data, Mapping) else {}

@@ -146,8 +146,7 @@ def collapse_task(
     network, metric = task.built_network, task.monitor
     static = static_task(task)
     # one image tells what cannot be collapsed, before the hours that an evaluation may take
-    channels = task.hparams.in_chans
-    data.in_chans = data.in_chans or (channels if channels in (1, 3) else None)
+    data.take_channels(task.hparams.in_chans)
     data.setup("validate")
     example = next(iter(data.val_dataloader()))["image"][:1]
     take_network(static, collapse(network, [example], reestimate_batchnorm=False))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dyvision import data as data_package
-from dyvision import tasks as task_package
 from dyvision.cli.request import read_checkpoint, read_request
-from dyvision.cli.task_table import TASKS
+from dyvision.data.opening import open_data
 from dyvision.tasks.heads.detection.exportable import check_exportable
+from dyvision.tasks.opening import open_task, task_class
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Source:
     path: Path
     task: Any
     data: Any
-    trust: list[str]
+    trust: Sequence[str]
 
     @property
     def statistics(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
@@ -71,12 +70,12 @@ class Source:
         )
 
 
-def read_source(checkpoint: str, trust: str, root: str | None = None) -> Source:
+def read_source(checkpoint: str, trust: Sequence[str], root: str | None = None) -> Source:
     """Read a checkpoint, and what its hyperparameters say about its data.
 
     Args:
         checkpoint: A file, ``last`` or ``best``.
-        trust: Names that it may use, as ``NAME,NAME``.
+        trust: Names that it may use.
         root: Where its data set is now.
 
     Raises:
@@ -87,20 +86,17 @@ def read_source(checkpoint: str, trust: str, root: str | None = None) -> Source:
     if checkpoint in ("last", "best"):
         path = read_request([f"--ckpt_path={checkpoint}"], "export").checkpoint_path or path
     content = read_checkpoint(path, option="")
-    entry = TASKS.get(str(content["task"]))
-    if entry is None:
-        raise ValueError(
-            f"{path}: of another project (it names no task of dyvision); in Python dyvision.export.export_onnx takes "
-            "any network"
-        )
-    names = [name.strip() for name in trust.split(",") if name.strip()]
-    task = getattr(task_package, entry.model).load_from_checkpoint(path, map_location="cpu", trust=names)
+    try:
+        task_class(content["task"], str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; in Python dyvision.export.export_onnx takes any network") from error
+    task = open_task(path, trust)
     data, moved = None, {} if root is None else {"root": root}
     if content["data"].get("root") is not None:
-        data = getattr(data_package, entry.data).load_from_checkpoint(path, trust=names, **moved)
-        if data.in_chans is None and task.hparams.in_chans in (1, 3):
-            data.in_chans = task.hparams.in_chans
-    return Source(path, task.eval(), data, names)
+        described = {"datamodule_hyper_parameters": content["data"], "plugins": content["plugins"]}
+        data = open_data(task.task, described, str(path), trust, **moved)
+        data.take_channels(task.hparams.in_chans)
+    return Source(path, task.eval(), data, trust)
 
 
 def _pair(size: Sequence[int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from dyvision.cli.task_table import TASKS
+from dyvision.file_kinds import program_in
 from dyvision.text import printable
 
 #: ends of names of files; names of networks have dots, too (resnet50.a1_in1k)
@@ -39,7 +40,7 @@ def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
         return create_model(model), model
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    program = _PROGRAMS.get(path.suffix.lower()) or _torchscript(path)
+    program = _PROGRAMS.get(path.suffix.lower()) or _program(path)
     if program:
         raise ValueError(
             f"{path}: {program}, whose operations are fixed: give the checkpoint it was exported from, or the name of "
@@ -63,14 +64,11 @@ def _read(path: Path) -> Any:
     return None if is_safetensors(path) else load_plain(path, mmap=True)
 
 
-def _torchscript(path: Path) -> str:
+def _program(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
-        return ""
+        return None
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    scripted = any(name.partition("/")[2] == "constants.pkl" for name in names)
-    exported = any(name.partition("/")[2] in ("archive_format", "serialized_exported_program.json") for name in names)
-    return "a TorchScript program" if scripted else "a program of torch.export" if exported else ""
+        return program_in(archive)
 
 
 def _backbone(path: Path) -> tuple[nn.Module, str]:

@@ -10,13 +10,11 @@ from typing import Any
 
 from dyvision import checkpoint_file
 from dyvision.analysis.macs import count_macs, count_parameters
-from dyvision.building import building_from
 from dyvision.cli._results_file import FORMAT
 from dyvision.cli._run_folder import LAST
 from dyvision.cli.task_table import TASKS
 from dyvision.reading import read_json
 from dyvision.tasks.results import is_measured
-from dyvision.trust import hyperparameters_of, name_unknown
 
 #: weights that a file without weights may describe; the largest networks of timm have twice as many
 _MOST = 1_000_000_000
@@ -157,32 +155,27 @@ def _summary(
     **values: Any,
 ) -> RunSummary:
     """The network is built for what it costs; no weights are read."""
-    from dyvision import tasks
-    from dyvision.tasks.components import accepted_arguments
+    from dyvision.tasks.opening import task_class
 
-    cls = getattr(tasks, TASKS[task].model)
-    stored = name_unknown(hyperparameters_of(hparams, str(path)), accepted_arguments(cls)[0], str(path))
-    if stored.get("num_classes") is None:
+    if hparams.get("num_classes") is None:
         raise ValueError(f"{path}: its hyperparameters lack num_classes")
-    with building_from(str(path), "network", weights):
-        model = cls(**stored)
-        network = model.backbone_network
+    model = task_class(task, str(path)).from_hyperparameters(hparams, str(path), weights)
     return RunSummary(
         source=source,
         task=task,
-        backbone=str(stored["backbone"]),
-        layer=str(stored["layer"]),
+        backbone=str(model.hparams.backbone),
+        layer=str(model.hparams.layer),
         parameters=count_parameters(model.built_network),
-        macs=count_macs(network, (1, model.hparams.in_chans, *size)),
+        macs=count_macs(model.backbone_network, (1, model.hparams.in_chans, *size)),
         input_size=size,
         **values,
     )
 
 
 def _monitor(task: str) -> str:
-    from dyvision import tasks
+    from dyvision.tasks.opening import TASK_CLASSES
 
-    return str(getattr(tasks, TASKS[task].model).monitor)
+    return TASK_CLASSES[task].monitor
 
 
 def _monitored(content: Mapping[str, Any]) -> tuple[str | None, float | None]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dyvision.cli.typed import TypedOptions, typed_value
 from dyvision.trust import code_in
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust`` to a command that does not run the trainer; it is a list of names."""
+    parser.add_argument(
+        "--trust", type=_names, default=[], metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME"
+    )
+
+
+def trainer_arguments(trust: Iterable[str]) -> list[str]:
+    """The same names as an argument of a command that runs the trainer."""
+    return [f"--trust={','.join(trust)}"] if trust else []
 
 
 def trusted_names(typed: TypedOptions, configs: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -50,6 +63,8 @@ def check_typed(typed: TypedOptions) -> None:
 
 
 def _listed(value: Any) -> set[str]:
-    if isinstance(value, str):
-        value = value.split(",")
-    return {str(name).strip() for name in value or () if str(name).strip()}
+    return set(_names(value) if isinstance(value, str) else filter(None, (str(name).strip() for name in value or ())))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

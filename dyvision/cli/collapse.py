@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dyvision.cli._trust import add_trust_option, trainer_arguments
 from dyvision.saving import check_target, replacing, write_text
 from dyvision.text import plain
 
@@ -39,7 +40,7 @@ def add_collapse(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="statistics of norms: estimated anew if the metric of other training images gains, kept, or anew",
     )
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="measurements of the latency, at least 3")
-    parser.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
+    add_trust_option(parser)
     parser.set_defaults(run=_collapse, sections=("data", "trainer"))
 
 
@@ -47,15 +48,19 @@ def _collapse(options: argparse.Namespace) -> None:
     for name, least in (("images", 1), ("rounds", 3)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(options, name)}")
-    for name in ("output", "weights", "json"):
-        if getattr(options, name) is not None:
-            check_target(getattr(options, name), f"--{name}")
+    _check_targets(options)
     if options.weights is not None and options.weights.suffix != ".safetensors":
         raise ValueError(
             f"--weights {options.weights}: a .safetensors file, which every tool reads without running code"
         )
     with TemporaryDirectory(prefix="dyvision-") as scratch:
         _run(options, scratch)
+
+
+def _check_targets(options: argparse.Namespace, *read: Path | None) -> None:
+    for name in ("output", "weights", "json"):
+        if getattr(options, name) is not None:
+            check_target(getattr(options, name), f"--{name}", *read)
 
 
 def _run(options: argparse.Namespace, scratch: str) -> None:
@@ -70,15 +75,12 @@ def _run(options: argparse.Namespace, scratch: str) -> None:
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.logger=false", "--trainer.devices=1", *options.sections]
     typed += ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={scratch}"]
-    typed += [f"--trust={options.trust}"] if options.trust else []
+    typed += trainer_arguments(options.trust)
     request = read_request(typed, "collapse")
-    for name in ("output", "weights", "json"):
-        if getattr(options, name) is not None:
-            check_target(getattr(options, name), f"--{name}", request.checkpoint_path)
+    _check_targets(options, request.checkpoint_path)
     run = TaskCLI("collapse", request)
     path = request.checkpoint_path
-    trust = options.trust.split(",") if options.trust else ()
-    task = type(run.model).load_from_checkpoint(path, map_location="cpu", trust=trust)
+    task = type(run.model).load_from_checkpoint(path, map_location="cpu", trust=options.trust)
     try:
         result, static = collapse_task(task, run.datamodule, run.trainer, options)
     except ValueError as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from dyvision.cli._image_size import image_size
+from dyvision.cli._trust import add_trust_option
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
@@ -52,7 +54,7 @@ def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the file (default: beside the checkpoint)")
-    parser.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
+    add_trust_option(parser)
     parser.add_argument("--no-latency", action="store_true", help="do not measure time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed there as well")
     parser.set_defaults(run=_export)
@@ -67,12 +69,7 @@ def _batch(text: str) -> int | Literal["dynamic"]:
 
 
 def _size(text: str) -> tuple[int, int] | Literal["dynamic"]:
-    if text == "dynamic":
-        return "dynamic"
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"a positive integer, HEIGHTxWIDTH or dynamic, not {text!r}")
-    return int(parts[0]), int(parts[-1])
+    return "dynamic" if text == "dynamic" else image_size(text, ", HEIGHTxWIDTH or dynamic")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyvision.cli._image_size import image_size
 from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
+from dyvision.cli._trust import add_trust_option
 from dyvision.saving import check_target, write_text
 from dyvision.text import one_line, plain
 
@@ -34,8 +36,8 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="dynamic layer (dyvision list layers; may be given several times; default: static)",
     )
     add_layer_arguments(parser)
-    parser.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
-    parser.add_argument("--input-size", type=_size, default=(224, 224), metavar="N", help="side, or HEIGHTxWIDTH")
+    add_trust_option(parser)
+    parser.add_argument("--input-size", type=image_size, default=(224, 224), metavar="N", help="side, or HEIGHTxWIDTH")
     parser.add_argument("--batch", type=int, default=1, help="images per batch")
     parser.add_argument(
         "--as-executed",
@@ -47,13 +49,6 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--no-latency", action="store_true", help="do not measure time")
     parser.set_defaults(run=_profile)
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"a positive integer or HEIGHTxWIDTH, not {text!r}")
-    return int(parts[0]), int(parts[-1])
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -120,7 +115,7 @@ def _of_checkpoint(options: argparse.Namespace) -> tuple[str, str, int, nn.Modul
         raise ValueError(f"{options.model}: a checkpoint has its own layers: leave --layer and --set out")
     from dyvision.tasks.opening import open_task
 
-    task = open_task(options.model, options.trust.split(",") if options.trust else ())
+    task = open_task(options.model, options.trust)
     hparams = task.hparams
     return f"{hparams.backbone}, {task.task}", hparams.layer, hparams.in_chans, task.built_network
 

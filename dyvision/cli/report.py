@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyvision.cli._trust import add_trust_option, trainer_arguments
 from dyvision.saving import check_folder, write_text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     routing.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint of dyvision fit; also last, best")
     routing.add_argument("--static", type=Path, metavar="CKPT", help="the same network with static layers, to compare")
-    routing.add_argument("--trust", default="", metavar="NAMES", help="classes a checkpoint may name, as NAME,NAME")
+    add_trust_option(routing)
     routing.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="folder to write to")
     routing.add_argument("--data.root", dest="root", metavar="ROOT", help="data set, if not where training found it")
     routing.add_argument("--images", type=int, default=256, metavar="N", help="images, drawn evenly from validation")
@@ -60,7 +61,7 @@ def _routing(options: argparse.Namespace) -> None:
     silence_advice()
     typed = [f"--ckpt_path={options.checkpoint}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     typed += [] if options.root is None else [f"--data.root={options.root}"]
-    typed += [f"--trust={options.trust}"] if options.trust else []
+    typed += trainer_arguments(options.trust)
     request = read_request(typed, "report routing")
     run = TaskCLI("report routing", request)
     path = request.checkpoint_path or options.checkpoint
@@ -96,9 +97,9 @@ def _routing(options: argparse.Namespace) -> None:
         console.print(options.output / name, soft_wrap=True, highlight=False)
 
 
-def _load(like: Any, path: Path, trust: str) -> nn.Module:
+def _load(like: Any, path: Path, trust: Sequence[str]) -> nn.Module:
     """The task of a checkpoint with its weights (the averaged ones, if it has them)."""
-    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", trust=trust.split(","))
+    model: nn.Module = type(like).load_from_checkpoint(path, map_location="cpu", trust=trust)
     return model
 
 

@@ -18,9 +18,9 @@ from dyvision.cli.imports import take_imports
 from dyvision.cli.task_table import TASKS, check_task
 from dyvision.cli.typed import TypedOptions
 from dyvision.cli.words import check_words, take_photos
-from dyvision.data.formats import list_data_formats
+from dyvision.data.formats import recorded_format
 from dyvision.reading import parse_yaml
-from dyvision.registry import check_plugins, missing_plugin, records_of
+from dyvision.registry import check_plugins
 from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
@@ -65,13 +65,9 @@ class Request:
             ValueError: If a plug-in had registered that of the checkpoint, and nothing here does.
         """
         given = self.value("", "data_format")
-        records = [one for one in records_of(self.checkpoint.get("plugins")) if one["kind"] == "data format"]
-        if given is not None or not records or "data" in self.custom_sections:
+        if given is not None or "data" in self.custom_sections:
             return None if given == "null" else given
-        name = records[-1]["name"]
-        if name not in list_data_formats():
-            raise missing_plugin(records[-1:], f"--ckpt_path {self.checkpoint['path']}")
-        return name
+        return recorded_format(self.checkpoint.get("plugins"), self.origin)
 
     @property
     def origin(self) -> str:

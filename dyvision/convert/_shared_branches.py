@@ -207,10 +207,7 @@ def _probe(block: nn.Module, graph: fx.Graph) -> int:
                 raise UntraceableBlockError(f"its trace does not run ({first_line(error, 120)})") from error
             if not isinstance(expected, torch.Tensor) or not isinstance(found, torch.Tensor):
                 raise UntraceableBlockError("it does not return one tensor")
-            if expected.shape != found.shape:
-                raise UntraceableBlockError("its trace gives another shape")
-            if not expected.is_meta and not torch.allclose(expected, found, rtol=1e-3, atol=1e-3, equal_nan=True):
-                raise UntraceableBlockError("its trace computes something else")
+            _check_same([found], [expected])
             return channels
     raise UntraceableBlockError("the number of its input channels is unclear")
 
@@ -225,6 +222,10 @@ def _compare_call(block: nn.Module, graph: fx.Graph, call: BlockCall) -> None:
             found = _tensors(fx.Interpreter(block, graph=graph).run(*inputs))
         except Exception as error:
             raise UntraceableBlockError(f"its trace does not run ({first_line(error, 120)})") from error
+    _check_same(found, expected)
+
+
+def _check_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
     if [one.shape for one in expected] != [one.shape for one in found]:
         raise UntraceableBlockError("its trace gives another shape")
     for one, other in zip(expected, found, strict=True):

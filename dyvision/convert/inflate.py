@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from dyvision.convert.matching import Fit, describe_misfit, match, without_head
+from dyvision.convert.matching import COUNTER, Fit, describe_misfit, match, without_head
 from dyvision.convert.pretrained_report import PretrainedReport, report_pretrained
-from dyvision.convert.renaming import COUNTER, candidates, names_in
+from dyvision.convert.renaming import candidates, names_in
 from dyvision.convert.state_dicts import Source, read_state_dict
 from dyvision.layers import CoefficientBranch, DynamicConv2d
 from dyvision.layers.classifier import DynamicClassifier

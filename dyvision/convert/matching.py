@@ -12,6 +12,9 @@ from torch import nn
 from dyvision.layers import CoefficientBranch, DynamicConv2d, get_layer, list_layers
 from dyvision.text import some
 
+#: what BatchNorm counts its steps in; old checkpoints lack it
+COUNTER = "num_batches_tracked"
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -44,8 +47,7 @@ def match(
     renamed = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
     tensors = {key: value for key, value in renamed.items() if key in target}
     reshaped = [key for key, value in tensors.items() if value.shape != target[key].shape]
-    # old checkpoints lack BatchNorm's step counter
-    missing = [key for key in target if key not in tensors and not key.endswith("num_batches_tracked")]
+    missing = [key for key in target if key not in tensors and not key.endswith(COUNTER)]
     roots = {key.split(".")[0] for key in target}
     unexpected = [key for key in renamed if key not in target and key not in pruned and key.split(".")[0] in roots]
     foreign = set(unexpected)

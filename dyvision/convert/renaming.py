@@ -9,11 +9,9 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from dyvision.convert.matching import find_prefix
+from dyvision.convert.matching import COUNTER, find_prefix
 
 _State = Mapping[str, torch.Tensor]
-#: what BatchNorm counts its steps in; old checkpoints lack it
-COUNTER = "num_batches_tracked"
 
 
 def candidates(model: nn.Module, target: _State, state: _State, head: tuple[str, ...]) -> Iterator[_State]:

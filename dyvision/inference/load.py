@@ -9,17 +9,12 @@ from typing import Any
 
 import torch
 
-from dyvision import data as data_package
 from dyvision.checkpoint_file import read_checkpoint
 from dyvision.data.base import VisionDataModule
-from dyvision.data.formats import get_data_format, list_data_formats
+from dyvision.data.opening import open_data
 from dyvision.inference.predictor import Predictor
-from dyvision.registry import missing_plugin, records_of
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.opening import open_task, task_class
-
-#: the data format of each task, where a file names no other
-_FORMATS = {"classification": "imagefolder", "segmentation": "cityscapes", "detection": "coco"}
 
 
 def load(
@@ -58,13 +53,19 @@ def load(
             f"{error}. A task of one's own class is opened by its load_from_checkpoint, and predicts with "
             "dyvision.inference.Predictor(task, data)"
         ) from error
-    module = _open_data(content, path, trust) if data is None else data
+    if data is None:
+        if not content["datamodule_hyper_parameters"]:
+            raise ValueError(
+                f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
+                "data=dyvision.data.ImageFolderDataModule(...) or the like"
+            )
+        data = open_data(content["task"], content, str(path), trust)
     task = _open_task(path, trust)
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or torch.device("cpu")
     task = task.to(device).eval()
-    task.predictor = Predictor(task, module)
+    task.predictor = Predictor(task, data)
     return task
 
 
@@ -84,17 +85,3 @@ def _open_task(path: Path, trust: Collection[str]) -> BaseTask:
     from dyvision.tasks.exporting import load_exported
 
     return load_exported(path, trust)
-
-
-def _open_data(content: Mapping[str, Any], path: Path, trust: Collection[str]) -> VisionDataModule:
-    if not content["datamodule_hyper_parameters"]:
-        raise ValueError(
-            f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
-            "data=dyvision.data.ImageFolderDataModule(...) or the like"
-        )
-    records = [one for one in records_of(content.get("plugins")) if one["kind"] == "data format"]
-    if records and records[-1]["name"] not in list_data_formats():
-        raise missing_plugin(records[-1:], str(path))
-    kind = get_data_format(records[-1]["name"] if records else _FORMATS[content["task"]])
-    module = getattr(data_package, kind) if isinstance(kind, str) else kind
-    return module.from_content(content, str(path), trust)

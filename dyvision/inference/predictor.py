@@ -42,9 +42,7 @@ class Predictor:
         if task.task != data.task:
             raise ValueError(f"{type(data).__name__} is for {data.task}, and this task is for {task.task}")
         self.task, self.data = task, data
-        channels = task.hparams.get("in_chans")
-        if data.in_chans is None and channels in (1, 3):
-            data.in_chans = channels
+        data.take_channels(task.hparams.get("in_chans"))
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None) -> Any:
         """Predict.

@@ -14,8 +14,10 @@ from dyvision.layers import DynamicConv2d
 from dyvision.ops.geometry import pair
 from dyvision.tasks.arguments import plain_value
 from dyvision.tasks.base import BaseTask
+from dyvision.tasks.collapsing import static_task
 from dyvision.tasks.exporting.network import DETECTIONS, Exportable, Wanted, make_exportable
 from dyvision.text import some
+from dyvision.trust import without_places
 
 #: name -> what writes it, and how its files end
 FORMATS: dict[str, tuple[Callable[..., ExportedFile], str]] = {
@@ -100,8 +102,6 @@ def exportable(
 
 def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the file says about its task. Hyperparameters are YAML, which has other keys than text, too."""
-    places = {name: None for name in ("backbone_weights", "results_dir") if name in task.hparams}
-    model = {**task.hparams, **places, "pretrained": False}
     said = {
         "task": task.task,
         "backbone": task.hparams.backbone,
@@ -111,7 +111,7 @@ def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[s
         "std": None if made.std is None else list(made.std),
         "preprocess": "bytes" if preprocess else "none",
         "postprocess": made.postprocess,
-        "model": _text(model),
+        "model": _text(without_places(task.hparams)),
         "data": _text(dict(data or {})),
     }
     if task.data_names is not None:
@@ -123,14 +123,8 @@ def static_twin(task: BaseTask) -> BaseTask | None:
     """The same task with static layers and random weights, to compare times with; None if there is none."""
     if not is_dynamic(task):
         return None
-    arguments = {**task.hparams, "layer": "static", "layer_kwargs": None, "policy": None, "pretrained": False}
-    arguments["backbone_weights"] = None
-    own = dict(task.hparams.get("backbone_kwargs") or {})
-    arguments["backbone_kwargs"] = {
-        name: value for name, value in own.items() if name not in ("dynamic_classifier", "preserve_outputs")
-    }
     try:
-        twin = type(task)(**arguments).eval()
+        twin = static_task(task).eval()
     except (ValueError, TypeError):  # a network that exists with its own layers only
         return None
     return None if is_dynamic(twin) else twin

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from dyvision.arguments import check_numbers, shown
-from dyvision.building import building_from
 from dyvision.checkpoint_file import warn_of_newer
 from dyvision.export import OnnxModel
 from dyvision.reading import parse_yaml
 from dyvision.tasks.base import BaseTask
-from dyvision.tasks.components import accepted_arguments
 from dyvision.tasks.exporting.file_networks import OnnxDetector, OnnxNetwork
 from dyvision.tasks.opening import task_class
 from dyvision.text import printable
-from dyvision.trust import hyperparameters_of, name_unknown
 from dyvision.version import VERSION
 
 #: outputs of the files of each task, any of which will do
@@ -155,11 +152,7 @@ def load_exported(path: str | PathLike[str], trust: Collection[str] = ()) -> Bas
     """
     exported = ExportedTask.read(path)
     where = str(exported.file.path)
-    kind = task_class(exported.task, where)
-    stored = hyperparameters_of(exported.model, where, (trust,) if isinstance(trust, str) else trust)
-    arguments = name_unknown(stored, accepted_arguments(kind)[0], where)
-    with building_from(where, "network", exported.size):
-        task = kind(**arguments)
+    task = task_class(exported.task, where).from_hyperparameters(exported.model, where, exported.size, trust)
     exported.run(task)
     return task.eval()
 

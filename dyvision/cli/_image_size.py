@@ -1,0 +1,21 @@
+"""Height and width of images on a command line."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def image_size(text: str, others: str = " or HEIGHTxWIDTH") -> tuple[int, int]:
+    """Read ``N``, for squares, or ``HEIGHTxWIDTH``.
+
+    Args:
+        text: What was typed.
+        others: What else than a positive integer is expected, for the message.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"a positive integer{others}, not {text!r}")
+    return int(parts[0]), int(parts[-1])
