@@ -158,6 +158,8 @@ def _other_kind(path: Path, start: bytes) -> str | None:
     if path.with_suffix(".xml").is_file() and path.suffix.lower() == ".bin" and start[:2] != b"PK":
         return f"the parameters of the OpenVINO network {path.with_suffix('.xml').name}{_OPENVINO}"
     if start[:1] == b"\x08" and start[1:2] < b"\x40" and start[2:3] in (b"\x12", b"\x1a", b"\x22", b":", b"B"):
+        if path.suffix.lower() == ".onnx":
+            return "an ONNX file, not a checkpoint; give the one that it was made from (--model FILE.onnx runs it)"
         return "an ONNX file; give it a name that ends in .onnx (dyvision.export.OnnxModel runs one of any network)"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return _PICTURE

@@ -15,7 +15,7 @@ from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
 if TYPE_CHECKING:
-    from dyvision.cli._export_source import Source
+    from dyvision.cli._source import Source
 
 #: images to calibrate 8 bits with
 _CALIBRATION = 64
@@ -75,7 +75,7 @@ def _size(text: str) -> tuple[int, int] | Literal["dynamic"]:
 def _export(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_target(options.json, "--json")
-    from dyvision.cli._export_source import read_source
+    from dyvision.cli._source import find_checkpoint, read_source
     from dyvision.tables import make_console
     from dyvision.tasks.exporting import FORMATS
 
@@ -87,12 +87,13 @@ def _export(options: argparse.Namespace) -> None:
         check_target(options.output, "--output")
         if options.output.suffix != suffix:
             raise ValueError(f"--output {options.output}: files of --format {options.format} end in {suffix}")
-    source = read_source(options.checkpoint, options.trust, options.root)
+    other = "; in Python dyvision.export.export_onnx takes any network"
+    source = read_source(find_checkpoint(options.checkpoint, "export"), options.trust, options.root, other)
     output = options.output or source.path.with_suffix(f".int8{suffix}" if options.quantize else suffix)
     for option, target in (("--output", output), ("--json", options.json)):
         if target is not None:
             check_target(target, option, source.path)
-    size, origin = source.image_size(options.image_size)
+    size, origin = source.export_size(options.image_size)
     arguments: dict[str, Any] = {
         "format": options.format,
         "image_size": size,

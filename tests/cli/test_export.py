@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dyvision.cli import main
-from dyvision.cli._export_source import read_source
+from dyvision.cli._source import read_source
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 from dyvision.version import VERSION
 
@@ -102,12 +102,12 @@ def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
 def test_detections_of_images_that_evaluation_makes_smaller(tmp_path) -> None:
     options = {"num_classes": 2, "head": "fcos", "fpn_channels": 16}
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, **options)
-    assert read_source(str(path), "").image_size(None)[0] == (48, 48)
-    assert read_source(str(path), "").image_size((32, 64))[0] == (32, 64)
+    assert read_source(path, "").export_size(None)[0] == (48, 48)
+    assert read_source(path, "").export_size((32, 64))[0] == (32, 64)
     # of a detector that resizes only images of one size can be compared
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, min_size=32, **options)
     with pytest.raises(ValueError, match="give --image-size HxW"):
-        read_source(str(path), "").image_size(None)
+        read_source(path, "").export_size(None)
 
 
 @pytest.mark.parametrize("head", ["faster_rcnn", "condinst"])
