@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from dyvision.cli._image_size import SIDE
 from dyvision.cli.task_table import TASKS
 from dyvision.file_kinds import missing, program_in
 from dyvision.text import printable
 
 #: ends of names of files; names of networks have dots, too (resnet50.a1_in1k)
 _WEIGHTS = frozenset({".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pkl", ".pickle"})
-#: side of images whose size nothing says
-SIDE = 224
 _PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export", ".ep": "a program of torch.export"}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dyvision.cli._network_files import SIDE
+from dyvision.cli._image_size import SIDE
 from dyvision.cli.request import read_checkpoint, read_request
 from dyvision.data.opening import open_data
 from dyvision.tasks.base import BaseTask

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyvision.cli._image_size import image_size
+from dyvision.cli._image_size import SIDE, image_size
 from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.cli._trust import add_trust_option
 from dyvision.saving import check_target, write_text
@@ -113,7 +113,7 @@ def _networks(
     options: argparse.Namespace,
 ) -> tuple[list[tuple[str, str, int, nn.Module]], tuple[int, int], str]:
     """The name, the layer, the channels of the images and the network of each row; the images' size, and its origin."""
-    from dyvision.cli._network_files import SIDE, is_file_name
+    from dyvision.cli._network_files import is_file_name
 
     if is_file_name(options.model) or options.model in ("last", "best"):
         return _of_checkpoint(options)
