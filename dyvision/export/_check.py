@@ -135,12 +135,24 @@ def check(
                 ) from reason
             found.append(Agreement(shape, error(batch, outputs)))
     worst = max(found, key=lambda one: one.error)
+    if not worst.error < float("inf") and not _is_finite(network, images):
+        raise ValueError(
+            f"{name} was not written: PyTorch's own outputs for random images are not finite: weights or statistics of "
+            "norms let the network overflow"
+        )
     if not worst.error <= tolerance:
         raise ValueError(
             f"{name} was not written: for images of shape {list(worst.shape)} {program}'s output differs from "
             f"PyTorch's by {worst.error:.1e} of its largest number (tolerance={tolerance:g})"
         )
     return tuple(found)
+
+
+def _is_finite(network: nn.Module, images: Images) -> bool:
+    """Whether the network's own outputs are numbers."""
+    numbers = network.dense if isinstance(network, DecidingNetwork) else network
+    batch = images.draw(images.shape, dtype_of(network), torch.Generator().manual_seed(0))
+    return all(bool(one.isfinite().all()) for one in outputs_of(numbers, batch).values())
 
 
 def judge(network: nn.Module, tolerance: float) -> Judge:

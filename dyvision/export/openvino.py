@@ -86,12 +86,14 @@ def export_openvino(
 
     Raises:
         ValueError: As for :func:`~dyvision.export.export_onnx`, or if ``path`` does not end in ``.xml``.
+        FileExistsError: If the ``.bin`` file is there already and is not that of an earlier network.
     """
     start = time.perf_counter()
     (openvino,) = need("openvino", extra="openvino")
     path = Path(path)
     if path.suffix != ".xml":
         raise ValueError(f"{path}: files of OpenVINO end in .xml (and .bin)")
+    _check_beside(path)
     taken = Images.of(image_size, batch, dynamic_size, channels, images)
     network = prepared(model, taken, fuse)
     checked: tuple[Agreement, ...] = ()
@@ -114,6 +116,21 @@ def export_openvino(
                 shutil.copyfile(xml.with_suffix(suffix), file)
     seconds = time.perf_counter() - start
     return OpenvinoFile(path=path, seconds=seconds, checked=checked, nodes=len(converted.get_ops()))
+
+
+def _check_beside(path: Path) -> None:
+    """Check that the file of parameters replaces nothing but that of an earlier network of this name."""
+    beside = path.with_suffix(".bin")
+    if not beside.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if b"<net" in file.read(4096):
+                return
+    raise FileExistsError(
+        f"{path}: its parameters go into {beside.name}, which is there already and is not that of an earlier network; "
+        "move it, or give another name"
+    )
 
 
 def openvino_runner(path: Path, threads: int | None = None) -> Runner:
