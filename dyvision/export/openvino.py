@@ -107,8 +107,11 @@ def export_openvino(
             raise ValueError(f"OpenVINO cannot convert {type(network).__name__}: {first_line(error)}") from error
         for name, value in metadata_of(model, taken, metadata).items():
             converted.set_rt_info(value, ["dyvision", name])
-        # half precision would be another network; whoever wants it converts this one
-        openvino.save_model(converted, str(xml), compress_to_fp16=False)
+        try:
+            # half precision would be another network; whoever wants it converts this one
+            openvino.save_model(converted, str(xml), compress_to_fp16=False)
+        except RuntimeError as error:  # whatever the system says about the file
+            raise OSError(f"{path} could not be written: {xml.parent}: {first_line(error)}") from error
         if check:
             checked = compare(path, "OpenVINO", openvino_runner(xml), network, taken, tolerance)
         for suffix in (".bin", ".xml"):
