@@ -130,7 +130,10 @@ def _check_keywords(config: Mapping[str, Any], given: Mapping[str, Any], task_cl
         if isinstance(layer, str):  # anything else is refused with the config's name
             check_keywords(given, [from_pretrained, CREATE[config["kind"]]], layer)
         return
-    names, anything = accepted_arguments(task_class or TASK_CLASSES.get(config["task"], BaseTask))
+    kind = task_class or TASK_CLASSES.get(config["task"])
+    if kind is None:  # refused with the config's name
+        return
+    names, anything = accepted_arguments(kind)
     for name in () if anything else given:
         if name not in names:
             known = [*names, *keywords_of(from_pretrained)]
