@@ -1,4 +1,4 @@
-"""What is said when a loss is no number: which step, which files, and what the likely cause is."""
+"""What is said when a loss or an output is no number: where, for which files, and what the likely cause is."""
 
 from __future__ import annotations
 
@@ -39,6 +39,30 @@ def check_loss(loss: Tensor, batch: Mapping[str, Any], step: int, precision: str
             "lower lr or clip gradients"
         )
     raise FloatingPointError(f"the loss is {loss.item()} at step {step}; {advice}; files of this batch: {files}")
+
+
+def check_outputs(task: Any, outputs: Tensor, files: Sequence[Any]) -> None:
+    """Refuse to evaluate or to predict with outputs that are not finite: any class would be as good as another.
+
+    Not within a training, whose loss is looked at, and which may get over it.
+
+    Args:
+        task: Whose network gave them.
+        outputs: Logits.
+        files: Of the batch.
+
+    Raises:
+        ValueError: If one is NaN or infinite, with the file of the weights.
+    """
+    trainer = task._trainer
+    if (trainer is not None and trainer.state.fn == "fit") or bool(outputs.isfinite().all()):
+        return
+    cause = _HALF.get(str(None if trainer is None else trainer.precision))
+    advice = f"--trainer.precision=32-true may help ({cause}); otherwise " if cause else ""
+    raise ValueError(
+        f"{task._loaded_from}: the network's outputs are not finite for {_listed(files) or 'a batch of images'}; "
+        f"weights or statistics of norms let it overflow: {advice}use an earlier checkpoint"
+    )
 
 
 def _listed(files: Sequence[Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +17,7 @@ from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
 if TYPE_CHECKING:
-    from dyvision.cli._export_source import Source
+    from dyvision.cli._source import Source
 
 #: images to calibrate 8 bits with
 _CALIBRATION = 64
@@ -75,7 +77,7 @@ def _size(text: str) -> tuple[int, int] | Literal["dynamic"]:
 def _export(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_target(options.json, "--json")
-    from dyvision.cli._export_source import read_source
+    from dyvision.cli._source import find_checkpoint, read_source
     from dyvision.tables import make_console
     from dyvision.tasks.exporting import FORMATS
 
@@ -87,12 +89,13 @@ def _export(options: argparse.Namespace) -> None:
         check_target(options.output, "--output")
         if options.output.suffix != suffix:
             raise ValueError(f"--output {options.output}: files of --format {options.format} end in {suffix}")
-    source = read_source(options.checkpoint, options.trust, options.root)
+    other = "; in Python dyvision.export.export_onnx takes any network"
+    source = read_source(find_checkpoint(options.checkpoint, "export"), options.trust, options.root, other)
     output = options.output or source.path.with_suffix(f".int8{suffix}" if options.quantize else suffix)
     for option, target in (("--output", output), ("--json", options.json)):
         if target is not None:
             check_target(target, option, source.path)
-    size, origin = source.image_size(options.image_size)
+    size, origin = source.export_size(options.image_size)
     arguments: dict[str, Any] = {
         "format": options.format,
         "image_size": size,
@@ -122,7 +125,7 @@ def _exported(
     from dyvision.tasks.exporting import export_task
     from dyvision.tasks.exporting.latency import latency_table, measure_export
 
-    with working(console, f"exporting {output.name} and comparing it with PyTorch"):
+    with _named(source.path), working(console, f"exporting {output.name} and comparing it with PyTorch"):
         file = export_task(source.task, output, **arguments)
     height, width = arguments["image_size"]
     said = f"task {source.task.task}, images of {height}x{width} ({origin}), {file.bytes / 2**20:.1f} MB"
@@ -157,7 +160,7 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     source.data.setup("validate")  # a data set that is not there shows before the work
     with TemporaryDirectory(prefix="dyvision-") as folder:
         path = Path(folder, output.name)
-        with working(console, "exporting and comparing with PyTorch"):
+        with _named(source.path), working(console, "exporting and comparing with PyTorch"):
             export_task(source.task, path, **arguments)
         with working(console, "quantising"):
             images = calibration_images(path, source.data, _CALIBRATION, source.trust)
@@ -168,6 +171,15 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     console.print(metrics_table(before, after))
     _say_next(console, output, "onnx")
     return {**asdict(file), "path": str(output), "metrics": {"float": before, "int8": after}}
+
+
+@contextmanager
+def _named(checkpoint: Path) -> Iterator[None]:
+    """Say of an error of the export whose network it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if str(checkpoint) in str(error) else ValueError(f"{checkpoint}: {error}") from error
 
 
 def _say_next(console: Any, output: Path, format: str) -> None:

@@ -181,6 +181,11 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.with_name(f"{path.name}.data").exists() and not path.exists():
+        raise FileExistsError(
+            f"{path}: its parameters go into {path.name}.data, which is there already without it; move it, or give "
+            "another name"
+        )
     # a file names its parameters, so both are written under their names, in a folder of their own; those of an earlier
     # file stay until then
     with TemporaryDirectory(prefix=f".{path.stem}.part-", dir=path.parent) as folder:
