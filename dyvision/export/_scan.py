@@ -100,7 +100,8 @@ def _mixture_by_sample(
             terms.append(make("Unsqueeze", [rest, constant(value_ints=[1, 2])], {}))
         return reduce(lambda one, other: make("Add", [one, other], {}), terms)
 
-    return _by_sample(step, input, [(coefficients, [kernels.shape[0]]), *_of_samples(bias)])
+    # one image, too: what reads the file finds the branch, and nothing but it, behind a ``Scan``
+    return _scan(step, input, [(coefficients, [kernels.shape[0]]), *_of_samples(bias)])
 
 
 def _attributes(
@@ -122,24 +123,26 @@ def _of_samples(bias: Any) -> list[Operand]:
 
 def _by_sample(step: Step, input: Any, operands: Sequence[Operand]) -> Any:
     """The nodes of ``step`` for one sample, or a ``Scan`` around them."""
+    if input.shape[0] != 1:
+        return _scan(step, input, operands)
     op = need("onnxscript")[0].opset18
 
     def make(kind: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         return getattr(op, kind)(*inputs, **attributes)
 
-    def reshape(value: Any, shape: Sequence[int]) -> Any:
-        return op.Reshape(value, op.Constant(value_ints=list(shape)))
+    return step(make, input, *(op.Reshape(value, op.Constant(value_ints=shape)) for value, shape in operands))
 
-    if input.shape[0] == 1:
-        return step(make, input, *(reshape(*operand) for operand in operands))
+
+def _scan(step: Step, input: Any, operands: Sequence[Operand]) -> Any:
+    op = need("onnxscript")[0].opset18
     # each step gets a batch of one: nothing has to be reshaped, which is a copy of a body's input or output
     second = op.Constant(value_ints=[1])
-    scanned = [
-        value if list(value.shape[1:]) == list(shape) else reshape(value, [0, *shape]) for value, shape in operands
-    ]
+    scanned = [op.Unsqueeze(input, second)]
+    for value, shape in operands:
+        fits = list(value.shape[1:]) == shape
+        scanned.append(value if fits else op.Reshape(value, op.Constant(value_ints=[0, *shape])))
     body = _body(step, input, [shape for _, shape in operands])
-    steps = op.Scan(op.Unsqueeze(input, second), *scanned, body=body, num_scan_inputs=1 + len(scanned))
-    return op.Squeeze(steps, second)
+    return op.Squeeze(op.Scan(*scanned, body=body, num_scan_inputs=len(scanned)), second)
 
 
 def _body(step: Step, input: Any, shapes: Sequence[Sequence[int]]) -> Any:
