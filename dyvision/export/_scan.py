@@ -100,8 +100,7 @@ def _mixture_by_sample(
             terms.append(make("Unsqueeze", [rest, constant(value_ints=[1, 2])], {}))
         return reduce(lambda one, other: make("Add", [one, other], {}), terms)
 
-    # one image, too: what reads the file finds the branch, and nothing but it, behind a ``Scan``
-    return _scan(step, input, [(coefficients, [kernels.shape[0]]), *_of_samples(bias)])
+    return _by_sample(step, input, [(coefficients, [kernels.shape[0]]), *_of_samples(bias)])
 
 
 def _attributes(
@@ -123,18 +122,13 @@ def _of_samples(bias: Any) -> list[Operand]:
 
 def _by_sample(step: Step, input: Any, operands: Sequence[Operand]) -> Any:
     """The nodes of ``step`` for one sample, or a ``Scan`` around them."""
-    if input.shape[0] != 1:
-        return _scan(step, input, operands)
     op = need("onnxscript")[0].opset18
 
     def make(kind: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         return getattr(op, kind)(*inputs, **attributes)
 
-    return step(make, input, *(op.Reshape(value, op.Constant(value_ints=shape)) for value, shape in operands))
-
-
-def _scan(step: Step, input: Any, operands: Sequence[Operand]) -> Any:
-    op = need("onnxscript")[0].opset18
+    if input.shape[0] == 1:
+        return step(make, input, *(op.Reshape(value, op.Constant(value_ints=shape)) for value, shape in operands))
     # each step gets a batch of one: nothing has to be reshaped, which is a copy of a body's input or output
     second = op.Constant(value_ints=[1])
     scanned = [op.Unsqueeze(input, second)]

@@ -104,7 +104,7 @@ def scan(
 
 
 def scan_of_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
-    """Leave the mixing of small depthwise kernels to the exporter, too; mix others in the way that suits ONNX Runtime."""
+    """Leave the mixing of small depthwise kernels to the exporter, too; mix others as it suits ONNX Runtime."""
     kernels, coefficients, taps = mixture
     if not kernels.dtype == coefficients.dtype == input.dtype:
         return scan(input, mixture.mix().to(input.dtype), geometry, bias)
