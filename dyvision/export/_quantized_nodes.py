@@ -85,7 +85,7 @@ def _has_fixed_weight(node: Any, weights: set[str]) -> bool:
 
 
 def _that_compute_kernels(graph: Any, weights: set[str], producer: dict[str, Any]) -> set[str]:
-    """Nodes from a pooling to a kernel that is computed for each sample, or to the convolutions that are mixed instead."""
+    """Nodes from a pooling to a kernel that is computed for each sample, or to convolutions that are mixed instead."""
     left = []
     found: set[str] = set()
     factors = {node.output[0] for node in graph.node if node.op_type == "Gather" and node.input[0] not in weights}

@@ -88,14 +88,13 @@ def _mixture_by_sample(
             kernel = make("Gather", [kernels, constant(value_int=index)], {})
             return make("Conv", [map, kernel, bias], attributes)
 
-        rest = bias if own_bias is None else own_bias
+        numbers = range(kernels.shape[0])
         if scales_input:
             # in ONNX Runtime each of them adds to what is there, and the first can add what is constant
-            first = bias if own_bias is None else None
-            terms = [convolve(scale(image, k), k, None if k else first) for k in range(kernels.shape[0])]
-            rest = own_bias
+            shared, rest = (bias, None) if own_bias is None else (None, own_bias)
+            terms = [convolve(scale(image, k), k, None if k else shared) for k in numbers]
         else:
-            terms = [scale(convolve(image, k), k) for k in range(kernels.shape[0])]
+            terms, rest = [scale(convolve(image, k), k) for k in numbers], bias if own_bias is None else own_bias
         if rest is not None:
             terms.append(make("Unsqueeze", [rest, constant(value_ints=[1, 2])], {}))
         return reduce(lambda one, other: make("Add", [one, other], {}), terms)
