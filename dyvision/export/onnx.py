@@ -180,7 +180,7 @@ def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
 def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
     """Write beside ``path``; the file takes that name if the block ends well. Large parameters go beside it."""
     (ir,) = need("onnxscript.ir")
-    size = sum(value.const_value.nbytes for value in onnx_model.graph.initializers.values())
+    size = sum(one.const_value.nbytes for graph in onnx_model.graphs() for one in graph.initializers.values())
     if size <= _LARGE:
         with replacing_whole(path, size) as file:
             ir.save(onnx_model, file)
