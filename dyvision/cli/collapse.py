@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dyvision.cli._trust import add_trust_option, trainer_arguments
+from dyvision.cli.errors import naming
 from dyvision.saving import check_target, write_tensors, write_text
 from dyvision.text import plain
 
@@ -79,10 +80,8 @@ def _run(options: argparse.Namespace, scratch: str) -> None:
     run = TaskCLI("collapse", request)
     path = request.checkpoint_path
     task = type(run.model).load_from_checkpoint(path, map_location="cpu", trust=options.trust)
-    try:
+    with naming(path):
         result, static = collapse_task(task, run.datamodule, run.trainer, options)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     if options.output is not None:
         save_as_start(static, run, request, options.output)
     if options.weights is not None:

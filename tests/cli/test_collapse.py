@@ -200,3 +200,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(name, trained, tmp_
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")]
     assert line.startswith("dyvision: error: ") and name in line and "File too large" in line
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "before"}
+
+
+def test_weights_that_overflow_name_their_file_once(trained, tmp_path, capsys) -> None:
+    content = torch.load(trained("detection", "dyconv"), weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.endswith("running_var"):
+            value.fill_(1e-30)
+        elif value.ndim == 4:
+            value.mul_(1e15)
+    source = tmp_path / "weights.ckpt"
+    torch.save(content, source)
+    assert main(["collapse", str(source), *QUICK, "--trainer.limit_val_batches=1"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dyvision: error")]
+    assert "the network's outputs are not finite for " in line and line.count(str(source)) == 1
