@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from dyvision.cli._image_size import image_size
 from dyvision.cli._trust import add_trust_option
+from dyvision.cli.errors import naming
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
@@ -125,7 +124,7 @@ def _exported(
     from dyvision.tasks.exporting import export_task
     from dyvision.tasks.exporting.latency import latency_table, measure_export
 
-    with _named(source.path), working(console, f"exporting {output.name} and comparing it with PyTorch"):
+    with naming(source.path), working(console, f"exporting {output.name} and comparing it with PyTorch"):
         file = export_task(source.task, output, **arguments)
     height, width = arguments["image_size"]
     said = f"task {source.task.task}, images of {height}x{width} ({origin}), {file.bytes / 2**20:.1f} MB"
@@ -160,7 +159,7 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     source.data.setup("validate")  # a data set that is not there shows before the work
     with TemporaryDirectory(prefix="dyvision-") as folder:
         path = Path(folder, output.name)
-        with _named(source.path), working(console, "exporting and comparing with PyTorch"):
+        with naming(source.path), working(console, "exporting and comparing with PyTorch"):
             export_task(source.task, path, **arguments)
         with working(console, "quantising"):
             images = calibration_images(path, source.data, _CALIBRATION, source.trust)
@@ -171,15 +170,6 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     console.print(metrics_table(before, after))
     _say_next(console, output, "onnx")
     return {**asdict(file), "path": str(output), "metrics": {"float": before, "int8": after}}
-
-
-@contextmanager
-def _named(checkpoint: Path) -> Iterator[None]:
-    """Say of an error of the export whose network it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise error if str(checkpoint) in str(error) else ValueError(f"{checkpoint}: {error}") from error
 
 
 def _say_next(console: Any, output: Path, format: str) -> None:

@@ -68,14 +68,14 @@ class ExportedFile:
         raise NotImplementedError
 
     @property
-    def beside(self) -> Path:
-        """Where parameters are that are not in the file itself; only there if there are such."""
-        return self.path.with_name(f"{self.path.name}.data")
+    def beside(self) -> Path | None:
+        """Where parameters are that are not in the file itself; None if there are no such."""
+        return None
 
     @property
     def bytes(self) -> int:
         """Size of the file, with what lies beside it."""
-        return sum(one.stat().st_size for one in (self.path, self.beside) if one.is_file())
+        return sum(one.stat().st_size for one in (self.path, self.beside) if one is not None and one.is_file())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
