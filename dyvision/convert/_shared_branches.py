@@ -189,7 +189,8 @@ def _any_mode(block: nn.Module, convs: Sequence[str], call: BlockCall | None) ->
 def _both_modes(
     block: nn.Module, convs: Sequence[str], call: BlockCall | None, live: Collection[str]
 ) -> tuple[fx.Graph, dict[str, Any]]:
-    graphs, seen = [], {}
+    graphs: list[fx.Graph] = []
+    seen: dict[str, Any] = {}
     for training in (True, False):
         # what forward stores on its module is a stand-in here, or a tensor of the wrong size
         with unchanged(block):
