@@ -54,7 +54,7 @@ def numbers_among(seen: Mapping[str, Any]) -> list[str]:
     return [name for name, value in seen.items() if type(value) in (int, float)]
 
 
-def check_attributes(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
+def check_attributes(graph: fx.Graph, fixed: dict[str, Any]) -> None:
     """Let a graph refuse to run if an attribute is another than the one it was traced with."""
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     with graph.inserting_after(last):
@@ -81,7 +81,9 @@ def expect_attribute(value: Any, fixed: Any, name: str) -> None:
 
 def is_plain(value: object) -> bool:
     """Whether a value is a number, a flag, a word, None, or a tuple or list of such."""
-    return type(value) in _SINGLE or (type(value) in (tuple, list) and all(map(is_plain, value)))
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+        return all(is_plain(one) for one in value)
+    return type(value) in _SINGLE
 
 
 def _reporting(kind: type[nn.Module], prefix: str, read: Callable[[str, Any], Any]) -> type[nn.Module]:

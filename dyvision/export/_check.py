@@ -151,11 +151,11 @@ def _rounding(network: nn.Module, images: Tensor) -> float:
 
     Infinite if they are no numbers.
     """
-    deciding = isinstance(network, DecidingNetwork)
-    own = list(outputs_of(network.dense if deciding else network, images).values())
+    numbers = network.dense if isinstance(network, DecidingNetwork) else network
+    own = list(outputs_of(numbers, images).values())
     if not all(bool(one.isfinite().all()) for one in own):
         return float("inf")
-    if deciding:
+    if numbers is not network:
         return 0.0
     try:
         precise = copy.deepcopy(network).double()
