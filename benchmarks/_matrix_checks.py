@@ -22,6 +22,8 @@ from dyvision.layers import CoefficientBranch, DynamicConv2d
 
 #: largest error over the largest number of an output; KernelWarehouse's coefficients are float32 in any network
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
+#: how far branches are from where they start, for those that scale each weight
+_AWAY = {"fdconv": 0.001}
 #: refusals that are right, by check: the library's own message is the reason
 _REFUSALS = {
     "collapse": re.compile("cannot become ordinary convolutions"),
@@ -43,7 +45,7 @@ def make(network: Network, layer: str, dtype: torch.dtype | None = None, preserv
     with torch.no_grad():
         for branch in [m for m in model.modules() if isinstance(m, CoefficientBranch)]:
             for parameter in branch.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.003)
+                parameter.add_(torch.randn_like(parameter) * _AWAY.get(layer, 0.003))
         _estimate_statistics(model.eval(), network)
     return model.to(dtype or network.dtype).eval()
 
