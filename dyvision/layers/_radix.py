@@ -32,10 +32,10 @@ def _transform(parts: Tensor, inverse: bool) -> Tensor:
     length = parts.shape[-2]
     power = length & -length
     count = length // power
+    if count == 1:
+        return torch.view_as_real(transform(torch.view_as_complex(parts.contiguous())))
     several = parts.unflatten(-2, (power, count)).transpose(-2, -3)
     several = torch.view_as_real(transform(torch.view_as_complex(several.contiguous())))
-    if count == 1:
-        return several.flatten(-3, -2)
     turn = (2j if inverse else -2j) * cmath.pi
     factors = [[cmath.exp(turn * r * k / length) for k in range(power)] for r in range(count)]
     scale = count if inverse else 1
