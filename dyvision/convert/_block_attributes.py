@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
+
+from dyvision.convert._block_inputs import differs, recorded_again
 
 _SINGLE = (bool, int, float, str, type(None), torch.dtype)
 #: what every module has, ``training`` included
@@ -86,9 +88,7 @@ def expect_attribute(value: Any, fixed: Any, name: str) -> None:
     Raises:
         ValueError: If it is another one.
     """
-    if isinstance(value, fx.Proxy):  # unpickling traces the code again
-        value.tracer.create_proxy("call_function", expect_attribute, (value, fixed, name), {})
-    elif value is not fixed and (isinstance(value, Tensor) or value != fixed):
+    if not recorded_again(expect_attribute, value, fixed, name) and differs(value, fixed):
         raise ValueError(
             f"this block shares one coefficient branch, for which it was rewritten with self.{name} = {fixed!r}, and "
             "cannot follow a change of it: set it before dynamize, or call dynamize with another policy"
