@@ -41,6 +41,7 @@ class ExportedTask:
         mean: What the network's images are normalised with, as ``[C, 1, 1]``; None if unknown.
         std: The same.
         data_names: What the data calls the classes, where that is not what the task calls them.
+        plugins: What it says of plug-ins that registered what it names.
     """
 
     file: OnnxModel
@@ -50,6 +51,7 @@ class ExportedTask:
     mean: Tensor | None
     std: Tensor | None
     data_names: list[str] | None = None
+    plugins: Any = None
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> ExportedTask:
@@ -85,7 +87,13 @@ class ExportedTask:
         names = _parsed(said, "data_class_names", file.path)
         names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
         return cls(
-            file, task, dict(sections["model"] or {}), dict(sections["data"] or {}), **statistics, data_names=names
+            file,
+            task,
+            dict(sections["model"] or {}),
+            dict(sections["data"] or {}),
+            **statistics,
+            data_names=names,
+            plugins=_parsed(said, "plugins", file.path),
         )
 
     @property
@@ -102,6 +110,7 @@ class ExportedTask:
             "task": self.task,
             "model": self.model,
             "data": self.data,
+            "plugins": self.plugins,
             "dyvision_version": self.file.metadata.get("dyvision_version"),
         }
 
@@ -152,7 +161,8 @@ def load_exported(path: str | PathLike[str], trust: Collection[str] = ()) -> Bas
     """
     exported = ExportedTask.read(path)
     where = str(exported.file.path)
-    task = task_class(exported.task, where).from_hyperparameters(exported.model, where, exported.size, trust)
+    kind = task_class(exported.task, where)
+    task = kind.from_hyperparameters(exported.model, where, exported.size, trust, exported.plugins)
     exported.run(task)
     return task.eval()
 
