@@ -12,8 +12,9 @@ from dyvision.saving import replacing
 
 
 def beside(path: Path) -> Path:
-    """Where an ONNX file has its parameters if they are too large for it."""
-    return path.with_name(f"{path.name}.data")
+    """Where an ONNX file has its parameters if they are too large for it: where a link leads."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.data")
 
 
 def keeps_beside(path: Path) -> bool:
@@ -35,9 +36,8 @@ def replacing_whole(path: Path, needed: int | None = None) -> Iterator[Path]:
 
     What an earlier file of this name kept beside it goes with that file; a file that it did not name stays.
     """
-    real = Path(os.path.realpath(path))  # what is replaced, and what names lie beside, where a link leads
-    stale = keeps_beside(real)
+    stale = keeps_beside(path)
     with replacing(path, needed) as part:
         yield part
     if stale:
-        beside(real).unlink(missing_ok=True)
+        beside(path).unlink(missing_ok=True)

@@ -186,6 +186,7 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
             ir.save(onnx_model, file)
             yield file
         return
+    path = Path(os.path.realpath(path))  # a link stays one, and leads to both
     path.parent.mkdir(parents=True, exist_ok=True)
     if beside(path).exists() and not keeps_beside(path):
         raise FileExistsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -31,7 +32,8 @@ def open_session(path: Path, threads: int | None = None) -> Any:
     if threads is not None:
         settings.intra_op_num_threads = threads
     try:
-        return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        # parameters beside a file lie where a link leads
+        return runtime.InferenceSession(os.path.realpath(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
         raise ValueError(f"{path.name} cannot be run by ONNX Runtime: {printable(first_line(error))}") from error
 

@@ -99,8 +99,9 @@ class ExportedTask:
     @property
     def size(self) -> int:
         """Bytes of the file and of the parameters beside it: more than it has parameters."""
-        beside = self.file.path.with_name(f"{self.file.path.name}.data")
-        return self.file.path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+        real = self.file.path.resolve()
+        beside = real.with_name(f"{real.name}.data")
+        return real.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
     def as_checkpoint(self) -> dict[str, Any]:
         """What the command line wants to know of a checkpoint."""
