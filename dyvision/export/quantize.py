@@ -27,7 +27,6 @@ from dyvision.export.session import open_session, run
 from dyvision.layers.arguments import check_positive
 from dyvision.text import first_line
 
-
 #: bytes of one message of protobuf, as which ONNX Runtime's quantisation hands networks about
 _LARGEST = 2**31 - 1
 
@@ -107,8 +106,8 @@ def quantize_onnx(
     size = source.stat().st_size + (beside(source).stat().st_size if keeps_beside(source) else 0)
     if size > _LARGEST:
         raise ValueError(
-            f"{source.name} has {size / 1e9:.1f} GB, and a network above 2 GB cannot be quantised: collapse a dynamic one "
-            "first (dyvision.collapse), or take fewer kernels"
+            f"{source.name} has {size / 1e9:.1f} GB, and a network above 2 GB cannot be quantised: collapse a dynamic "
+            "one first (dyvision.collapse), or take a smaller one"
         )
     session = open_session(source, threads=1)
     batches = _batches(images, session.get_inputs()[0], source.name, max_images)
