@@ -131,7 +131,6 @@ def _reporting(
     kind: type[nn.Module], prefix: str, read: Callable[[str, Any], Any], lost: dict[str, str]
 ) -> type[nn.Module]:
     """A class that tells which of its attributes are read."""
-
     ordinary = kind.__getattribute__ is object.__getattribute__
 
     def get(self: nn.Module, name: str) -> Any:
