@@ -112,6 +112,7 @@ def _of_checkpoint(path: Path, source: str, size: tuple[int, int], folder: Path 
         content["hyper_parameters"],
         checkpoint_file.count(content["state_dict"]),
         size,
+        content.get("plugins"),
         metric=monitor or _monitor(task),
         value=best,
         epochs=_epochs(content),
@@ -152,6 +153,7 @@ def _summary(
     hparams: Mapping[str, Any],
     weights: int,
     size: tuple[int, int],
+    plugins: Any = None,
     **values: Any,
 ) -> RunSummary:
     """The network is built for what it costs; no weights are read."""
@@ -159,7 +161,7 @@ def _summary(
 
     if hparams.get("num_classes") is None:
         raise ValueError(f"{path}: its hyperparameters lack num_classes")
-    model = task_class(task, str(path)).from_hyperparameters(hparams, str(path), weights)
+    model = task_class(task, str(path)).from_hyperparameters(hparams, str(path), weights, plugins=plugins)
     return RunSummary(
         source=source,
         task=task,

@@ -38,11 +38,6 @@ class Source:
         found = None if self.data is None else self.data.statistics()
         return (None, None) if found is None else found
 
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """Hyperparameters of the data module."""
-        return {} if self.data is None else dict(self.data.hparams)
-
     def own_size(self) -> tuple[tuple[int, int], str] | None:
         """Height and width of the images that its network sees, and what says so; None if nothing does."""
         hparams = {} if self.data is None else self.data.hparams

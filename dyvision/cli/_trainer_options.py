@@ -168,8 +168,20 @@ def _check_hardware(values: Mapping[str, Any]) -> None:
     if isinstance(strategy, str) and strategy not in names:
         hint = closest(strategy, names) or "; usual ones are auto, ddp, fsdp"
         _check("strategy", strategy, False, f"the name of a strategy of Lightning{hint}")
+    if _starts_copies(strategy):
+        expected = "ddp or fsdp, whose processes run this command line themselves; this one is for notebooks, and "
+        _check("strategy", strategy, False, f"{expected}what its copies of this process count and collect is lost")
     if devices is not None:
         _check_devices(devices, accelerator)
+
+
+def _starts_copies(strategy: Any) -> bool:
+    """Whether its processes are spawned or forked from this one, which does not have their state afterwards."""
+    if isinstance(strategy, str):
+        made = StrategyRegistry[strategy]["init_params"] if strategy in StrategyRegistry else {}
+    else:
+        made = getattr(strategy, "init_args", None) or {}
+    return bool(made.get("start_method", "popen") != "popen")
 
 
 def _check_devices(devices: Any, accelerator: Any) -> None:

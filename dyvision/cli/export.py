@@ -105,7 +105,7 @@ def _export(options: argparse.Namespace) -> None:
         "fuse": options.fuse,
         "mean": source.statistics[0],
         "std": source.statistics[1],
-        "data": source.data_options,
+        "data": source.data,
     }
     told: dict[str, Any] = {"checkpoint": str(source.path), "format": options.format, "image_size": list(size)}
     if options.quantize:

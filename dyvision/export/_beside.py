@@ -14,8 +14,9 @@ from dyvision.saving import replacing
 
 
 def beside(path: Path) -> Path:
-    """Where an ONNX file has its parameters if they are too large for it."""
-    return path.with_name(f"{path.name}.data")
+    """Where an ONNX file has its parameters if they are too large for it: where a link leads."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.data")
 
 
 def keeps_beside(path: Path) -> bool:
@@ -37,7 +38,7 @@ def who_shares(path: Path) -> Path | None:
     length = bytes([len(name)]) if len(name) < 128 else bytes([len(name) & 127 | 128, len(name) >> 7])
     # a text of protobuf behind its length, or the end of a path, wherever in the file tensors are
     named = re.compile(rb"(?:\x12" + re.escape(length) + rb"|[/\\])" + re.escape(name))
-    for other in sorted(path.parent.glob("*.onnx*")):
+    for other in sorted(beside(path).parent.glob("*.onnx*")):
         if other.suffix == ".data" or other.resolve() == path.resolve() or not other.is_file():
             continue
         with other.open("rb") as file:
@@ -73,9 +74,8 @@ def replacing_whole(path: Path, needed: int | None = None) -> Iterator[Path]:
     What an earlier file of this name kept beside it goes with that file; a file that it did not name, or that another
     ONNX file of the folder names as well, stays.
     """
-    real = Path(os.path.realpath(path))  # what is replaced, and what names lie beside, where a link leads
-    stale = keeps_beside(real) and who_shares(real) is None
+    stale = keeps_beside(path) and who_shares(path) is None
     with replacing(path, needed) as part:
         yield part
     if stale:
-        beside(real).unlink(missing_ok=True)
+        beside(path).unlink(missing_ok=True)

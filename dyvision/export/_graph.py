@@ -24,7 +24,10 @@ def tidy(model: Any) -> None:
         if node.op_type == "Unsqueeze":
             _drop_pair(node)
     for value in list(model.graph.initializers.values()):
-        _move_into_body(value)
+        if not value.uses() and not value.is_graph_output():  # of nodes that are gone: runtimes warn of each
+            model.graph.initializers.pop(value.name)
+        else:
+            _move_into_body(value)
     for node in model.graph.all_nodes():
         if node.op_type == "Conv" and "kernel_shape" not in node.attributes:
             shape = node.inputs[1].shape

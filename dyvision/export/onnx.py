@@ -194,6 +194,7 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
             ir.save(onnx_model, file)
             yield file
         return
+    path = Path(os.path.realpath(path))  # a link stays one, and leads to both
     path.parent.mkdir(parents=True, exist_ok=True)
     check_beside(path)
     # a file names its parameters, so both are written under their names, in a folder of their own; those of an earlier

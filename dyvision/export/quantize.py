@@ -20,12 +20,16 @@ import torch
 from torch import Tensor
 
 from dyvision.export._agreement import share_of_equal_answers
-from dyvision.export._beside import replacing_whole
+from dyvision.export._beside import beside, keeps_beside, replacing_whole
 from dyvision.export._packages import need
 from dyvision.export._quantized_nodes import choose_nodes
 from dyvision.export.session import open_session, run
 from dyvision.layers.arguments import check_positive
 from dyvision.text import first_line
+
+
+#: bytes of one message of protobuf, as which ONNX Runtime's quantisation hands networks about
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def quantize_onnx(
 
     Raises:
         ValueError: If a package is missing, there are no images or others than the file takes, a pattern matches no
-            layer, there is nothing to quantise, or outputs are not finite; there is no new file then.
+            layer, there is nothing to quantise, the network is larger than 2 GB, or outputs are not finite; there is no
+            new file then.
         OSError: If a file cannot be read or written.
     """
     onnx, quantization = need("onnx", "onnxruntime.quantization")
@@ -99,6 +104,12 @@ def quantize_onnx(
     source = _existing(Path(path))
     if Path(output).exists() and source.samefile(output):
         raise ValueError(f"{output}: the file to quantise, which stays; give another output")
+    size = source.stat().st_size + (beside(source).stat().st_size if keeps_beside(source) else 0)
+    if size > _LARGEST:
+        raise ValueError(
+            f"{source.name} has {size / 1e9:.1f} GB, and a network above 2 GB cannot be quantised: collapse a dynamic one "
+            "first (dyvision.collapse), or take fewer kernels"
+        )
     session = open_session(source, threads=1)
     batches = _batches(images, session.get_inputs()[0], source.name, max_images)
     model = onnx.load(source)

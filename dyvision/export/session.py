@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -36,7 +37,8 @@ def open_session(path: Path, threads: int | None = None, name: str | None = None
     if threads is not None:
         settings.intra_op_num_threads = threads
     try:
-        return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        # parameters beside a file lie where a link leads
+        return runtime.InferenceSession(os.path.realpath(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
         raise ValueError(
             f"{name or path.name} cannot be run by ONNX Runtime: {printable(first_line(error))}"

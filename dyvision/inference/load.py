@@ -76,7 +76,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     from dyvision.tasks.exporting import ExportedTask
 
     exported = ExportedTask.read(path)
-    return {"task": exported.task, "datamodule_hyper_parameters": exported.data}
+    return {"task": exported.task, "datamodule_hyper_parameters": exported.data, "plugins": exported.plugins}
 
 
 def _open_task(path: Path, trust: Collection[str]) -> BaseTask:

@@ -61,8 +61,10 @@ def pair(name: str, value: Size, smallest: int) -> tuple[int, int]:
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Zeros before and after one axis under TensorFlow's rule: output ``ceil(size / stride)``, the odd zero behind."""
-    # no division of a negative number: exported sizes are divided by ONNX, which rounds it up
-    total = max(((size + stride - 1) // stride - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    reach = dilation * (kernel - 1) + 1
+    # without a maximum where none is needed: an exporter reasons about free sizes, one layer behind the other
+    total = reach - 1 - (size - 1) % stride
+    total = total if reach >= stride else max(total, 0)
     return total // 2, total - total // 2
 
 

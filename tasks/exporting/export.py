@@ -7,11 +7,13 @@ from os import PathLike
 from typing import Any, Literal
 
 import yaml
+from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from dyvision.export import ExportedFile, export_onnx, export_openvino, export_program
 from dyvision.layers import DynamicConv2d
 from dyvision.ops.geometry import pair
+from dyvision.registry import record_plugins
 from dyvision.tasks.arguments import plain_value
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.collapsing import static_task
@@ -41,7 +43,7 @@ def export_task(
     check: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | LightningDataModule | None = None,
 ) -> ExportedFile:
     """Write a task's network as a file and compare what it computes with PyTorch's outputs.
 
@@ -61,7 +63,8 @@ def export_task(
         check: Compare.
         mean: What the data module normalises with; needed for ``preprocess`` but of detection.
         std: The same.
-        data: Hyperparameters of the data module, with which a file alone is enough to predict.
+        data: The data module or its hyperparameters, with which a file alone is enough to predict; a format that a
+            plug-in registered needs the data module.
 
     Raises:
         ValueError: If an argument is out of range, a package is missing, the task or its head cannot be exported, or
@@ -100,8 +103,12 @@ def exportable(
     return make_exportable(task, Wanted(pair("image_size", image_size, 1), mean, std, preprocess, postprocess, fuse))
 
 
-def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(
+    task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | LightningDataModule | None
+) -> dict[str, Any]:
     """What the file says about its task. Hyperparameters are YAML, which has other keys than text, too."""
+    module = data if isinstance(data, LightningDataModule) else None
+    options: dict[str, Any] = dict(data or {}) if module is None else dict(module.hparams)  # type: ignore[arg-type]
     said = {
         "task": task.task,
         "backbone": task.hparams.backbone,
@@ -112,8 +119,11 @@ def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[s
         "preprocess": "bytes" if preprocess else "none",
         "postprocess": made.postprocess,
         "model": _text(without_places(task.hparams)),
-        "data": _text(dict(data or {})),
+        "data": _text(options),
     }
+    plugins = record_plugins({**task.hparams, **options}, module)
+    if plugins:
+        said["plugins"] = plugins
     if task.data_names is not None:
         said["data_class_names"] = list(task.data_names)
     return said

@@ -41,6 +41,7 @@ class ExportedTask:
         mean: What the network's images are normalised with, as ``[C, 1, 1]``; None if unknown.
         std: The same.
         data_names: What the data calls the classes, where that is not what the task calls them.
+        plugins: What it says of plug-ins that registered what it names.
     """
 
     file: OnnxModel
@@ -50,6 +51,7 @@ class ExportedTask:
     mean: Tensor | None
     std: Tensor | None
     data_names: list[str] | None = None
+    plugins: Any = None
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> ExportedTask:
@@ -85,14 +87,21 @@ class ExportedTask:
         names = _parsed(said, "data_class_names", file.path)
         names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
         return cls(
-            file, task, dict(sections["model"] or {}), dict(sections["data"] or {}), **statistics, data_names=names
+            file,
+            task,
+            dict(sections["model"] or {}),
+            dict(sections["data"] or {}),
+            **statistics,
+            data_names=names,
+            plugins=_parsed(said, "plugins", file.path),
         )
 
     @property
     def size(self) -> int:
         """Bytes of the file and of the parameters beside it: more than it has parameters."""
-        beside = self.file.path.with_name(f"{self.file.path.name}.data")
-        return self.file.path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+        real = self.file.path.resolve()
+        beside = real.with_name(f"{real.name}.data")
+        return real.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
     def as_checkpoint(self) -> dict[str, Any]:
         """What the command line wants to know of a checkpoint."""
@@ -102,6 +111,7 @@ class ExportedTask:
             "task": self.task,
             "model": self.model,
             "data": self.data,
+            "plugins": self.plugins,
             "dyvision_version": self.file.metadata.get("dyvision_version"),
         }
 
@@ -152,7 +162,8 @@ def load_exported(path: str | PathLike[str], trust: Collection[str] = ()) -> Bas
     """
     exported = ExportedTask.read(path)
     where = str(exported.file.path)
-    task = task_class(exported.task, where).from_hyperparameters(exported.model, where, exported.size, trust)
+    kind = task_class(exported.task, where)
+    task = kind.from_hyperparameters(exported.model, where, exported.size, trust, exported.plugins)
     exported.run(task)
     return task.eval()
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from dyvision.cli import main
 from dyvision.cli.parser import build_parser
 from dyvision.cli.words import commands_of
+from tests.onnx_files import metadata, write_network
 from tests.plugin_sandbox import plugin_sandbox
 
 LAYER = """
@@ -124,3 +127,39 @@ def test_options_of_a_format_are_in_the_help(module, capsys) -> None:
 def test_an_import_without_a_value_is_told(command, capsys) -> None:
     assert main([command, *(["layers"] if command == "list" else ["--task=detection"]), "--import"]) == 2
     assert "--import" in capsys.readouterr().err
+
+
+RECORD = [{"kind": "layer", "name": "spiral", "module": "spirals_own", "import": "spirals_own.py"}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("validate", "--ckpt_path=own.ckpt"),
+        ("predict", "--ckpt_path=own.ckpt", "--data.predict_root=."),
+        ("fit", "--ckpt_path=own.ckpt"),
+        ("export", "own.ckpt"),
+        ("collapse", "own.ckpt", "--output=static.ckpt"),
+        ("profile", "own.ckpt"),
+        ("compare", "own.ckpt"),
+        ("predict", "--model=own.onnx", "--data.predict_root=."),
+        ("validate", "--model=own.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_of_a_run_names_the_module_that_it_needs(arguments, trained, place, capsys) -> None:
+    content = torch.load(trained("classification", "static"), weights_only=True)
+    content["hyper_parameters"]["layer"] = "spiral"
+    content["plugins"] = RECORD
+    torch.save(content, place / "own.ckpt")
+    if "own.onnx" in arguments[1]:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+        write_network(
+            place / "own.onnx", metadata("classification", model={"layer": "spiral"}, plugins=json.dumps(RECORD))
+        )
+    capsys.readouterr()
+    assert main([*arguments]) == 2
+    said = capsys.readouterr().err
+    assert "names the layer 'spiral', which nothing here registers" in said and "--import spirals_own.py" in said
+    assert said.strip().count("\n") == 0

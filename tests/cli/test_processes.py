@@ -257,3 +257,28 @@ def test_an_error_is_told_once(trained: Any, tmp_path: Path) -> None:
     text, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert text.count("dyvision: error:") >= 1 and "1.png" in text
+
+
+LAYER = """
+from dyvision.layers import get_layer, register_layer
+
+@register_layer("own_se")
+class Own(get_layer("se")):
+    pass
+"""
+
+
+def test_every_process_has_the_layer_of_the_users_own_file(tmp_path: Path) -> None:
+    sets = Sets(tmp_path / "data", "classification")
+    (tmp_path / "my_layers.py").write_text(LAYER, encoding="utf-8")
+    run(tmp_path, [*sets.fit(), "--model.layer=own_se", "--import=my_layers"], 2)
+    last = tmp_path / "runs" / "classification" / "version_0" / "checkpoints" / "last.ckpt"
+    (record,) = torch.load(last, weights_only=True)["plugins"]
+    assert record == {"kind": "layer", "name": "own_se", "module": "my_layers", "import": "my_layers"}
+    common = [*sets.options(), f"--ckpt_path={last}"]
+    text = run(tmp_path, ["predict", *common], 2, status=2)
+    assert "--import my_layers" in text
+    run(tmp_path, ["validate", *common, "--import=my_layers.py", "--json=numbers.json"], 2)
+    assert json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))["processes"] == 2
+    run(tmp_path, ["predict", *common, "--import=my_layers"], 2)
+    assert len((tmp_path / "predictions" / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2

@@ -70,6 +70,20 @@ def test_a_quantised_file_does_the_same(large, tmp_path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "float.onnx"]
 
 
+def test_a_network_that_no_message_holds_is_not_quantised(large, tmp_path, monkeypatch) -> None:
+    file = large(tmp_path / "a.onnx")
+    images = [torch.randn(4, 3, 8, 8)]
+    monkeypatch.setattr("dyvision.export.quantize._LARGEST", file.bytes - 1)
+    with pytest.raises(
+        ValueError, match=r"^a\.onnx has 0\.0 GB, and a network above 2 GB cannot be quantised: collapse"
+    ):
+        quantize_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", images)
+    assert not (tmp_path / "b.onnx").exists()
+    monkeypatch.setattr("dyvision.export.quantize._LARGEST", file.bytes)
+    quantize_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", images)  # its parameters are in the new file
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data", "b.onnx"]
+
+
 def test_behind_a_link_lie_the_parameters_of_the_file_itself(large, tmp_path) -> None:
     folder, path = tmp_path / "real", tmp_path / "a.onnx"
     folder.mkdir()
@@ -116,3 +130,18 @@ def test_a_file_whose_name_ends_alike_shares_nothing(large, tmp_path) -> None:
     large(tmp_path / "a.onnx")
     export_onnx(nn.Conv2d(3, 4, 3), tmp_path / "a.onnx", image_size=8)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "my-a.onnx", "my-a.onnx.data"]
+
+
+def test_a_large_network_behind_a_link_is_written_where_it_leads(large, tmp_path) -> None:
+    folder, path = tmp_path / "real", tmp_path / "a.onnx"
+    folder.mkdir()
+    export_onnx(nn.Conv2d(3, 4, 3), folder / "a.onnx", image_size=8)
+    path.symlink_to(folder / "a.onnx")
+    file = large(path)
+    assert path.is_symlink() and sorted(entry.name for entry in folder.iterdir()) == ["a.onnx", "a.onnx.data"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "real"]
+    assert file.beside == folder / "a.onnx.data" and file.bytes > file.beside.stat().st_size > 4000
+    assert OnnxModel(path)(torch.randn(2, 3, 8, 8))["output"].shape == (2, 40, 6, 6)
+    large(path)  # its own are replaced
+    export_onnx(nn.Conv2d(3, 4, 3), path, image_size=8)
+    assert path.is_symlink() and [entry.name for entry in folder.iterdir()] == ["a.onnx"]

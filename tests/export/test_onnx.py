@@ -98,6 +98,15 @@ def test_convolutions_say_their_size_and_end_in_their_activation(tmp_path) -> No
     assert [[node.op_type for node in body.node] for body in bodies(path)] == [["Conv", "Clip"], ["Conv"]]
 
 
+def test_a_file_keeps_nothing_that_it_does_not_use(tmp_path) -> None:
+    network = nn.Sequential(get_layer("dyconv")(3, 8, 3, padding=1), get_layer("dcd")(8, 8, 1)).eval()
+    export_onnx(network, tmp_path / "a.onnx", image_size=16, check=False)
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    used = {name for node in nodes(tmp_path / "a.onnx") for name in node.input}
+    used |= {value.name for body in bodies(tmp_path / "a.onnx") for value in body.output}
+    assert [value.name for value in graph.initializer if value.name not in used] == []
+
+
 def test_what_a_file_says(tmp_path) -> None:
     network, path = dynamize(small_network(), "se", policy="all").train(), tmp_path / "network.onnx"
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import dyvision
+from dyvision.data import ImageFolderDataModule, register_data_format
+from dyvision.layers import get_layer, register_layer
 from dyvision.tasks import ClassificationTask
 from dyvision.tasks.exporting import ExportedTask, load_exported
+from dyvision.tasks.exporting.export import describe, exportable
 from tests.onnx_files import metadata, write_constant, write_detector, write_network
+from tests.plugin_sandbox import plugin_sandbox
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -161,3 +168,40 @@ def test_wrong_hyperparameters_name_the_file(model, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"a\.onnx: ") as caught:
         load_exported(write_network(tmp_path / "a.onnx", metadata("classification", model=model)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def forgotten():
+    with plugin_sandbox():
+        yield
+
+
+def test_a_file_says_which_plugins_registered_what_it_names(tmp_path, forgotten) -> None:
+    @register_layer("own_exported")
+    class Own(get_layer("se")):
+        pass
+
+    @register_data_format("pages_exported")
+    class Pages(ImageFolderDataModule):
+        pass
+
+    task = ClassificationTask(backbone="test_efficientnet", layer="own_exported", num_classes=3)
+    made = exportable(task, 32)
+    said = describe(task, made, False, Pages(tmp_path, image_size=32))
+    names = {record["kind"]: record["name"] for record in said["plugins"]}
+    assert names == {"layer": "own_exported", "data format": "pages_exported"}
+    assert "plugins" not in describe(ClassificationTask(backbone="test_efficientnet", num_classes=3), made, False, {})
+
+    gone = [{**record, "name": f"{record['name']}_gone"} for record in said["plugins"]]
+    path = write_network(
+        tmp_path / "a.onnx",
+        metadata("classification", model={"layer": "own_exported_gone"}, plugins=json.dumps(gone)),
+    )
+    for load in (load_exported, dyvision.load):
+        with pytest.raises(ValueError, match=r"a\.onnx: names the .*_exported_gone', which nothing here registers"):
+            load(path)
+    path = write_network(
+        tmp_path / "b.onnx",
+        metadata("classification", model={"layer": "own_exported"}, plugins=json.dumps(said["plugins"])),
+    )
+    assert isinstance(dyvision.load(path, device="cpu").predictor.data, Pages)
