@@ -96,7 +96,13 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys) -> None:
 def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, num_classes=2, head="fcos", fpn_channels=16)
     assert "give --image-size HxW" in fails(capsys, "export", path)
-    assert "give --image-size HxW" in fails(capsys, "export", path, "--image-size=dynamic")
+
+
+@pytest.mark.parametrize("data", [{}, {"image_size": 48}])
+def test_detection_has_one_size(data, tmp_path, capsys) -> None:
+    path = save(tmp_path / "a.ckpt", "detection", {"root": "data", **data}, num_classes=2, head="fcos", fpn_channels=16)
+    said = fails(capsys, "export", path, "--image-size=dynamic")
+    assert f"{path}: --image-size dynamic: anchors are those of one size; give --image-size HxW" in said
 
 
 def test_detections_of_images_that_evaluation_makes_smaller(tmp_path) -> None:
@@ -116,7 +122,7 @@ def test_heads_that_cannot_be_exported_are_named(head, tmp_path, capsys) -> None
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, **options)
     for size in (["--image-size=64"], []):
         said = fails(capsys, "export", path, *size)
-        assert "cannot be exported" in said and "fcos" in said and "retinanet" in said
+        assert f"{path}: the head" in said and "cannot be exported" in said and "fcos" in said and "retinanet" in said
 
 
 def test_an_image_size_that_the_network_cannot_take(tmp_path, capsys) -> None:
