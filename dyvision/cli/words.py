@@ -83,6 +83,19 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return found
 
 
+def refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> NoReturn:
+    """Say what a command does not know, and the options of it that are closest.
+
+    Raises:
+        ValueError: Always.
+    """
+    known = [option for action in parser._actions for option in action.option_strings]  # no public way either
+    known.remove("--help")  # stands there anyway
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    close = [name for option in options for name in similar_names(option, known, 1)]
+    parser.error(f"unrecognized arguments: {' '.join(words)}{suggestion(list(dict.fromkeys(close)))}")
+
+
 def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
     """Check that a command line begins with its command.
 
@@ -129,6 +142,9 @@ def take_photos(options: TypedOptions) -> None:
     if not options.words or "data.predict_root" in options:
         return
     first, *others = options.words
+    for word in options.words if others else ():
+        if word.endswith((*_CHECKPOINTS, *_CONFIGS, ".onnx")):
+            raise ValueError(f"{word!r} is no option{_meant(word)}")
     if others and all(Path(word).exists() for word in options.words):
         raise ValueError(
             f"{some(map(printable, options.words), 3)}: predict takes one image or one folder; give the folder they "
