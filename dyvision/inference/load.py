@@ -55,8 +55,14 @@ def load(
         ) from error
     if data is None:
         if not content["datamodule_hyper_parameters"]:
+            exported = path.suffix.lower() == ".onnx"
+            why = (
+                "names no options of a data module (data= of export_task)"
+                if exported
+                else "trained without a data module of dyvision"
+            )
             raise ValueError(
-                f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
+                f"{path}: {why}, so its transforms are not known; give "
                 "data=dyvision.data.ImageFolderDataModule(...) or the like"
             )
         data = open_data(content["task"], content, str(path), trust)
