@@ -181,7 +181,9 @@ def test_an_exported_file_predicts_with_its_own_transforms(tmp_path, photos) -> 
     pytest.importorskip("onnxruntime")
     from tests.onnx_files import metadata, write_network
 
-    said = metadata("classification", data={"image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3})
+    statistics = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    own = {name: str(value) for name, value in statistics.items()}
+    said = metadata("classification", data={"image_size": 32, **statistics}, **own)
     task = dyvision.load(write_network(tmp_path / "last.onnx", said, ("batch", 3, 32, 32)), device="cpu")
     red, grey = task.predict([np.full((40, 40, 3), (255, 0, 0), np.uint8), np.full((40, 40), 128, np.uint8)])
     assert red.name == "a" and red.probability == pytest.approx(torch.softmax(torch.tensor([1.0, 0, 0]), 0)[0].item())

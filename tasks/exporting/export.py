@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from torch import nn
 
@@ -16,8 +17,9 @@ from dyvision.tasks.arguments import plain_value
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.collapsing import static_task
 from dyvision.tasks.exporting.network import DETECTIONS, Exportable, Wanted, make_exportable
+from dyvision.tasks.preprocessing import statistic_of
 from dyvision.text import some
-from dyvision.trust import without_places
+from dyvision.trust import without_folders, without_places
 
 #: name -> what writes it, and how its files end
 FORMATS: dict[str, tuple[Callable[..., ExportedFile], str]] = {
@@ -59,16 +61,20 @@ def export_task(
             ``boxes``, ``scores``, ``labels`` and ``count`` after non-maximum suppression.
         fuse: Fold BatchNorms and branches first.
         check: Compare.
-        mean: What the data module normalises with; needed for ``preprocess`` but of detection.
+        mean: What the data module normalises with; needed for ``preprocess`` but of detection. None takes that of
+            ``data``.
         std: The same.
-        data: Hyperparameters of the data module, with which a file alone is enough to predict.
+        data: Hyperparameters of the data module, with which a file alone is enough to predict. Where the data set lies
+            is left out. None takes what the checkpoint of the task says of its images.
 
     Raises:
-        ValueError: If an argument is out of range, a package is missing, the task or its head cannot be exported, or
-            the outputs differ; there is no new file then.
+        ValueError: If an argument is out of range, a package is missing, the task or its head cannot be exported,
+            ``mean`` or ``std`` is another one than in ``data``, or the outputs differ; there is no new file then.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: expected {some(FORMATS)}")
+    data = task.trained_with if data is None else data
+    mean, std = (_statistic(*one, data, task) for one in (("mean", mean), ("std", std)))
     made = exportable(task, image_size, preprocess, postprocess, fuse, mean, std)
     if dynamic_size and made.postprocess == DETECTIONS:
         raise ValueError("image size dynamic: anchors are those of one size; export detection with --image-size HxW")
@@ -100,7 +106,7 @@ def exportable(
     return make_exportable(task, Wanted(pair("image_size", image_size, 1), mean, std, preprocess, postprocess, fuse))
 
 
-def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any]) -> dict[str, Any]:
     """What the file says about its task. Hyperparameters are YAML, which has other keys than text, too."""
     said = {
         "task": task.task,
@@ -112,7 +118,7 @@ def describe(task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[s
         "preprocess": "bytes" if preprocess else "none",
         "postprocess": made.postprocess,
         "model": _text(without_places(task.hparams)),
-        "data": _text(dict(data or {})),
+        "data": _text(without_folders(data)),
     }
     if task.data_names is not None:
         said["data_class_names"] = list(task.data_names)
@@ -133,6 +139,20 @@ def static_twin(task: BaseTask) -> BaseTask | None:
 def is_dynamic(network: nn.Module) -> bool:
     """Whether it has dynamic layers."""
     return any(isinstance(module, DynamicConv2d) for module in network.modules())
+
+
+def _statistic(
+    name: str, given: Sequence[float] | None, data: Mapping[str, Any], task: BaseTask
+) -> Sequence[float] | None:
+    """What was given, else what the data module's arguments say.
+
+    Raises:
+        ValueError: If these are two numbers.
+    """
+    said = statistic_of(data, name, task.hparams.in_chans)
+    if None not in (given, said) and not np.allclose(given, said, atol=1e-4):
+        raise ValueError(f"{name}={list(given)}: the data has {name}={said}; give one of them")
+    return said if given is None else given
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -171,7 +171,10 @@ class TestExportedFiles:
             (["predict", "a.onnx"], "an exported file is given as --model=a.onnx"),
             (["fit", "--model=a.onnx"], "--model a.onnx: an exported file is not trained"),
             (["validate", "--model=a.onnx", "--task=detection"], "--model: the checkpoint is one of task"),
-            (["validate", "--model=a.onnx"], "--model a.onnx: there is no folder data"),
+            (
+                ["validate", "--model=a.onnx"],
+                "--data.root is missing: the folder of the data set; give --data.root",
+            ),
             (["predict", "--model=a.onnx", "photos"], r"takes images of 16 x 16 pixels"),
             (["predict", "--model=evil.onnx", "photos"], "--model evil.onnx: model.optimizer names 'subprocess.Popen'"),
         ],
