@@ -8,8 +8,8 @@ from typing import Any
 from dyvision.backbones.preprocessing import default_preprocessing, preprocessing_of
 from dyvision.channels import of_channels
 
-#: what brings every image to one size
-_OF_ONE_SIZE = ("image_size", "crop_ratio", "interpolation")
+#: what brings every image to one size; what says no interpolation means the default
+_OF_ONE_SIZE = ("image_size", "crop_ratio")
 
 
 def expected_preprocessing(hparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from dyvision.tasks.heads.detection.exportable import check_exportable
 from dyvision.tasks.opening import open_task, task_class
 from dyvision.text import first_line
 
-#: smaller images are padded, larger ones refused
-_LARGEST = "large enough for all of them"
+#: which size of a detector's file
+_ITS_SIZE = "the size of your images (larger ones are refused, smaller ones padded, which costs accuracy)"
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Source:
             if given == "dynamic":
                 raise ValueError(
                     f"{self.path}: --image-size dynamic: anchors are those of one size; "
-                    f"give --image-size HxW, {_LARGEST}"
+                    f"give --image-size HxW, {_ITS_SIZE}"
                 )
         if given is not None and given != "dynamic":
             return given, "--image-size"
         found = self.own_size()
         if found is None:
-            hint = f"HxW, {_LARGEST}" if detects else "HxW or dynamic"
+            hint = f"HxW, {_ITS_SIZE}" if detects else "HxW or dynamic"
             raise ValueError(
                 f"{self.path}: images keep their own sizes in evaluation, so nothing says which size the file is "
                 f"for: give --image-size {hint}"

@@ -107,19 +107,19 @@ class ExportedTask:
             given: Those that the user gives.
 
         Raises:
-            ValueError: If nobody says size, mean or standard deviation. For crop and interpolation there is a warning.
+            ValueError: If nobody says size, mean or standard deviation. For the crop there is a warning.
         """
         statistics = {name: value for name, value in (("mean", self.mean), ("std", self.std)) if value is not None}
         lacking = [name for name in undescribed(self.task, {**self.data, **statistics, **given}) if name in known]
         if not lacking:
             return
-        needed = [name for name in lacking if name not in ("crop_ratio", "interpolation")]
+        needed = [name for name in lacking if name != "crop_ratio"]
         names = ", ".join(needed or lacking)
         said = f"{self.file.path}: does not say {names} of the images that it was trained with"
         if needed:
             options = ", ".join(f"--data.{name}" for name in needed)
             raise ValueError(f"{said}; give what it was ({options}; in Python data=, a data module)")
-        warnings.warn(f"{said}: the defaults are taken", stacklevel=3)
+        warnings.warn(f"{said}: the default is taken", stacklevel=3)
 
     @property
     def size(self) -> int:

@@ -103,6 +103,9 @@ def test_a_long_message_is_cut_between_words() -> None:
     [
         ("export a.ckpt --imgsz 64", "--imgsz 64 (did you mean '--image-size'?); see dyvision export --help"),
         ("compare a --jsn=b", "--jsn=b (did you mean '--json'?); see dyvision compare --help"),
+        ("export a.ckpt --int8", "--int8 (did you mean '--quantize int8'?); see dyvision export --help"),
+        ("export a.ckpt --onnx", "--onnx (did you mean '--format onnx'?); see dyvision export --help"),
+        ("export a.ckpt --foo", "--foo; see dyvision export --help"),
         ("data check a --formt coco", "--formt coco (did you mean '--format'?); see dyvision data check --help"),
         ("export a.ckpt format=onnx", "format=onnx; see dyvision export --help"),
     ],
