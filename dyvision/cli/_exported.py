@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyvision.cli._network_files import is_file_name
 from dyvision.cli.typed import TypedOptions
-from dyvision.file_kinds import missing
+from dyvision.file_kinds import is_file_name, missing
 
 if TYPE_CHECKING:
-    from dyvision.cli.request import Request
     from dyvision.tasks.exporting import ExportedTask
 
 _ONNX = "an ONNX file of dyvision export (.onnx)"
@@ -66,9 +64,14 @@ def read_exported(path: Path, command: str) -> ExportedTask:
         raise type(error)(f"--model {error}") from error
 
 
-def as_checkpoint(exported: ExportedTask, request: Request) -> dict[str, Any]:
-    """What an exported file says, as a checkpoint does; where photos are to be predicted, no data set is needed."""
+def as_checkpoint(exported: ExportedTask, photos: bool) -> dict[str, Any]:
+    """What an exported file says, as a checkpoint does.
+
+    Args:
+        exported: The file.
+        photos: Whether it is to predict given images, for which no data set is needed.
+    """
     content = exported.as_checkpoint()
-    if request.value("data", "predict_root") is not None:
+    if photos:
         content["data"] = {"root": os.devnull, **content["data"]}
     return content

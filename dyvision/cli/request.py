@@ -159,7 +159,9 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         if request.checkpoint_path is not None:
             raise ValueError(f"--model {exported} and --ckpt_path {request.checkpoint_path}: give one of them")
         request.exported = read_exported(exported, command)
-        request.checkpoint = as_checkpoint(request.exported, request)
+        request.checkpoint = as_checkpoint(
+            request.exported, photos=command == "predict" and request.value("data", "predict_root") is not None
+        )
     if request.checkpoint:
         decided = request.checkpoint["data"]
         request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]
