@@ -150,7 +150,7 @@ def _statistic(
         ValueError: If these are two numbers.
     """
     said = statistic_of(data, name, task.hparams.in_chans)
-    if None not in (given, said) and not np.allclose(given, said, atol=1e-4):
+    if given is not None and said is not None and not np.allclose(given, said, atol=1e-4):
         raise ValueError(f"{name}={list(given)}: the data has {name}={said}; give one of them")
     return said if given is None else given
 
