@@ -21,7 +21,7 @@ from dyvision.cli.profile import add_profile
 from dyvision.cli.quickstart import add_quickstart
 from dyvision.cli.report import add_report
 from dyvision.cli.reproduce import add_reproduce
-from dyvision.cli.words import OneLineParser, check_command, commands_of
+from dyvision.cli.words import OneLineParser, check_command, commands_of, refuse_unknown
 from dyvision.version import VERSION
 
 _DESCRIPTION = "Dynamic convolutions on any backbone: classification, segmentation, detection."
@@ -88,7 +88,11 @@ def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.get(arguments[0]) if arguments else None
     sections = command.get_default("sections") if command is not None else None
     own, passed = take_sections(arguments, sections or ())
-    options = parser.parse_args(complete(own))
+    options, unknown = parser.parse_known_args(complete(own))
+    if unknown:
+        for word in arguments[:2]:
+            parser = commands_of(parser).get(word, parser)
+        refuse_unknown(parser, unknown)
     options.sections = passed
     import_all(options.imports)
     return options

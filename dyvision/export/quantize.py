@@ -27,7 +27,6 @@ from dyvision.export.session import open_session, run
 from dyvision.layers.arguments import check_positive
 from dyvision.text import first_line
 
-
 #: bytes of one message of protobuf, as which ONNX Runtime's quantisation hands networks about
 _LARGEST = 2**31 - 1
 
