@@ -231,6 +231,11 @@ def test_a_file_says_which_plugins_registered_what_it_names(tmp_path, forgotten)
             load(path)
     path = write_network(
         tmp_path / "b.onnx",
-        metadata("classification", model={"layer": "own_exported"}, plugins=json.dumps(said["plugins"])),
+        metadata(
+            "classification",
+            model={"layer": "own_exported"},
+            data={"image_size": 32},
+            plugins=json.dumps(said["plugins"]),
+        ),
     )
     assert isinstance(dyvision.load(path, device="cpu").predictor.data, Pages)
