@@ -22,8 +22,12 @@ CACHES = (2**18, 2**23)
 
 @cache
 def estimate(problem: Problem) -> Plan:
-    """Choose by the cost model of the device; without one, by the rank of the formulations."""
+    """Choose what leads; else by the cost model of the device; without one, by the rank of the formulations."""
     names = separable(problem) if problem.training else applicable(problem)
+    for name in names:
+        leads = TABLE[name].leads
+        if leads is not None and leads(problem):
+            return Plan(name, name)
     costs = cost_model(problem.device)
     if costs is None or problem.dtype not in (torch.float32, torch.float64):
         name = min(names, key=lambda name: TABLE[name].rank(problem))

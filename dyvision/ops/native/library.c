@@ -1,0 +1,51 @@
+/* What Python calls: which instruction sets this machine has, and the convolution in one of them. */
+#include <string.h>
+
+#include "problem.h"
+
+int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
+#if defined(__x86_64__)
+int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
+int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
+static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+#elif defined(__aarch64__)
+int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
+#endif
+static int always(void) { return 1; }
+
+static const struct {
+    const char *name;
+    int64_t lanes;
+    int (*present)(void);
+    dyv_convolve_function convolve;
+} sets[] = {
+#if defined(__x86_64__)
+    {"avx512", 16, has_avx512, dyv_convolve_avx512},
+    {"avx2", 8, has_avx2, dyv_convolve_avx2},
+#elif defined(__aarch64__)
+    {"neon", 4, always, dyv_convolve_neon},
+#endif
+    {"generic", 4, always, dyv_convolve_generic},
+};
+
+int64_t dyv_abi(void) { return DYV_ABI; }
+
+int64_t dyv_problem_size(void) { return (int64_t)sizeof(dyv_problem); }
+
+/* Name of the instruction set `index`, the fastest first, if the machine has it: "" if not, NULL beyond the last. */
+const char *dyv_instruction_set(int64_t index) {
+    if (index < 0 || index >= (int64_t)(sizeof sets / sizeof *sets)) return NULL;
+    return sets[index].present() ? sets[index].name : "";
+}
+
+/* What a convolution needs beside its tensors, for dyv_free in the end; NULL if it cannot be computed. */
+dyv_plan *dyv_prepare(int64_t index, const dyv_problem *problem) { return dyv_plan_for(problem, sets[index].lanes); }
+
+int64_t dyv_convolve(
+    int64_t index, const dyv_plan *plan, const float *input, const float *kernels, const float *coefficients,
+    const float *taps, const float *bias, float *output, int64_t threads
+) {
+    const dyv_tensors tensors = {input, kernels, coefficients, taps, bias, output};
+    return sets[index].convolve(plan, &tensors, (int)threads);
+}

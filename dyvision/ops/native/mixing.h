@@ -1,0 +1,49 @@
+/* Mixing K kernels: a row of weights is the sum of K rows of the bank, read in the order in which it is stored. */
+
+/* Weights in a row of a tile, beyond its last one as well: whole vectors are written. */
+#define TILE_ROW(numbers) (((numbers) + DYV_LANES - 1) / DYV_LANES * DYV_LANES)
+
+struct mixture {
+    int64_t kernels, kernel_stride;       /* K, and floats from one kernel of the bank to the next */
+    int64_t coefficient_stride;           /* floats from the coefficient of one kernel to the next's */
+    const float *end;                     /* of the bank: nothing is read from there on */
+    const float *factors;                 /* of the weights of a row, or NULL */
+};
+
+/* One row of `numbers` weights; reads and writes whole vectors where the bank does not end within them. */
+static void mix_row(
+    const struct mixture *m, const float *bank, const float *coefficients, int64_t numbers, float *restrict row
+) {
+    const int64_t last = (m->kernels - 1) * m->kernel_stride;
+    int64_t at = 0;
+    for (; at + 4 * DYV_LANES <= numbers; at += 4 * DYV_LANES) {
+        const float *from = bank + at;
+        float c = coefficients[0];
+        vec a = c * load(from), b = c * load(from + DYV_LANES);
+        vec d = c * load(from + 2 * DYV_LANES), e = c * load(from + 3 * DYV_LANES);
+        for (int64_t k = 1; k < m->kernels; k++) {
+            from += m->kernel_stride;
+            c = coefficients[k * m->coefficient_stride];
+            a += c * load(from), b += c * load(from + DYV_LANES);
+            d += c * load(from + 2 * DYV_LANES), e += c * load(from + 3 * DYV_LANES);
+        }
+        if (m->factors) {
+            const float *f = m->factors + at;
+            a *= load(f), b *= load(f + DYV_LANES), d *= load(f + 2 * DYV_LANES), e *= load(f + 3 * DYV_LANES);
+        }
+        store(row + at, a), store(row + at + DYV_LANES, b);
+        store(row + at + 2 * DYV_LANES, d), store(row + at + 3 * DYV_LANES, e);
+    }
+    for (; at < numbers && m->end - (bank + last + at) >= DYV_LANES; at += DYV_LANES) {
+        vec a = coefficients[0] * load(bank + at);
+        for (int64_t k = 1; k < m->kernels; k++)
+            a += coefficients[k * m->coefficient_stride] * load(bank + k * m->kernel_stride + at);
+        store(row + at, m->factors ? a * load(m->factors + at) : a);
+    }
+    for (; at < numbers; at++) {
+        float a = coefficients[0] * bank[at];
+        for (int64_t k = 1; k < m->kernels; k++)
+            a += coefficients[k * m->coefficient_stride] * bank[k * m->kernel_stride + at];
+        row[at] = m->factors ? a * m->factors[at] : a;
+    }
+}

@@ -1,0 +1,76 @@
+/* What Python says about a convolution, and what is worked out from it once per signature. */
+#ifndef DYV_PROBLEM_H
+#define DYV_PROBLEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
+#define DYV_ABI 1
+
+enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
+enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
+
+/* _signature.py has the same fields in the same order. */
+typedef struct {
+    int64_t batch, in_channels, out_channels, groups;
+    int64_t kernels;     /* K that are mixed; 0: one is given per sample */
+    int64_t kernel_h, kernel_w, in_h, in_w, out_h, out_w;
+    int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
+    int64_t per_channel; /* coefficients are [B, K, C_out], not [B, K] */
+    int64_t bias;        /* one of DYV_*BIAS* */
+    int64_t activation;
+} dyv_problem;
+
+typedef struct {
+    const float *input;        /* [B, C_in, H, W] */
+    const float *kernels;      /* [K or B, C_out, C_in/groups, kH, kW] */
+    const float *coefficients; /* NULL if the kernels are given */
+    const float *taps;         /* [B, kH, kW] or NULL */
+    const float *bias;         /* [C_out], [B, C_out] or [K, C_out], or NULL */
+    float *output;             /* [B, C_out, H', W'] */
+} dyv_tensors;
+
+/*
+ * A map is read as planes of floats, in which what a tap sees of consecutive output pixels of a row is consecutive:
+ * the input itself for 1x1 kernels, else a padded copy in which each of the stride's phases is a plane of its own.
+ * Output pixels are computed in vectors of consecutive floats of a plane. In narrow maps many lanes would fall between
+ * two rows: there each column of the kernel has a plane of its own, as wide as the output ("gapless").
+ */
+typedef struct {
+    dyv_problem problem;
+    int64_t lanes;                   /* of a vector */
+    int64_t rows, depth, taps, inner; /* C_out/groups, C_in/groups, kH*kW, depth*taps */
+    int64_t pixels;                  /* H'*W' */
+    int64_t direct;                  /* whether the input itself is read */
+    int64_t gapless;                 /* whether consecutive pixels are consecutive floats, over the ends of rows as well */
+    int64_t plane;                   /* floats of one channel, all phases */
+    int64_t phases, phase_h, phase_w;
+    int32_t *phase_y, *phase_x;      /* row and column of the padded input where a phase begins */
+    int32_t *tap_offset;             /* of a tap in a channel's planes */
+    int64_t vectors;
+    int32_t *start;                  /* first float of a vector in a channel's planes */
+    int32_t *pixel, *count;          /* first output pixel of a vector, and how many it has */
+    uint8_t *lane;                   /* [vectors][lanes]: in which lanes they are */
+} dyv_plan;
+
+/* Work out a plan for vectors of so many lanes; NULL if there is no memory, or a map is too large for 32 bits. */
+dyv_plan *dyv_plan_for(const dyv_problem *problem, int64_t lanes);
+void dyv_free(dyv_plan *plan);
+
+/* Work of one thread in a team of `team`. */
+typedef void (*dyv_work)(void *argument, int index, int team);
+
+/* Run on up to `threads` threads of the runtime that torch uses; on the calling one alone where there is none. */
+void dyv_run(dyv_work work, void *argument, int threads);
+/* Wait for the whole team; inside dyv_run only. */
+void dyv_wait(int team);
+
+/* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
+enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PURPOSES };
+float *dyv_memory(int purpose, size_t floats);
+
+/* One instruction set: convolve.h compiled for it. */
+typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
+
+#endif

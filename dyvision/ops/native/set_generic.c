@@ -1,0 +1,10 @@
+/* Any processor: what the compiler makes of vectors of 4 floats, 16 registers of which are common. */
+#define DYV_LANES 4
+#define DYV_MOST_ROWS 6
+#define DYV_MOST_VECTORS 2
+#define DYV_CONVOLVE dyv_convolve_generic
+#include "vector.h"
+#include "product.h"
+#include "mixing.h"
+#include "planes.h"
+#include "convolve.h"

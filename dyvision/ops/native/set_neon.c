@@ -1,0 +1,12 @@
+/* ARM64, which always has NEON: 32 registers of 4 floats. */
+#if defined(__aarch64__)
+#define DYV_LANES 4
+#define DYV_MOST_ROWS 6
+#define DYV_MOST_VECTORS 4
+#define DYV_CONVOLVE dyv_convolve_neon
+#include "vector.h"
+#include "product.h"
+#include "mixing.h"
+#include "planes.h"
+#include "convolve.h"
+#endif
