@@ -1,8 +1,8 @@
 /* The convolution: kernels are mixed into a tile that stays in the cache, and applied from there. */
 
 /* Numbers of a tile's row, rows of a tile, and sums that wait for the next block of channels. */
-#define BLOCK 384
-#define PANEL (8 * DYV_MOST_ROWS)
+#define BLOCK 640
+#define PANEL (4 * DYV_MOST_ROWS)
 #define MOST_SUMS 65536
 /* Numbers of the K kernels from which they are read once for several samples, and ahead of their use. */
 #define LARGE_BANK 131072
@@ -11,40 +11,6 @@
 struct part {
     int64_t group, row, row_end, vector, vector_end, sample, sample_end;
 };
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Bias of output channel `channel` of a sample. */
-static float bias_of(const struct call *call, int64_t sample, int64_t channel) {
-    const dyv_problem *p = &call->plan->problem;
-    const float *bias = call->tensors->bias, *mix = call->tensors->coefficients;
-    if (p->bias == DYV_BIAS_OF_CHANNELS) return bias[channel];
-    if (p->bias == DYV_BIAS_OF_SAMPLES) return bias[sample * p->out_channels + channel];
-    float sum = 0.0f;
-    for (int64_t k = 0; k < p->kernels; k++) {
-        const int64_t at = sample * p->kernels + k;
-        sum += mix[p->per_channel ? at * p->out_channels + channel : at] * bias[k * p->out_channels + channel];
-    }
-    return sum;
-}
-
-/* The rows of a tile: those of output channels from `channel` on, of a block of `numbers` weights from `first` on. */
-static void mix_tile(
-    const struct call *call, int64_t sample, int64_t channel, int64_t rows, int64_t first, int64_t numbers, float *tile,
-    int64_t stride, const float *factors
-) {
-    const dyv_plan *plan = call->plan;
-    const dyv_problem *p = &plan->problem;
-    const float *bank = call->tensors->kernels, *coefficients = call->tensors->coefficients;
-    const int64_t kernel = p->out_channels * plan->inner, each = p->per_channel ? p->out_channels : 1;
-    const struct mixture mixture = {p->kernels, kernel, each, bank + p->kernels * kernel, factors};
-    coefficients += sample * p->kernels * each + (p->per_channel ? channel : 0);
-    for (int64_t r = 0; r < rows; r++)
-        mix_row(
-            &mixture, bank + (channel + r) * plan->inner + first, coefficients + (p->per_channel ? r : 0), numbers,
-            tile + r * stride
-        );
-}
 
 /* A part of at most PANEL rows: block by block of channels, each mixed once per sample while the bank is at hand. */
 static int convolve_part(const struct call *call, const struct part *part, const float *packed) {
@@ -95,16 +61,16 @@ static int convolve_part(const struct call *call, const struct part *part, const
             for (int64_t v = part->vector; v < part->vector_end; v += DYV_MOST_VECTORS) {
                 const int64_t wide = smaller(part->vector_end - v, DYV_MOST_VECTORS);
                 for (int64_t i = 0; i < wide; i++) {
-                    product.start[i] = plan->start[v + i];
-                    product.offset[i] = straight ? plan->pixel[v + i] : (v + i - part->vector) * DYV_LANES;
+                    product.start[i] = start_of(plan, v + i);
+                    product.offset[i] = straight ? product.start[i] : (v + i - part->vector) * DYV_LANES;
                 }
-                /* the next block is fetched while this one is computed */
-                const int fetch = large && !product.last && v == part->vector
-                    && (sample == part->sample || !p->kernels);
+                /* the next block, or the next output channels, are fetched while this one is computed */
+                const int fetch = large && v == part->vector && (sample == part->sample || !p->kernels);
                 product.kernels_ahead = fetch ? (p->kernels ? p->kernels : 1) : 0;
                 for (int64_t r = 0; r < rows; r += DYV_MOST_ROWS) {
                     const int64_t high = smaller(rows - r, DYV_MOST_ROWS);
                     product.ahead = given + r * plan->inner + product.channels * taps;
+                    if (product.last) product.ahead += rows * plan->inner - plan->inner;
                     multiplications[high - 1][wide - 1](
                         &product, weights + r * product.weight_stride, planes + depth * plan->plane,
                         p->bias == DYV_NO_BIAS ? NULL : bias + r, into + r * sums_stride
@@ -134,8 +100,6 @@ static int convolve_parts(const struct call *call, const struct part *part, cons
             }
     return 0;
 }
-
-static int64_t take(int64_t *counter, int64_t count) { return __atomic_fetch_add(counter, count, __ATOMIC_RELAXED); }
 
 /* Each thread packs and computes whole units. */
 static void work_apart(void *argument, int index, int team) {
@@ -202,6 +166,10 @@ int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) 
     /* several samples go through a large bank together, if their sums fit into the cache */
     const int share_bank = p->batch > 1 && p->groups == 1 && p->kernels * plan->rows * plan->inner >= LARGE_BANK
         && 2 * PANEL * plan->vectors * DYV_LANES <= MOST_SUMS;
+    if (plan->strips) {
+        dyv_run(work_depthwise, &call, threads);
+        return call.failed;
+    }
     if (!share_bank && (threads == 1 || call.units >= 8 * threads || call.units % threads == 0)) {
         dyv_run(work_apart, &call, threads);
         return call.failed;

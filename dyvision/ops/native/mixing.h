@@ -47,3 +47,35 @@ static void mix_row(
         row[at] = m->factors ? a * m->factors[at] : a;
     }
 }
+
+/* Bias of output channel `channel` of a sample. */
+static float bias_of(const struct call *call, int64_t sample, int64_t channel) {
+    const dyv_problem *p = &call->plan->problem;
+    const float *bias = call->tensors->bias, *mix = call->tensors->coefficients;
+    if (p->bias == DYV_BIAS_OF_CHANNELS) return bias[channel];
+    if (p->bias == DYV_BIAS_OF_SAMPLES) return bias[sample * p->out_channels + channel];
+    float sum = 0.0f;
+    for (int64_t k = 0; k < p->kernels; k++) {
+        const int64_t at = sample * p->kernels + k;
+        sum += mix[p->per_channel ? at * p->out_channels + channel : at] * bias[k * p->out_channels + channel];
+    }
+    return sum;
+}
+
+/* The rows of a tile: those of output channels from `channel` on, of a block of `numbers` weights from `first` on. */
+static void mix_tile(
+    const struct call *call, int64_t sample, int64_t channel, int64_t rows, int64_t first, int64_t numbers, float *tile,
+    int64_t stride, const float *factors
+) {
+    const dyv_plan *plan = call->plan;
+    const dyv_problem *p = &plan->problem;
+    const float *bank = call->tensors->kernels, *coefficients = call->tensors->coefficients;
+    const int64_t kernel = p->out_channels * plan->inner, each = p->per_channel ? p->out_channels : 1;
+    const struct mixture mixture = {p->kernels, kernel, each, bank + p->kernels * kernel, factors};
+    coefficients += sample * p->kernels * each + (p->per_channel ? channel : 0);
+    for (int64_t r = 0; r < rows; r++)
+        mix_row(
+            &mixture, bank + (channel + r) * plan->inner + first, coefficients + (p->per_channel ? r : 0), numbers,
+            tile + r * stride
+        );
+}

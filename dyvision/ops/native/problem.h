@@ -34,24 +34,25 @@ typedef struct {
 /*
  * A map is read as planes of floats, in which what a tap sees of consecutive output pixels of a row is consecutive:
  * the input itself for 1x1 kernels, else a padded copy in which each of the stride's phases is a plane of its own.
- * Output pixels are computed in vectors of consecutive floats of a plane. In narrow maps many lanes would fall between
- * two rows: there each column of the kernel has a plane of its own, as wide as the output ("gapless").
+ * Zeros at the end of a row are those at the start of the next one. Output pixels are computed in vectors of
+ * consecutive floats of a plane, gaps between rows included; in narrow maps, where gaps would be many, each column of
+ * the kernel has a plane of its own that is as wide as the output ("gapless").
  */
 typedef struct {
     dyv_problem problem;
-    int64_t lanes;                   /* of a vector */
+    int64_t lanes;                    /* of a vector */
     int64_t rows, depth, taps, inner; /* C_out/groups, C_in/groups, kH*kW, depth*taps */
-    int64_t pixels;                  /* H'*W' */
-    int64_t direct;                  /* whether the input itself is read */
-    int64_t gapless;                 /* whether consecutive pixels are consecutive floats, over the ends of rows as well */
-    int64_t plane;                   /* floats of one channel, all phases */
-    int64_t phases, phase_h, phase_w;
-    int32_t *phase_y, *phase_x;      /* row and column of the padded input where a phase begins */
-    int32_t *tap_offset;             /* of a tap in a channel's planes */
+    int64_t pixels;                   /* H'*W' */
+    int64_t direct;                   /* whether the input itself is read */
+    int64_t gapless;                  /* whether consecutive pixels are consecutive floats, over the ends of rows too */
+    int64_t strip, strips;            /* output rows that are computed at a time, if channels are computed alone */
+    int64_t plane;                    /* floats of one channel, all phases */
+    int64_t phases, phase_h, pitch;   /* pitch: floats from one row of a plane to the next */
+    int64_t reach;                    /* columns of a plane beyond the output's */
+    int32_t *phase_y, *phase_x;       /* row and column of the padded input where a phase begins */
+    int32_t *phase_first, *phase_end; /* columns of a phase that lie in the map */
+    int32_t *tap_offset;              /* of a tap in a channel's planes */
     int64_t vectors;
-    int32_t *start;                  /* first float of a vector in a channel's planes */
-    int32_t *pixel, *count;          /* first output pixel of a vector, and how many it has */
-    uint8_t *lane;                   /* [vectors][lanes]: in which lanes they are */
 } dyv_plan;
 
 /* Work out a plan for vectors of so many lanes; NULL if there is no memory, or a map is too large for 32 bits. */

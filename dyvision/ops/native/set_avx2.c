@@ -11,8 +11,10 @@
 #define DYV_CONVOLVE dyv_convolve_avx2
 #include "vector.h"
 #include "product.h"
-#include "mixing.h"
+#include "rows.h"
 #include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
 #include "convolve.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -5,6 +5,8 @@
 #define DYV_CONVOLVE dyv_convolve_generic
 #include "vector.h"
 #include "product.h"
-#include "mixing.h"
+#include "rows.h"
 #include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
 #include "convolve.h"

@@ -6,7 +6,9 @@
 #define DYV_CONVOLVE dyv_convolve_neon
 #include "vector.h"
 #include "product.h"
-#include "mixing.h"
+#include "rows.h"
 #include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
 #include "convolve.h"
 #endif
