@@ -101,6 +101,10 @@ class ODConvAttention(CoefficientBranch):
         hidden = torch.relu(apply_norm(self.bn, hidden))
         return torch.cat([head(hidden) for head in self.heads if head is not None], 1)
 
+    def perceptron(self) -> tuple[PreciseLinear, PreciseLinear] | None:
+        """See the base class."""
+        return None if self.fused_fc is None else (self.fc, self.fused_fc)
+
     def fuse(self, temperature: float) -> None:
         """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place.
 

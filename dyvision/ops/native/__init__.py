@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
 from dyvision.ops.native._library import available, instruction_set, instruction_sets, reason
+from dyvision.ops.native._perceptron import perceptron
 
 __all__ = (
     "ACTIVATIONS",
@@ -17,5 +18,6 @@ __all__ = (
     "convolution",
     "instruction_set",
     "instruction_sets",
+    "perceptron",
     "reason",
 )

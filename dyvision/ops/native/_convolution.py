@@ -50,10 +50,10 @@ class Convolution:
             MemoryError: If there is no room for what it works with.
         """
         # what is read has to outlive the call: a contiguous copy has no other owner
-        input, kernels = _in_memory(input), _in_memory(kernels)
-        coefficients = None if coefficients is None else _in_memory(coefficients)
-        taps = None if taps is None else _in_memory(taps)
-        bias = None if bias is None else _in_memory(bias)
+        input, kernels = in_memory(input), in_memory(kernels)
+        coefficients = None if coefficients is None else in_memory(coefficients)
+        taps = None if taps is None else in_memory(taps)
+        bias = None if bias is None else in_memory(bias)
         output = input.new_empty(self._shape)
         failed = self._call(
             self._index,
@@ -113,7 +113,7 @@ def convolution(
     return None if plan is None else Convolution(library, problem, plan)
 
 
-def _in_memory(tensor: Tensor) -> Tensor:
+def in_memory(tensor: Tensor) -> Tensor:
     """The same numbers as they are read: one after the other, none of them marked as negated."""
     if tensor.is_contiguous() and not tensor.is_neg():
         return tensor

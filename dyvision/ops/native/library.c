@@ -1,16 +1,20 @@
-/* What Python calls: which instruction sets this machine has, and the convolution in one of them. */
+/* What Python calls: which instruction sets this machine has, and the functions in one of them. */
 #include <string.h>
 
 #include "problem.h"
 
 int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
+int dyv_perceive_generic(const dyv_perceptron *, const float *, float *, int);
 #if defined(__x86_64__)
 int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
+int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
 int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
+int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
 #elif defined(__aarch64__)
 int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
+int dyv_perceive_neon(const dyv_perceptron *, const float *, float *, int);
 #endif
 static int always(void) { return 1; }
 
@@ -19,14 +23,15 @@ static const struct {
     int64_t lanes;
     int (*present)(void);
     dyv_convolve_function convolve;
+    dyv_perceive_function perceive;
 } sets[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, has_avx512, dyv_convolve_avx512},
-    {"avx2", 8, has_avx2, dyv_convolve_avx2},
+    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512},
+    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2},
 #elif defined(__aarch64__)
-    {"neon", 4, always, dyv_convolve_neon},
+    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon},
 #endif
-    {"generic", 4, always, dyv_convolve_generic},
+    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic},
 };
 
 int64_t dyv_abi(void) { return DYV_ABI; }
@@ -48,4 +53,15 @@ int64_t dyv_convolve(
 ) {
     const dyv_tensors tensors = {input, kernels, coefficients, taps, bias, output};
     return sets[index].convolve(plan, &tensors, (int)threads);
+}
+
+int64_t dyv_perceive(
+    int64_t index, int64_t batch, int64_t channels, int64_t pixels, int64_t hidden, int64_t outputs, const float *input,
+    const float *first, const float *first_bias, const float *second, const float *second_bias, float *output,
+    int64_t threads
+) {
+    const dyv_perceptron perceptron = {
+        batch, channels, pixels, hidden, outputs, first, first_bias, second, second_bias
+    };
+    return sets[index].perceive(&perceptron, input, output, (int)threads);
 }

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
-#define DYV_ABI 1
+#define DYV_ABI 2
 
 enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
 enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
@@ -71,7 +71,14 @@ void dyv_wait(int team);
 enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
 
-/* One instruction set: convolve.h compiled for it. */
+/* Linear layers on the means of channels; weights are [rows, columns], a bias may be NULL. */
+typedef struct {
+    int64_t batch, channels, pixels, hidden, outputs; /* hidden: 0 for one layer */
+    const float *first, *first_bias, *second, *second_bias;
+} dyv_perceptron;
+
+/* One instruction set: convolve.h and perceptron.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
+typedef int (*dyv_perceive_function)(const dyv_perceptron *perceptron, const float *input, float *output, int threads);
 
 #endif

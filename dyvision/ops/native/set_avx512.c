@@ -9,6 +9,7 @@
 #define DYV_MOST_ROWS 6
 #define DYV_MOST_VECTORS 4
 #define DYV_CONVOLVE dyv_convolve_avx512
+#define DYV_PERCEIVE dyv_perceive_avx512
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -16,6 +17,7 @@
 #include "mixing.h"
 #include "depthwise.h"
 #include "convolve.h"
+#include "perceptron.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -3,6 +3,7 @@
 #define DYV_MOST_ROWS 6
 #define DYV_MOST_VECTORS 2
 #define DYV_CONVOLVE dyv_convolve_generic
+#define DYV_PERCEIVE dyv_perceive_generic
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -10,3 +11,4 @@
 #include "mixing.h"
 #include "depthwise.h"
 #include "convolve.h"
+#include "perceptron.h"

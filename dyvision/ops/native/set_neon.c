@@ -4,6 +4,7 @@
 #define DYV_MOST_ROWS 6
 #define DYV_MOST_VECTORS 4
 #define DYV_CONVOLVE dyv_convolve_neon
+#define DYV_PERCEIVE dyv_perceive_neon
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -11,4 +12,5 @@
 #include "mixing.h"
 #include "depthwise.h"
 #include "convolve.h"
+#include "perceptron.h"
 #endif
