@@ -22,6 +22,7 @@ from dyvision.ops.geometry import Edges, Geometry, Padding, Size, is_channels_la
 from dyvision.ops.kernels import Mixture
 from dyvision.ops.measuring import find_fastest, wants_measurement
 from dyvision.ops.modes import is_traced, is_watched
+from dyvision.ops.plain import PLAIN
 from dyvision.ops.planner import forced_formulation, make_plan
 from dyvision.ops.problem import Plan, describe_problem
 
@@ -66,9 +67,6 @@ class Call(NamedTuple):
 Tensors = tuple[Tensor | None, ...]
 #: stride, padding, dilation, groups, as a caller gives them
 Arguments = tuple[Size, Padding, Size, int]
-
-#: subclasses may have no memory, or give another meaning to it
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 _calls: dict[object, Call] = {}
 
@@ -135,7 +133,7 @@ def prepare(
         return Call(edges, dtype, geometry, training, None)
     mixed, linear = (0, True) if mixture is None else (weight.shape[0], mixture.taps is None)
     tensors = (input, weight, bias, *(mixture or ()))
-    plain = not is_traced() and not is_watched() and all(type(tensor) in _PLAIN for tensor in tensors)
+    plain = not is_traced() and not is_watched() and all(type(tensor) in PLAIN for tensor in tensors)
     problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges, plain)
     plan = make_plan(problem, find_fastest)
     if is_traced():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dyvision.ops import native
-from dyvision.ops.autocast import autocasts
-from dyvision.ops.modes import is_traced, is_watched
+from dyvision.ops.plain import is_plain_inference
 
 #: multiply-adds of the layers from which products of the library are faster
 _LARGE = 2**22
-_PLAIN = (Tensor, nn.Parameter)
 
 
 def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> Tensor | None:
@@ -23,20 +20,13 @@ def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> 
         second: From that, or C, to N.
 
     Returns:
-        ``[B, N]``; None where the layers have to be called: while gradients are recorded, operations traced or watched,
-        in other types and memory formats, on other devices, for large layers, or without the kernels.
+        ``[B, N]``; None where the layers have to be called: where a call is no plain inference, and for large layers.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or is_traced() or not native.available():
-        return None
-    layers = (second,) if first is None else (first, second)
     parts = [None if layer is None else (layer.weight, layer.bias) for layer in (first, second)]
-    tensors = [x, *(tensor for part in parts if part is not None for tensor in part if tensor is not None)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    tensors = [tensor for part in parts if part is not None for tensor in part]
+    if not is_plain_inference(x, tensors):
         return None
-    alike = all(type(tensor) in _PLAIN and tensor.dtype == x.dtype and tensor.device == x.device for tensor in tensors)
-    if not alike or is_watched() or autocasts(x.device) or not x.is_contiguous() or 0 in x.shape:
-        return None
-    if len(x) * sum(layer.weight.numel() for layer in layers) > _LARGE:
-        return None
-    assert parts[1] is not None
-    return native.perceptron(x, parts[0], parts[1])
+    last = parts[1]
+    assert last is not None
+    sizes = last[0].numel() + (0 if parts[0] is None else parts[0][0].numel())
+    return None if len(x) * sizes > _LARGE else native.perceptron(x, parts[0], last)

@@ -32,7 +32,7 @@ class Convolution:
         kernels: Tensor,
         coefficients: Tensor | None = None,
         bias: Tensor | None = None,
-        taps: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> Tensor:
         """Convolve.
 
@@ -41,7 +41,7 @@ class Convolution:
             kernels: ``[K, C_out, C_in/groups, kH, kW]`` to be mixed, or ``[B, C_out, C_in/groups, kH, kW]``.
             coefficients: ``[B, K]`` or ``[B, K, C_out]``; None if the kernels are given.
             bias: As prepared.
-            taps: ``[B, kH, kW]``, factors of the taps of each sample's mixture, or None.
+            factors: ``[B, kH, kW]``, of the taps of each sample's mixture, or ``[B, C_in/groups, kH, kW]``, or None.
 
         Returns:
             ``[B, C_out, H', W']``.
@@ -52,7 +52,7 @@ class Convolution:
         # what is read has to outlive the call: a contiguous copy has no other owner
         input, kernels = in_memory(input), in_memory(kernels)
         coefficients = None if coefficients is None else in_memory(coefficients)
-        taps = None if taps is None else in_memory(taps)
+        factors = None if factors is None else in_memory(factors)
         bias = None if bias is None else in_memory(bias)
         output = input.new_empty(self._shape)
         failed = self._call(
@@ -61,7 +61,7 @@ class Convolution:
             input.data_ptr(),
             kernels.data_ptr(),
             None if coefficients is None else coefficients.data_ptr(),
-            None if taps is None else taps.data_ptr(),
+            None if factors is None else factors.data_ptr(),
             None if bias is None else bias.data_ptr(),
             output.data_ptr(),
             torch.get_num_threads(),
@@ -82,6 +82,7 @@ def convolution(
     per_channel: bool = False,
     bias: str = "none",
     activation: str = "none",
+    by_channel: bool = False,
     instructions: str | None = None,
 ) -> Convolution | None:
     """Prepare a convolution with one kernel per sample.
@@ -95,6 +96,7 @@ def convolution(
         per_channel: Whether the coefficients are ``[B, K, C_out]``.
         bias: One of :data:`BIASES`.
         activation: One of :data:`ACTIVATIONS`, applied to the output.
+        by_channel: Whether the factors of the weights are per input channel and tap, not per tap.
         instructions: One of :func:`instruction_sets`; by default the fastest, or what the environment says.
 
     Returns:
@@ -107,7 +109,7 @@ def convolution(
     problem = Problem(
         *(batch, depth * geometry.groups, out_channels, geometry.groups, mixed, *kernel),
         *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
-        *(per_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
+        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
     )
     plan = library.functions.dyv_prepare(library.index, ctypes.byref(problem))
     return None if plan is None else Convolution(library, problem, plan)

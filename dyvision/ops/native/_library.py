@@ -31,7 +31,7 @@ class Problem(ctypes.Structure):
         for name in (
             *("batch", "in_channels", "out_channels", "groups", "kernels", "kernel_h", "kernel_w"),
             *("in_h", "in_w", "out_h", "out_w", "stride_h", "stride_w", "top", "left", "dilation_h", "dilation_w"),
-            *("per_channel", "bias", "activation"),
+            *("per_channel", "by_channel", "bias", "activation"),
         )
     ]
 

@@ -47,11 +47,10 @@ static int convolve_part(const struct call *call, const struct part *part, const
             float *into = straight ? output : sums + (sample - part->sample) * of_sample;
             const float *weights = tile, *given = t->kernels + channel * plan->inner + depth * taps;
             if (p->kernels) {
-                if (t->taps)
-                    for (int64_t i = 0; i < stride; i++) factors[i] = t->taps[sample * taps + i % taps];
+                if (t->factors) write_factors(call, sample, depth * taps, product.channels * taps, factors);
                 mix_tile(
                     call, sample, channel, rows, depth * taps, product.channels * taps, tile, stride,
-                    t->taps ? factors : NULL
+                    t->factors ? factors : NULL
                 );
             } else {
                 weights = given += sample * kernel;

@@ -60,12 +60,11 @@ static void work_depthwise(void *argument, int index, int team) {
             if (p->kernels && u == mixed_end) { /* the rest of the task, or of the sample */
                 mixed = u, mixed_end = smaller(end, (sample + 1) * p->groups);
                 const int64_t rows = (mixed_end - u) * plan->rows;
-                if (t->taps)
-                    for (int64_t i = 0; i < TILE_ROW(rows * taps); i++) factors[i] = t->taps[sample * taps + i % taps];
+                if (t->factors) write_factors(call, sample, 0, rows * taps, factors);
                 const int each = p->per_channel != 0; /* else all rows are one */
                 mix_tile(
                     call, sample, group * plan->rows, each ? rows : 1, 0, each ? taps : rows * taps, tile, taps,
-                    t->taps ? factors : NULL
+                    t->factors ? factors : NULL
                 );
             }
             if (p->kernels) weights = tile + (u - mixed) * plan->rows * taps;

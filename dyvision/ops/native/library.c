@@ -49,9 +49,9 @@ dyv_plan *dyv_prepare(int64_t index, const dyv_problem *problem) { return dyv_pl
 
 int64_t dyv_convolve(
     int64_t index, const dyv_plan *plan, const float *input, const float *kernels, const float *coefficients,
-    const float *taps, const float *bias, float *output, int64_t threads
+    const float *factors, const float *bias, float *output, int64_t threads
 ) {
-    const dyv_tensors tensors = {input, kernels, coefficients, taps, bias, output};
+    const dyv_tensors tensors = {input, kernels, coefficients, factors, bias, output};
     return sets[index].convolve(plan, &tensors, (int)threads);
 }
 

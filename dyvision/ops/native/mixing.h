@@ -62,6 +62,15 @@ static float bias_of(const struct call *call, int64_t sample, int64_t channel) {
     return sum;
 }
 
+/* What multiplies weights [first, first + numbers) of a row; of several rows, of one input channel each, it repeats. */
+static void write_factors(const struct call *call, int64_t sample, int64_t first, int64_t numbers, float *factors) {
+    const dyv_plan *plan = call->plan;
+    const int64_t period = plan->problem.by_channel ? plan->inner : plan->taps;
+    const float *from = call->tensors->factors + sample * period;
+    for (int64_t i = 0, at = first % period; i < numbers; i++, at = at + 1 == period ? 0 : at + 1) factors[i] = from[at];
+    for (int64_t i = numbers; i < TILE_ROW(numbers); i++) factors[i] = 0.0f;
+}
+
 /* The rows of a tile: those of output channels from `channel` on, of a block of `numbers` weights from `first` on. */
 static void mix_tile(
     const struct call *call, int64_t sample, int64_t channel, int64_t rows, int64_t first, int64_t numbers, float *tile,

@@ -18,6 +18,7 @@ typedef struct {
     int64_t kernel_h, kernel_w, in_h, in_w, out_h, out_w;
     int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
     int64_t per_channel; /* coefficients are [B, K, C_out], not [B, K] */
+    int64_t by_channel;  /* factors are per input channel and tap, not per tap */
     int64_t bias;        /* one of DYV_*BIAS* */
     int64_t activation;
 } dyv_problem;
@@ -26,7 +27,7 @@ typedef struct {
     const float *input;        /* [B, C_in, H, W] */
     const float *kernels;      /* [K or B, C_out, C_in/groups, kH, kW] */
     const float *coefficients; /* NULL if the kernels are given */
-    const float *taps;         /* [B, kH, kW] or NULL */
+    const float *factors;      /* of weights, [B, kH, kW] or [B, C_in/groups, kH, kW], or NULL */
     const float *bias;         /* [C_out], [B, C_out] or [K, C_out], or NULL */
     float *output;             /* [B, C_out, H', W'] */
 } dyv_tensors;

@@ -35,7 +35,7 @@ def cases(draw: st.DrawFn) -> dict:
         "size": tuple(draw(st.sampled_from([s, s + 1, s + 4, s + 12, s + 30])) for s in smallest),
         "geometry": Geometry(draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), padding, dilation, groups),
         "per_channel": draw(st.booleans()),
-        "taps": draw(st.booleans()),
+        "factors": draw(st.sampled_from(["taps", "channels and taps", "none"])),
         "bias": draw(st.sampled_from(native.BIASES)),
         "activation": draw(st.sampled_from(native.ACTIVATIONS)),
         "seed": draw(st.integers(0, 1000)),
@@ -70,9 +70,11 @@ def test_what_is_computed_is_the_convolution(case: dict) -> None:
     x, bank = make(batch, case["inputs"], *case["size"]), make(count, *shape) / math.sqrt(math.prod(shape[1:]))
     mix = make(batch, count, outputs) if case["per_channel"] else make(batch, count)
     each = mix if case["per_channel"] else mix[:, :, None].expand(-1, -1, outputs)
-    taps = make(batch, *case["kernel"]) if case["taps"] else None
+    by_channel = case["factors"] == "channels and taps"
     weight = torch.einsum("bko,koihw->boihw", each.double(), bank.double())
-    weight = weight if taps is None else weight * taps[:, None, None]
+    factors = None if case["factors"] == "none" else make(batch, *shape[1:]) if by_channel else make(batch, *shape[2:])
+    if factors is not None:
+        weight = weight * (factors[:, None] if by_channel else factors[:, None, None])
     kind = case["bias"]
     bias = {"none": None, "channels": make(outputs), "samples": make(batch, outputs), "kernels": make(count, outputs)}
     shifts = {
@@ -84,8 +86,10 @@ def test_what_is_computed_is_the_convolution(case: dict) -> None:
     shift = None if kind == "none" else list(shifts[kind])
     expected = one_by_one(x, weight, shift, geometry, case["activation"])
     options = {"activation": case["activation"], "instructions": case["instructions"]}
-    mixed = native.convolution(batch, case["size"], shape, geometry, count, case["per_channel"], bias=kind, **options)
-    found = mixed(x, bank, mix, bias[kind], taps)
+    mixed = native.convolution(
+        batch, case["size"], shape, geometry, count, case["per_channel"], bias=kind, by_channel=by_channel, **options
+    )
+    found = mixed(x, bank, mix, bias[kind], factors)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     if kind != "kernels":
         kernels = native.convolution(batch, case["size"], shape, geometry, bias=kind, **options)
