@@ -224,3 +224,12 @@ def test_a_map_that_is_too_large_for_them_goes_to_the_library(monkeypatch):
             torch.testing.assert_close(found, dynamic_conv2d(x, weight), rtol=1e-4, atol=1e-4)
     finally:
         _call_cache._calls.clear()
+
+
+@pytest.mark.parametrize(("batch", "size", "leads"), [(1, 7, True), (8, 14, True), (8, 7, False)])
+def test_it_is_left_to_others_where_they_are_faster(used, batch, size, leads):
+    x, bank, mix = torch.randn(batch, 16, size, size), torch.randn(4, 16, 1, 3, 3), torch.rand(batch, 4)
+    found = mixture_conv2d(x, bank, mix, padding=1, groups=16)
+    assert bool(used) == leads
+    with formulation("native"):
+        torch.testing.assert_close(found, mixture_conv2d(x, bank, mix, padding=1, groups=16), rtol=1e-4, atol=1e-4)
