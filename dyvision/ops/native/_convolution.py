@@ -22,7 +22,7 @@ class Convolution:
     """Convolution of contiguous float32 tensors of fixed shapes in memory, for inference; see :func:`convolution`."""
 
     def __init__(self, library: Library, problem: Problem, plan: int) -> None:
-        self._call, self._index, self._plan = library.functions.dyv_convolve, library.index, plan
+        self._call, self._index, self._plan = library.functions.dyv_convolve, library.number, plan
         self._shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
         weakref.finalize(self, library.functions.dyv_free, plan)
 
@@ -111,7 +111,7 @@ def convolution(
         *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
         *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
     )
-    plan = library.functions.dyv_prepare(library.index, ctypes.byref(problem))
+    plan = library.functions.dyv_prepare(library.number, ctypes.byref(problem))
     return None if plan is None else Convolution(library, problem, plan)
 
 

@@ -41,12 +41,12 @@ class Library(NamedTuple):
 
     Attributes:
         functions: The library's.
-        index: Of the instruction set.
+        number: Of the instruction set, as the library counts them.
         name: Of the instruction set.
     """
 
     functions: ctypes.CDLL
-    index: int
+    number: int
     name: str
 
 

@@ -39,7 +39,7 @@ def perceptron(
     input = in_memory(input)
     read = [None if tensor is None else in_memory(tensor) for tensor in (*(first or (None, None)), *second)]
     failed = library.functions.dyv_perceive(
-        library.index,
+        library.number,
         *(batch, channels, input.shape[2] * input.shape[3], hidden, outputs),
         input.data_ptr(),
         *[None if tensor is None else tensor.data_ptr() for tensor in read],

@@ -117,6 +117,7 @@ static void work_apart(void *argument, int index, int team) {
         }
     }
     if (failed) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
+    dyv_trim();
 }
 
 /* All threads pack all units, and compute parts of them. */
@@ -185,5 +186,6 @@ int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) 
         if (!call.packed) return 1;
     }
     dyv_run(work_together, &call, threads);
+    dyv_trim();
     return call.failed;
 }

@@ -71,6 +71,8 @@ void dyv_wait(int team);
 /* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
 enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
+/* Give back what the calling thread holds beyond 64 MiB for a purpose: maps of that size are rare. */
+void dyv_trim(void);
 
 /* Linear layers on the means of channels; weights are [rows, columns], a bias may be NULL. */
 typedef struct {

@@ -62,8 +62,17 @@ static void free_buffer(void *argument) {
 
 static void make_key(void) { usable = pthread_key_create(&key, free_buffer) == 0; }
 
+static __thread struct buffer *own;
+
+void dyv_trim(void) {
+    for (int i = 0; own && i < DYV_PURPOSES; i++) {
+        if (own->floats[i] <= ((size_t)1 << 24)) continue;
+        free(own->at[i]);
+        own->at[i] = NULL, own->floats[i] = 0;
+    }
+}
+
 float *dyv_memory(int purpose, size_t floats) {
-    static __thread struct buffer *own;
     if (!own) {
         pthread_once(&once, make_key);
         struct buffer *made = usable ? calloc(1, sizeof *made) : NULL;
