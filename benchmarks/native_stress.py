@@ -24,9 +24,9 @@ import torch.nn.functional as F
 
 from dyvision.ops import native
 from dyvision.ops.geometry import Geometry
-from dyvision.ops.native import _library
+from dyvision.ops.native import library
 
-SOURCES = Path(_library.__file__).parent
+SOURCES = Path(library.__file__).parent
 FLAGS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     if options.sanitize:
         sys.exit(run_sanitized(options.calls, options.seed))
     if options.library is not None:
-        _library._path = lambda: options.library
+        library.find_binary = lambda: options.library
     if not native.available():
         sys.exit(f"native kernels: {native.reason()}")
     generator = random.Random(options.seed)
@@ -65,12 +65,12 @@ def run_sanitized(calls: int, seed: int) -> int:
         for name in ("libasan.so", "libubsan.so")
     ]
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "_kernels.so"
+        binary = Path(folder) / "_kernels.so"
         sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
-        subprocess.run(["gcc", *FLAGS, "-fPIC", "-shared", "-pthread", "-o", library, *sources], check=True)
+        subprocess.run(["gcc", *FLAGS, "-fPIC", "-shared", "-pthread", "-o", binary, *sources], check=True)
         # leaks are those of Python and torch, which free nothing in the end
         environment = {**os.environ, "LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
-        command = [sys.executable, __file__, "--calls", str(calls), "--seed", str(seed), "--library", str(library)]
+        command = [sys.executable, __file__, "--calls", str(calls), "--seed", str(seed), "--library", str(binary)]
         return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyvision.ops.geometry import Geometry
-from dyvision.ops.native._library import Library, Problem, load
+from dyvision.ops.native.library import Library, Problem, load
 
 #: of what a bias may be given: nothing, output channels, samples and output channels, kernels and output channels
 BIASES = ("none", "channels", "samples", "kernels")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dyvision.ops.native._convolution import in_memory
-from dyvision.ops.native._library import load
+from dyvision.ops.native.library import load
 
 
 def perceptron(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dyvision.ops import mixture_conv2d, native
-from dyvision.ops.native import _library
+from dyvision.ops.native import library
 
 PROGRAM = """
 import torch
@@ -45,14 +45,14 @@ def test_the_environment_forces_an_instruction_set_or_none(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the library is looked for, empty."""
-    monkeypatch.setattr(_library, "__file__", str(tmp_path / "_library.py"))
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     monkeypatch.delenv("DYVISION_NATIVE", raising=False)
-    _library._open.cache_clear()
-    _library.load.cache_clear()
+    library._open.cache_clear()
+    library.load.cache_clear()
     yield tmp_path
     monkeypatch.undo()
-    _library._open.cache_clear()
-    _library.load.cache_clear()
+    library._open.cache_clear()
+    library.load.cache_clear()
 
 
 def test_what_was_not_built_is_told_when_asked_only(folder, caplog):
@@ -90,7 +90,7 @@ def test_a_broken_library_is_one_line(folder, caplog, kind, text):
     elif kind == "functions":
         compile_library(folder, "int other(void) { return 1; }")
     else:
-        compile_library(folder, version % (77 if kind == "version" else _library.ABI, 8))
+        compile_library(folder, version % (77 if kind == "version" else library.ABI, 8))
     with caplog.at_level(logging.WARNING, logger="dyvision"):
         assert not native.available() and native.reason()
     assert text in native.reason() and "\n" not in native.reason() and len(caplog.records) == 1

@@ -91,14 +91,15 @@ def load(wanted: str | None = None) -> tuple[Library | None, str]:
             raise _UnusableError(f"{VARIABLE}={wanted}: this machine and build have {', '.join(present)}, or off")
         _use_runtime(functions)
     except _UnusableError as error:
-        if _path() is not None:  # what was never built is no surprise
+        if find_binary() is not None:  # what was never built is no surprise
             _logger.warning("native kernels are off: %s", error)
         return None, str(error)
     name = wanted or next(iter(present))
     return Library(functions, present[name], name), ""
 
 
-def _path() -> Path | None:
+def find_binary() -> Path | None:
+    """The compiled library beside this file, None where it was not built."""
     folder = Path(__file__).parent
     files = (folder / f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
@@ -106,7 +107,7 @@ def _path() -> Path | None:
 
 @cache
 def _open() -> ctypes.CDLL:
-    path = _path()
+    path = find_binary()
     if path is None:
         raise _UnusableError("not built: install dyvision where there is a C compiler (gcc or clang)")
     try:
