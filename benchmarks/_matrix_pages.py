@@ -17,12 +17,16 @@ _MEANING = """
 |---|---|
 | outputs | `dynamize` in double precision: outputs as before |
 | training | a step of SGD: finite gradients for every parameter of the layers and their branches |
-| compile | `torch.compile(backend="{backend}")`: outputs of eager mode for batches of 2 and 3 |
-| torch.export | with a dynamic batch: the same for batches of 1, 3 and 5 |
+| compile | `torch.compile(backend="{backend}")`, which traces only: eager outputs for batches of 2 and 3 |
+| torch.export | with a dynamic batch: eager outputs for batches of 1, 3 and 5 |
 | ONNX | `export_onnx` with a dynamic batch: ONNX Runtime as PyTorch for batches of 1, 3 and 8 |
 | collapse | over one image: the static network computes for it what the dynamic one does |
 | state dict | saved, read with `weights_only=True`, loaded strictly into another network: the same outputs |
 | pickle, deepcopy | the same outputs, nothing shared |
+
+Compiled, exported and collapsed networks are compared in double precision (within 1e-5 of the largest output), since
+DRConv chooses kernels by the largest of several numbers, which rounding may change in single precision; the rest in the
+network's own precision, within 1e-3.
 """
 
 

@@ -21,6 +21,7 @@ from dyvision.data.findings import Findings
 from dyvision.data.listing import IMAGE_EXTENSIONS, find_images, is_image, list_folders, list_images
 from dyvision.data.picture import Picture, decode, orientation, stored_size
 from dyvision.data.pixels import Tell, to_label_ids, to_rgb
+from dyvision.file_kinds import as_address
 
 __all__ = (
     "IMAGE_EXTENSIONS",
@@ -230,7 +231,9 @@ def read_lines(path: Path) -> list[str]:
 def _open(path: str | Path, max_image_pixels: int) -> Image.Image:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")  # opening a named pipe would wait for ever
+        raise ValueError(
+            "it is a folder" if os.path.isdir(path) else "it is no regular file"
+        )  # opening a named pipe would wait for ever
     if status.st_size == 0:
         raise ValueError("the file is empty, 0 bytes")
     with _pillow_limit:  # Pillow's own limit is one for the whole process
@@ -258,6 +261,8 @@ def _naming(path: str | Path, max_image_pixels: int) -> Iterator[None]:
     except DataError:  # names it already
         raise
     except FileNotFoundError:
+        if (address := as_address(path)) is not None:
+            raise DataError(f"{address}: an address, not a file; download the image first.") from None
         where = " (it is a link that leads nowhere)" if os.path.islink(path) else ""
         raise DataError(f"{path}: the image does not exist{where}.") from None
     except (_TooLargeError, Image.DecompressionBombError) as error:

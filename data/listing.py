@@ -10,6 +10,7 @@ from PIL import Image
 
 from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.findings import Findings
+from dyvision.file_kinds import as_address
 from dyvision.text import some
 
 _COMMON = (
@@ -114,6 +115,8 @@ def find_images(path: Path, findings: Findings | None = None) -> list[Path]:
         return [path]
     found = [path / name for name in list_images(path, findings, dead_links=True)] if path.is_dir() else []
     if not found:
+        if (address := as_address(path)) is not None and not path.exists():
+            raise DataError(f"predict_root={address!r}: an address, not a file or folder; download the images first.")
         raise DataError(
             f"predict_root={str(path)!r}{looked_up(path)} holds no image ({describe(path)}); give an image file, or a "
             f"folder with files of these kinds: {some(IMAGE_EXTENSIONS, 8)}."

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyvision.arguments import check_numbers
+from dyvision.channels import of_channels
 from dyvision.data.errors import DataError
 from dyvision.data.loaders import IGNORE_INDEX
 from dyvision.data.transforms import A, TransformSpec, build_transforms
@@ -24,8 +25,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TaskName = Literal["classification", "segmentation", "detection"]
-
-_LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as OpenCV and Pillow have it
 
 # A box that lost nine tenths of its area to a crop no longer shows its object
 _MIN_VISIBILITY = 0.1
@@ -224,10 +223,8 @@ class Normalize:
         length = 1 if channels == 1 and isinstance(mean, Sequence) and len(mean) == 1 else 3
         check_numbers("mean", mean, length=length, minimum=-_LARGEST_STATISTIC, maximum=_LARGEST_STATISTIC)
         check_numbers("std", std, length=length, above=0, maximum=_LARGEST_STATISTIC)
-        if len(mean) > channels:
-            mean, std = ([sum(w * x for w, x in zip(_LUMINANCE, values, strict=True))] for values in (mean, std))
         self.channels = channels
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = of_channels(mean, channels), of_channels(std, channels)
         self._mean = torch.tensor(self.mean, dtype=torch.float32).view(channels, 1, 1)
         self._std = torch.tensor(self.std, dtype=torch.float32).view(channels, 1, 1)
 

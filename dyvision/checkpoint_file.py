@@ -22,7 +22,15 @@ from packaging.version import VERSION_PATTERN, InvalidVersion, Version
 from torch import Tensor
 
 from dyvision.arguments import shown
-from dyvision.file_kinds import AGAIN, check_file, program_in
+from dyvision.file_kinds import (
+    AGAIN,
+    GIVE_WEIGHTS,
+    about_program,
+    about_weights,
+    check_file,
+    is_safetensors,
+    program_in,
+)
 from dyvision.pickled import check_extent, check_old_file, check_structure
 from dyvision.text import first_line, printable, some
 
@@ -44,6 +52,8 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     """
     path = Path(path).expanduser()
     check_file(path)
+    if is_safetensors(path):
+        raise ValueError(f"{path}: {about_weights(path)}")
     if zipfile.is_zipfile(path):
         check_archive(path)
     else:
@@ -56,7 +66,7 @@ def load_plain(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         raise ValueError(f"{path}: needs more memory than there is") from error
     # a structure that was made to break the reader breaks it in any way
     except Exception as error:
-        raise ValueError(f"{path}: not a file of torch.save, or damaged ({first_line(error)}); {AGAIN}") from error
+        raise ValueError(f"{path}: {_unreadable(error)}") from error
     check_extent(path, content)
     size = path.stat().st_size
     for name, tensor in tensors_in(content):
@@ -87,7 +97,7 @@ def _check_archive(path: Path, size: int, changed: int, inode: int) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
             if (program := program_in(archive)) is not None:
-                raise ValueError(f"{path}: {program}, which is code; save its state dict with torch.save")
+                raise ValueError(f"{path}: {about_program(program)}")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ValueError(f"{path}: a compressed zip file; torch.save writes none, so it may unpack to any size")
             if sum(record.file_size for record in records) > size:
@@ -158,13 +168,10 @@ def _problem(content: Any) -> str | None:
         what = "one tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         return f"holds {what}, not a checkpoint of dyvision; give the last.ckpt that 'dyvision fit' wrote"
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        return "not a checkpoint of dyvision (plain weights?); give it as --model.backbone_weights"
+        return f"not a checkpoint of dyvision (plain weights?); {GIVE_WEIGHTS}"
     if not isinstance(content.get("state_dict"), Mapping):
         found = some(map(printable, content)) or "nothing"
-        return (
-            f"not a checkpoint of dyvision (no 'state_dict', found {found}); if it holds weights, give it as "
-            "--model.backbone_weights"
-        )
+        return f"not a checkpoint of dyvision (no 'state_dict', found {found}); if it holds weights, {GIVE_WEIGHTS}"
     for name, value in content["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             return f"state_dict[{name!r}] is a {type(value).__name__}, expected a tensor"
@@ -175,7 +182,7 @@ def _problem(content: Any) -> str | None:
     if "hyper_parameters" not in content and "pytorch-lightning_version" not in content:
         return (
             "weights of another training script ('state_dict' without 'hyper_parameters'), not a checkpoint of "
-            "dyvision; give it as --model.backbone_weights"
+            f"dyvision; {GIVE_WEIGHTS}"
         )
     for key in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks", "loops"):
         if not isinstance(content.get(key), Mapping | None):
@@ -264,9 +271,16 @@ def _refused(path: Path, error: Exception) -> str:
     except Exception:  # the list only helps the message
         named = []
     if not named:
-        return f"not a file of torch.save, or damaged ({first_line(error)}); {AGAIN}"
+        return _unreadable(error)
     objects = some(map(printable, sorted(named)))
     return (
         f"holds objects besides tensors and plain values ({objects}); loading them could run code, so it is refused. "
         "Save the state dict alone, or as .safetensors"
     )
+
+
+def _unreadable(error: Exception) -> str:
+    reason = first_line(error)
+    # torch's advice is to read it with weights_only=False, which runs what a stranger's file says
+    told = "" if "weights_only" in reason or "weights only" in reason.lower() else f" ({reason})"
+    return f"not a file of torch.save, or damaged{told}; {AGAIN}"

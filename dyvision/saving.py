@@ -9,15 +9,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from dyvision.streams import is_stream, write_into
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
@@ -139,6 +144,32 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     content = text.encode("utf-8")
     with replacing(path, needed=len(content)) as part:
         part.write_bytes(content)
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file as :func:`replacing` does.
+
+    Args:
+        path: The file.
+        tensors: Contiguous, each with memory of its own.
+        metadata: More of the file's metadata.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path, needed=sum(tensor.nbytes for tensor in tensors.values())) as part:
+        try:
+            save_file(dict(tensors), part, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # of the library's own kind, also where the system refused
+            refused = re.search(r"os error (\d+)", str(error))
+            if refused is None:
+                raise
+            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
 
 
 def _take(part: Path) -> tuple[Path, int | None]:

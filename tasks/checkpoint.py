@@ -18,7 +18,7 @@ from dyvision.reading import read_yaml
 from dyvision.registry import check_plugins, record_plugins
 from dyvision.tasks import random_state
 from dyvision.tasks.classes import check_names
-from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.components import accepted_arguments, check_arguments
 from dyvision.tasks.images import ImagesMixin
 from dyvision.tasks.misfit import class_of, describe_misfit
 from dyvision.tasks.preprocessing import stored_preprocessing
@@ -186,6 +186,7 @@ class CheckpointMixin(ImagesMixin):
             ValueError: If they name other code, or describe no network, or a far larger one.
         """
         names, anything = accepted_arguments(cls)
+        check_arguments(cls, kwargs, f"{where}: {cls.__name__}")
         stored = hyperparameters_of(hyperparameters, where, (trust,) if isinstance(trust, str) else trust, kwargs)
         check_plugins(plugins, stored, where)
         arguments = {**(stored if anything else name_unknown(stored, names, where)), **kwargs}

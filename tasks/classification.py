@@ -19,6 +19,7 @@ from dyvision.arguments import check_number
 from dyvision.backbones import create_model
 from dyvision.tasks.classes import check_class_weights
 from dyvision.tasks.distillation import DistilledTask
+from dyvision.tasks.divergence import check_outputs
 from dyvision.tasks.metrics.accuracy import TopKAccuracy
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.transfer import load_classifier_weights
@@ -113,6 +114,7 @@ class ClassificationTask(DistilledTask):
             return self.with_teacher(self._loss(logits, target, smoothing), images, logits)
         valid = batch.get("valid", torch.ones_like(label, dtype=torch.bool)).to(label.device)
         logits, label = self(images).float()[valid], label[valid]
+        check_outputs(self, logits, batch.get("path", ()))
         if len(label):
             weight = len(label) if self.class_weights is None else self.class_weights[label].sum()
             loss = self._loss(logits, label)
@@ -145,5 +147,6 @@ class ClassificationTask(DistilledTask):
         valid = batch.get("valid", torch.ones(len(batch["image"]), dtype=torch.bool)).tolist()
         kept = [index for index, flag in enumerate(valid) if flag]
         probabilities = self(batch["image"]).float().softmax(1)[kept]
+        check_outputs(self, probabilities, batch["path"])
         paths = [batch["path"][index] for index in kept]
         return {"path": paths, "probabilities": probabilities, "label": probabilities.argmax(1)}

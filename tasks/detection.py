@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dyvision.backbones import create_backbone
 from dyvision.tasks.base import BaseTask
+from dyvision.tasks.divergence import checked_within
 from dyvision.tasks.heads.detection import Detector, check_head, create_detector
 from dyvision.tasks.heads.detection.config import (
     IMAGENET_GREY_MEAN,
@@ -198,7 +199,8 @@ class DetectionTask(BaseTask):
         for target in targets:
             self.require(target, ("image_id", "original_size", "annotations"))
         sizes = [target["original_size"] for target in targets]
-        self.evaluator(stage).update(self._detect(images, sizes), targets, batch.get("valid"))
+        found = self._detect(images, sizes, batch.get("path", ()))
+        self.evaluator(stage).update(found, targets, batch.get("valid"))
         return None
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[Any]]:
@@ -210,16 +212,21 @@ class DetectionTask(BaseTask):
             ``[N, H, W]`` (bool).
         """
         self.require(batch, ("image", "path", "image_id", "original_size"))
-        found = [drop_not_finite(one)[0] for one in self._detect(batch["image"], batch["original_size"])]
+        detections = self._detect(batch["image"], batch["original_size"], batch["path"])
+        found = [drop_not_finite(one)[0] for one in detections]
         result = {name: list(batch[name]) for name in ("path", "image_id", "original_size")}
         result["predictions"] = [{name: value.cpu() for name, value in one.items()} for one in found]
         valid = [bool(flag) for flag in batch.get("valid", [True] * len(found))]
         return {name: [one for one, flag in zip(values, valid, strict=True) if flag] for name, values in result.items()}
 
-    def _detect(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    def _detect(
+        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], files: Sequence[Any]
+    ) -> list[dict[str, Tensor]]:
+        with checked_within(self, self._detector.deciding_modules(), files):
+            detections = self._detector(images)
         return [
             to_original(found, (image.shape[-2], image.shape[-1]), (int(size[0]), int(size[1])), self._class_ids)
-            for found, image, size in zip(self._detector(images), images, sizes, strict=True)
+            for found, image, size in zip(detections, images, sizes, strict=True)
         ]
 
     def _training_targets(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

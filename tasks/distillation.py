@@ -7,23 +7,16 @@ over labelled pixels.
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyvision.arguments import check_number, shown
-from dyvision.checkpoint_file import read_checkpoint
+from dyvision.arguments import check_number
 from dyvision.tasks.base import BaseTask
-from dyvision.text import printable, some
-
-_LOGGER = logging.getLogger(__name__)
-
-#: what a teacher was trained with is of no use here, and may be code that nobody needs to trust
-_TRAINING = {"optimizer": "adamw", "lr_schedule": "constant", "loss": "cross_entropy", "class_weights": None}
+from dyvision.tasks.teacher import Teacher, load_teacher
+from dyvision.text import printable
 
 
 class DistilledTask(BaseTask):
@@ -33,12 +26,13 @@ class DistilledTask(BaseTask):
     file for whoever loads them; a run that goes on is given it again.
 
     Args:
-        teacher: Checkpoint of the same task on the same classes, whose logits training images are learnt from, too.
+        teacher: Checkpoint of the same task that knows the same classes, whose logits training images are learnt from,
+            too. It sees them normalised as in its own training; its classes are found by their names.
         teacher_weight: Weight of that loss beside the task's own.
         teacher_temperature: Divides the logits of both; above 1 the classes that are not the most probable count more.
     """
 
-    _teacher: tuple[BaseTask, ...] = ()
+    _teacher: tuple[Teacher, ...] = ()
 
     def __init__(
         self,
@@ -66,35 +60,11 @@ class DistilledTask(BaseTask):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no checkpoint of this task, or knows other classes or channels.
+            ValueError: If it is no checkpoint of this task, or does not know its classes or channels.
         """
         super().setup(stage)
         if stage == "fit" and self.teacher_path is not None and not self._teacher:
-            self._teacher = (self._load_teacher(self.teacher_path),)
-
-    def _load_teacher(self, path: str) -> BaseTask:
-        replaced: dict[str, Any] = {name: value for name, value in _TRAINING.items() if name in self.hparams}
-        try:
-            task = read_checkpoint(Path(path), mmap=True).get("task")
-            if task is not None and task != self.task:
-                raise ValueError(
-                    f"{path}: of task {shown(task)}, and the student is for {self.task!r}; give a teacher of that task"
-                )
-            teacher = type(self).load_from_checkpoint(path, map_location="cpu", **replaced)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"model.teacher {error}") from error
-        except ValueError as error:
-            raise ValueError(f"model.teacher {error}") from error
-        own = {name: self.hparams.get(name) for name in ("num_classes", "class_names", "in_chans")}
-        for name, value in own.items():
-            other = teacher.hparams.get(name)
-            if value is not None and other is not None and value != other:
-                raise ValueError(
-                    f"model.teacher {path}: its {name} is {_shown(other)}, that of the student {_shown(value)}; give "
-                    "a teacher that was trained on the same classes and images"
-                )
-        _LOGGER.info("teacher: %s (%s, %s)", printable(path), *(teacher.hparams[one] for one in ("backbone", "layer")))
-        return teacher.eval().requires_grad_(False)
+            self._teacher = (load_teacher(self.teacher_path, self, getattr(self.trainer, "datamodule", None)),)
 
     def with_teacher(self, loss: Tensor, images: Tensor, logits: Tensor, counts: Tensor | None = None) -> Tensor:
         """Add what the teacher says about training images; without one the loss stays as it is.
@@ -107,22 +77,14 @@ class DistilledTask(BaseTask):
         """
         if not self._teacher:
             return loss
-        taught = self._taught(images)
+        (teacher,) = self._teacher
+        taught = teacher(images)
         if taught.ndim == 4 and taught.shape != logits.shape:  # labels may be finer than images
             taught = F.interpolate(taught, logits.shape[-2:], mode="bilinear", align_corners=False)
         divergence = distillation_loss(logits, taught, self.hparams.teacher_temperature, counts)
         if self._trainer is not None:
             self.log("train/teacher_loss", divergence.detach(), batch_size=len(images))
         return loss + self.hparams.teacher_weight * divergence
-
-    @torch.no_grad()
-    def _taught(self, images: Tensor) -> Tensor:
-        (teacher,) = self._teacher
-        reference = next(teacher.parameters())
-        if (reference.device, reference.dtype) != (images.device, images.dtype):
-            teacher.to(images.device, images.dtype)
-        logits: Tensor = teacher(images)
-        return logits.float()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the teacher for a run that goes on, not among the hyperparameters."""
@@ -165,7 +127,3 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float, counts
     weights = torch.ones_like(divergence) if counts is None else counts.to(divergence)
     mean: Tensor = (divergence * weights).sum() / weights.sum().clamp(min=1)
     return mean * temperature**2
-
-
-def _shown(value: Any) -> str:
-    return some(map(printable, value), 8) if isinstance(value, list) else str(value)

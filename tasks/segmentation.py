@@ -20,6 +20,7 @@ from dyvision.backbones import create_backbone
 from dyvision.tasks.classes import check_class_weights
 from dyvision.tasks.components import check_arguments, choose, import_object, parse_component
 from dyvision.tasks.distillation import DistilledTask
+from dyvision.tasks.divergence import check_outputs
 from dyvision.tasks.heads.segmentation import create_segmentation_head, default_output_stride, resolve_head
 from dyvision.tasks.heads.segmentation.inference import Inference, resize_logits, segment
 from dyvision.tasks.heads.segmentation.losses import OHEMLoss, SegmentationLoss
@@ -175,6 +176,7 @@ class SegmentationTask(DistilledTask):
             mask = batch["mask"][index : index + 1, :height, :width]
             logits = resize_logits(logits, _size(mask))
             paths = batch["path"][index : index + 1] if "path" in batch else ()
+            check_outputs(self, logits, paths)
             check_labels(mask, logits.shape[1], self.hparams.ignore_index, paths)
             loss, weight = self._evaluation_loss(logits, mask)
             mean.update(loss, weight)
@@ -226,6 +228,7 @@ class SegmentationTask(DistilledTask):
         dtype = torch.uint8 if self.hparams.num_classes <= 256 else torch.int64
         for index, logits in self._segment(batch):
             size = _sizes(batch, "original_size", index, logits.shape[-2:])
+            check_outputs(self, logits, batch["path"][index : index + 1])
             result["path"].append(batch["path"][index])
             result["label_maps"].append(resize_logits(logits, size)[0].argmax(0).to(dtype))
         return result

@@ -26,7 +26,7 @@ from dyvision.trust import NESTED_PLACES, hyperparameters_of, without_places
 from dyvision.version import VERSION
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_CREATE: dict[str, Any] = {"model": create_model, "backbone": create_backbone}
+CREATE: dict[str, Any] = {"model": create_model, "backbone": create_backbone}
 #: a dynamic classifier that started from weights has a bias; a collapsed network is the static one
 _VARIANTS: tuple[dict[str, Any], ...] = (
     {},
@@ -73,7 +73,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a config of dyvision (no 'kind', found {found}); use the library that wrote it")
     check_plain(config, str(path))
     kind, arguments, task = config["kind"], config.get("arguments"), config.get("task")
-    if kind not in (*_CREATE, "task"):
+    if kind not in (*CREATE, "task"):
         raise ValueError(f"{path}: 'kind' is {shown(kind)}, expected 'model', 'backbone' or 'task'")
     if not isinstance(arguments, dict):
         raise ValueError(f"{path}: 'arguments' is {shown(arguments)}, expected a mapping of names to values")
@@ -127,7 +127,7 @@ def rebuild(
     kept = hyperparameters_of(names, where, trust)
     try:
         with LimitedMemory(count(state), where):
-            model: nn.Module = _CREATE[config["kind"]](**{"name": kept["backbone"], **kept["backbone_kwargs"], **given})
+            model: nn.Module = CREATE[config["kind"]](**{"name": kept["backbone"], **kept["backbone_kwargs"], **given})
     except (OSError, ImportError):
         raise
     # values of the wrong type fail anywhere on the way to a network

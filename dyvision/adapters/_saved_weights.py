@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyvision.backbones import read_state_dict
-from dyvision.saving import replacing
+from dyvision.saving import write_tensors
 from dyvision.text import one_line
 
 
@@ -25,7 +24,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """
     kept: dict[str, Tensor] = {}
     first: dict[tuple[object, ...], str] = {}
-    others = {"format": "pt"}
+    others: dict[str, str] = {}
     for name, tensor in state.items():
         # views of one memory at other places are tensors of their own, and are copied
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
@@ -35,8 +34,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
         first[place] = name
         kept[name] = tensor.detach().cpu().contiguous()
     owned = {name: t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for name, t in kept.items()}
-    with replacing(path, needed=sum(tensor.nbytes for tensor in owned.values())) as part:
-        save_file(owned, part, metadata=others)
+    write_tensors(path, owned, others)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

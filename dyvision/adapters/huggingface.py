@@ -16,11 +16,15 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 from dyvision.adapters._model_card import model_card
-from dyvision.adapters._saved_config import CONFIG, WEIGHTS, describe, read_config, rebuild, write_config
+from dyvision.adapters._saved_config import CONFIG, CREATE, WEIGHTS, describe, read_config, rebuild, write_config
 from dyvision.adapters._saved_weights import read_weights, write_weights
+from dyvision.backbones.keywords import check_keywords, keywords_of
+from dyvision.layers.arguments import UnknownArgumentError
 from dyvision.saving import check_folder, write_text
 from dyvision.tasks import BaseTask
-from dyvision.text import first_line
+from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.opening import TASK_CLASSES
+from dyvision.text import did_you_mean, first_line
 
 __all__ = ("from_pretrained", "push_to_hub", "save_pretrained")
 
@@ -112,8 +116,28 @@ def from_pretrained(
             ) from error
     allowed = (trust,) if isinstance(trust, str) else trust
     config = read_config(files[CONFIG])
+    _check_keywords(config, arguments, task_class)
     state = read_weights(files[WEIGHTS])
     return rebuild(config, state, files[CONFIG], files[WEIGHTS], allowed, task_class, arguments).eval()
+
+
+def _check_keywords(config: Mapping[str, Any], given: Mapping[str, Any], task_class: type[BaseTask] | None) -> None:
+    """Say which keyword is neither one of ``from_pretrained`` nor one of what the config describes."""
+    if not given:
+        return
+    if config["kind"] != "task":
+        layer = given.get("layer", config["arguments"].get("layer", "static"))
+        if isinstance(layer, str):  # anything else is refused with the config's name
+            check_keywords(given, [from_pretrained, CREATE[config["kind"]]], layer)
+        return
+    kind = task_class or TASK_CLASSES.get(config["task"])
+    if kind is None:  # refused with the config's name
+        return
+    names, anything = accepted_arguments(kind)
+    for name in () if anything else given:
+        if name not in names:
+            known = [*names, *keywords_of(from_pretrained)]
+            raise UnknownArgumentError(f"from_pretrained has no argument {name!r}{did_you_mean(name, known)}")
 
 
 def push_to_hub(model: nn.Module, repo_id: str, *, card: Mapping[str, Any] | None = None, **options: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyvision.adapters._keywords import NamesKeywords
 from dyvision.adapters._levels import modules_up_to
 from dyvision.adapters._packages import need
 from dyvision.backbones import create_backbone, load_backbone_weights
@@ -26,7 +27,7 @@ _MODELS: Any = need("mmengine.registry", "mmseg").MODELS
 
 
 @_MODELS.register_module()
-class DyVisionBackbone(_BaseModule):
+class DyVisionBackbone(NamesKeywords, _BaseModule):
     """A backbone of dyvision for mmsegmentation, mmdetection and what else builds on mmengine.
 
     Coefficient branches are never frozen: pretrained weights have none.
@@ -56,7 +57,7 @@ class DyVisionBackbone(_BaseModule):
         ``[B, in_channels, H, W]`` to a tuple of ``[B, C_i, H / r_i, W / r_i]``.
 
     Raises:
-        ValueError: If there is no such network, layer, level or stage.
+        ValueError: If there is no such network, layer, level, stage or argument.
     """
 
     def __init__(

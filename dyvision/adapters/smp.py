@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyvision.adapters._names import split_name
 from dyvision.adapters._packages import need
 from dyvision.adapters.timm import register
+from dyvision.saving import write_tensors
 
 __all__ = ("DyVisionEncoder",)
 
@@ -66,7 +66,7 @@ class DyVisionEncoder(_TimmEncoder):
             arguments: dict[str, Any] = {"pretrained": False}
             if weights is not None:  # timm reads weights from files only
                 file = Path(folder) / "model.safetensors"
-                save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+                write_tensors(file, {name: tensor.contiguous() for name, tensor in weights.items()})
                 arguments = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
             _TimmEncoder.__init__(self, name=self._timm_name, in_channels=in_channels, **self._sizes, **arguments)
         self._weights = weights

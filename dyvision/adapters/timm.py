@@ -91,8 +91,10 @@ def _entry_point(name: str, network: str, layer: str) -> Callable[..., nn.Module
         try:
             return _create(name, network, layer, pretrained, dict(arguments))
         except ValueError as error:  # of the network, which does not know what its layer would have taken
-            close = [match for key in arguments for match in similar_names(key, _own(layer) - {key}, 1)]
-            if "unexpected keyword argument" in str(error) and close:
+            known = {*_own(layer), *_BOTH, *_CLASSIFIER, *_FEATURES, "features_only", "pretrained"}
+            wrong = [key for key in arguments if f"unexpected keyword argument {key!r}" in str(error)]
+            close = [match for key in wrong for match in similar_names(key, known - {key}, 1)]
+            if close:
                 raise ValueError(f"{error}{suggestion(close)}") from error
             raise
 

@@ -16,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from dyvision.adapters._levels import modules_up_to
 from dyvision.backbones import Backbone, create_backbone
+from dyvision.backbones.keywords import check_keywords
 from dyvision.tasks.freezing import freeze_norm as put_norm_into_evaluation
 from dyvision.tasks.freezing import freeze_parameters
 from dyvision.tasks.heads.detection.features import PyramidFeatures
@@ -116,6 +117,7 @@ def fpn_backbone(
         >>> from torchvision.models.detection import FasterRCNN
         >>> model = FasterRCNN(fpn_backbone("mobilenetv2_035", "dcd"), num_classes=3)
     """
+    check_keywords(arguments, [fpn_backbone, create_backbone], layer)
     if trainable_layers is None:
         trainable_layers = 3 if pretrained else _LEVELS
     if not isinstance(trainable_layers, int) or not 0 <= trainable_layers <= _LEVELS:
@@ -159,6 +161,7 @@ def segmentation_backbone(
         >>> backbone = segmentation_backbone("mobilenetv2_035", "dcd", output_stride=16)
         >>> model = DeepLabV3(backbone, DeepLabHead(backbone.channels["out"], num_classes=3))
     """
+    check_keywords(arguments, [segmentation_backbone, create_backbone], layer)
     if "out_indices" in arguments:
         raise ValueError("out_indices: the last map is 'out', the one before it 'aux'; give aux=True or False")
     arguments |= {"output_stride": output_stride, "pretrained": pretrained}

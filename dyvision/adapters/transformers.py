@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyvision.adapters._keywords import NamesKeywords
 from dyvision.adapters._packages import need
 from dyvision.backbones import create_backbone
-from dyvision.layers import DynamicConv2d, get_layer
-from dyvision.layers.arguments import own_arguments
+from dyvision.backbones.keywords import arguments_of_layer, keywords_of
+from dyvision.layers.arguments import UnknownArgumentError
+from dyvision.text import suggestion
 
 __all__ = ("DyVisionBackbone", "DyVisionBackboneConfig")
 
@@ -25,6 +28,10 @@ _Config: Any = _transformers.PreTrainedConfig
 _Model: Any = _transformers.PreTrainedModel
 _ConfigMixin: Any = _utils.BackboneConfigMixin
 _BackboneMixin: Any = _utils.BackboneMixin
+
+
+#: share of a name that agrees with another (difflib) where it is that one, misspelt
+_MISSPELT = 0.75
 
 
 class DyVisionBackboneConfig(_ConfigMixin, _Config):
@@ -63,6 +70,7 @@ class DyVisionBackboneConfig(_ConfigMixin, _Config):
     ) -> None:
         kwargs.pop("stage_names", None)  # in a stored config; they follow from the network
         _check_layer(layer, kwargs)
+        _check_close(kwargs)
         super().__init__(**kwargs)
         self.network, self.layer = network, layer
         self.layer_kwargs = dict(layer_kwargs or {})
@@ -74,8 +82,14 @@ class DyVisionBackboneConfig(_ConfigMixin, _Config):
             out_indices=None if out_indices is None else list(out_indices),
         )
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers has it; of the keywords, which replace entries, none may be misspelt."""
+        _check_close(kwargs)
+        return super().from_dict(config_dict, **kwargs)
 
-class DyVisionBackbone(_BackboneMixin, _Model):
+
+class DyVisionBackbone(NamesKeywords, _BackboneMixin, _Model):
     """A dyvision backbone as transformers takes it.
 
     Args:
@@ -87,6 +101,11 @@ class DyVisionBackbone(_BackboneMixin, _Model):
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     has_attentions = False
+
+    @classmethod
+    def keywords(cls) -> list[str]:
+        """Those of the config, too: ``from_pretrained`` hands over what the config does not know."""
+        return [*keywords_of(cls), *keywords_of(DyVisionBackboneConfig)]
 
     def __init__(self, config: DyVisionBackboneConfig, pretrained: bool | str = False) -> None:
         super().__init__(config)
@@ -141,11 +160,20 @@ class DyVisionBackbone(_BackboneMixin, _Model):
 
 def _check_layer(layer: str, others: Mapping[str, Any]) -> None:
     """Refuse a layer's own arguments among those of transformers, which would keep and not use them."""
-    cls = get_layer(layer)
-    own = [name for name in own_arguments(cls, DynamicConv2d) if name in others] if layer != "static" else []
+    own = [name for name in arguments_of_layer(layer) if name in others]
     if own:
         given = {name: others[name] for name in own}
         raise ValueError(f"{', '.join(own)}: of the layer {layer!r}; give layer_kwargs={given!r}")
+
+
+def _check_close(others: Mapping[str, Any]) -> None:
+    """Refuse a misspelt argument among those of transformers, which would keep and not use it."""
+    own = keywords_of(DyVisionBackboneConfig)
+    of_transformers = {*dir(_Config), *vars(_Config())}
+    for name in others:
+        close = difflib.get_close_matches(name, own, 1, _MISSPELT)
+        if close and name not in {*own, *of_transformers} and not name.startswith("_"):
+            raise UnknownArgumentError(f"DyVisionBackboneConfig has no argument {name!r}{suggestion(close)}")
 
 
 @functools.cache

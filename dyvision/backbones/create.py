@@ -15,6 +15,7 @@ from dyvision.backbones._initial_weights import finish_weights, published, read_
 from dyvision.backbones.classifier import check_dynamic_classifier, replace_classifier
 from dyvision.backbones.dilation import dilate_stages
 from dyvision.backbones.features import Backbone
+from dyvision.backbones.keywords import layer_keywords
 from dyvision.backbones.recorded import records_arguments
 from dyvision.backbones.registry import find_builder
 from dyvision.backbones.weights import plain_weights
@@ -22,7 +23,6 @@ from dyvision.convert.dynamize import dynamize
 from dyvision.convert.inflate import Taken
 from dyvision.convert.policies import Policy
 from dyvision.convert.state_dicts import StateDict
-from dyvision.layers import get_layer
 from dyvision.text import first_line
 
 _OUTPUT_STRIDES = (8, 16, 32)
@@ -72,7 +72,7 @@ def create_model(
         >>> import dyvision
         >>> model = dyvision.create_model("mobilenetv2_035", layer="dcd", num_classes=10)
     """
-    get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
+    layer_kwargs = layer_keywords(create_model, layer, _mapping("layer_kwargs", layer_kwargs), layer_arguments)
     _check_count("num_classes", num_classes, 0)
     if dynamic_classifier:
         check_dynamic_classifier(layer, num_classes)
@@ -84,7 +84,6 @@ def create_model(
     model, taken = _build(name, num_classes, in_chans, drop_path_rate, pretrained, weights, arguments)
     if not pretrained:
         _start_classifier(model)
-    layer_kwargs = _layer_kwargs(layer_kwargs, layer_arguments)
     preserve = taken is not None if preserve_outputs is None else preserve_outputs
     model = dynamize(model, layer, policy=policy, preserve_outputs=preserve, **layer_kwargs)
     model = replace_classifier(model, layer, preserve, layer_kwargs) if dynamic_classifier else model
@@ -139,7 +138,7 @@ def create_backbone(
         >>> backbone.feature_info.reduction()
         [4, 8, 16, 16]
     """
-    get_layer(layer)  # a wrong name shows before a network is built or weights are downloaded
+    layer_kwargs = layer_keywords(create_backbone, layer, _mapping("layer_kwargs", layer_kwargs), layer_arguments)
     if output_stride not in _OUTPUT_STRIDES:
         raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
     arguments = {
@@ -154,7 +153,7 @@ def create_backbone(
         layer,
         policy=policy,
         preserve_outputs=preserve,
-        **_layer_kwargs(layer_kwargs, layer_arguments),
+        **layer_kwargs,
     )
     backbone = Backbone(body, out_indices, name)
     report = finish_weights(body, name, pretrained, weights, taken, preserve, backbone._pruned)
@@ -232,17 +231,6 @@ def _start_classifier(model: nn.Module) -> None:
 def _check_count(argument: str, value: int, lowest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise ValueError(f"{argument} must be an integer of at least {lowest}, not {value!r}")
-
-
-def _layer_kwargs(given: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer's own arguments. What ``dynamize`` itself takes does not pass as one of them."""
-    arguments = {**_mapping("layer_kwargs", given), **more}
-    for name in ("return_report", "example_input"):
-        if name in arguments:
-            raise ValueError(
-                f"{name} is an argument of dyvision.dynamize: give it the network that this function makes"
-            )
-    return arguments
 
 
 def _mapping(argument: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if the command did its work, 1 if it did a part of it (``predict`` with images that cannot be read,
-        ``compare`` with runs that cannot), 2 if it ended in an error.
+        ``compare`` with runs that cannot), 2 if it ended in an error, 130 if it was interrupted.
     """
     prepare_streams()
     shorten_warnings()
@@ -37,10 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run_trainer(arguments[0], arguments[1:])
         return run_command(arguments)
     except KeyboardInterrupt:
-        print("dyvision: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # what Lightning makes of it while a trainer runs
+            return _interrupted()
+        raise
     except Exception as error:
         return errors.report(error)
+
+
+def _interrupted() -> int:
+    print("dyvision: interrupted", file=sys.stderr)
+    return 130
 
 
 def _run_trainer(command: str, arguments: list[str]) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+#: side of images whose size nothing says
+SIDE = 224
+
 
 def image_size(text: str, others: str = " or HEIGHTxWIDTH") -> tuple[int, int]:
     """Read ``N``, for squares, or ``HEIGHTxWIDTH``.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from dyvision.cli._image_size import SIDE
 from dyvision.cli.task_table import TASKS
-from dyvision.file_kinds import program_in
+from dyvision.file_kinds import missing, program_in
 from dyvision.text import printable
 
 #: ends of names of files; names of networks have dots, too (resnet50.a1_in1k)
@@ -18,12 +20,36 @@ _WEIGHTS = frozenset({".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pkl", ".
 _PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export", ".ep": "a program of torch.export"}
 
 
-def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
-    """The network, and what it is in words.
+def is_file_name(model: str) -> bool:
+    """Whether a file is meant, and not the name of a network."""
+    path = Path(model).expanduser()
+    return path.is_file() or path.suffix.lower() in (_WEIGHTS | _PROGRAMS.keys()) or (os.sep in model and path.is_dir())
+
+
+class Opened(NamedTuple):
+    """A network.
+
+    Attributes:
+        network: The module.
+        described: What it is, in words.
+        image_size: Height and width to count its costs for.
+        origin: What says so.
+    """
+
+    network: nn.Module
+    described: str
+    image_size: tuple[int, int]
+    origin: str
+
+
+def open_network(model: str, network: str | None, image_size: tuple[int, int] | None = None) -> Opened:
+    """The network that a command line names.
 
     Args:
-        model: Name of a network, or a file: a checkpoint of a task, whose backbone is meant, or weights.
+        model: Name of a network, or a file: a checkpoint of a task, whose backbone is meant, or weights; ``last`` or
+            ``best`` of the newest run.
         network: Whose weights they are, if the file does not say it.
+        image_size: As typed.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -31,15 +57,22 @@ def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
     """
     from dyvision.backbones import create_model
 
-    path = Path(model).expanduser()
-    if not (path.is_file() or path.suffix.lower() in (_WEIGHTS | _PROGRAMS.keys())):
+    if model in ("last", "best"):
+        from dyvision.cli._source import find_checkpoint
+
+        model = str(find_checkpoint(model, "dynamize"))
+    size, origin = ((SIDE, SIDE), "the default; --input-size for others")
+    if image_size is not None:
+        size, origin = image_size, "--input-size"
+    if not is_file_name(model):
         if network is not None:
             raise ValueError(
                 f"--network says whose weights a file has, and {model!r} is no file: give only one of them"
             )
-        return create_model(model), model
+        return Opened(create_model(model), model, size, origin)
+    path = Path(model).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(missing(path))
     program = _PROGRAMS.get(path.suffix.lower()) or _program(path)
     if program:
         raise ValueError(
@@ -51,8 +84,8 @@ def open_network(model: str, network: str | None) -> tuple[nn.Module, str]:
     if isinstance(content, Mapping) and "hyper_parameters" in content and task in TASKS:
         if network is not None:
             raise ValueError(f"{path}: a checkpoint, which names its network itself: leave --network out")
-        return _backbone(path)
-    return _with_weights(path, content, network)
+        return _backbone(path, image_size)
+    return Opened(*_with_weights(path, content, network), size, origin)
 
 
 def _read(path: Path) -> Any:
@@ -71,12 +104,12 @@ def _program(path: Path) -> str | None:
         return program_in(archive)
 
 
-def _backbone(path: Path) -> tuple[nn.Module, str]:
+def _backbone(path: Path, image_size: tuple[int, int] | None) -> Opened:
     """The backbone of a checkpoint of a task."""
-    from dyvision.tasks.opening import open_task
+    from dyvision.cli._source import read_sized
 
-    made = open_task(path)
-    return made.backbone_network, f"{path}, backbone {printable(str(made.hparams.backbone))}"
+    made, size, origin = read_sized(path, (), image_size)
+    return Opened(made.backbone_network, f"{path}, backbone {printable(str(made.hparams.backbone))}", size, origin)
 
 
 def _with_weights(path: Path, content: Any, network: str | None) -> tuple[nn.Module, str]:

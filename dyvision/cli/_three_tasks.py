@@ -19,6 +19,7 @@ from dyvision.cli.task_table import TASKS
 from dyvision.cli.trainer import TaskCLI
 from dyvision.layers import get_layer
 from dyvision.tables import NAME, FittingTable
+from dyvision.tasks.callbacks import Stopped
 from dyvision.tasks.callbacks.pictures import draw_predictions
 from dyvision.text import plain
 
@@ -98,6 +99,8 @@ def run_quickstart(
         untrained = run.trainer.validate(run.model, datamodule=run.datamodule, verbose=False)[0][entry.metric]
         try:
             run.trainer.fit(run.model, datamodule=run.datamodule)
+        except Stopped as stopped:  # which it said itself
+            raise SystemExit(stopped.status) from None
         finally:
             if run.run is not None:
                 run.run.release(run.trainer)

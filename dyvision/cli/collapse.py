@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dyvision.cli._trust import add_trust_option, trainer_arguments
-from dyvision.saving import check_target, replacing, write_text
+from dyvision.cli.errors import naming
+from dyvision.saving import check_target, write_tensors, write_text
 from dyvision.text import plain
 
 
@@ -64,8 +65,6 @@ def _check_targets(options: argparse.Namespace, *read: Path | None) -> None:
 
 
 def _run(options: argparse.Namespace, scratch: str) -> None:
-    from safetensors.torch import save_file
-
     from dyvision.cli._collapsing import collapse_task, save_as_start
     from dyvision.cli._messages import silence_advice
     from dyvision.cli.trainer import TaskCLI, read_request
@@ -81,15 +80,12 @@ def _run(options: argparse.Namespace, scratch: str) -> None:
     run = TaskCLI("collapse", request)
     path = request.checkpoint_path
     task = type(run.model).load_from_checkpoint(path, map_location="cpu", trust=options.trust)
-    try:
+    with naming(path):
         result, static = collapse_task(task, run.datamodule, run.trainer, options)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     if options.output is not None:
         save_as_start(static, run, request, options.output)
     if options.weights is not None:
-        with replacing(options.weights) as part:
-            save_file(plain_weights(static), part, metadata={"format": "pt"})
+        write_tensors(options.weights, plain_weights(static))
     if options.json is not None:
         files = {
             name: None if getattr(options, name) is None else str(getattr(options, name))

@@ -75,8 +75,8 @@ def _make_table(runs: Sequence[RunSummary]) -> FittingTable:
 
     height, width = runs[0].input_size
     table = FittingTable(
-        caption=f"MACs: of the backbone for an image of {height} x {width}. Time: of training, of a JSON file of the "
-        "evaluation.",
+        caption=f"MACs: of the backbone for an image of {height} x {width}. Time: of the training; of a "
+        "JSON file, of its evaluation.",
         elsewhere="--csv FILE has them",
     )
     table.add_column("", NAME, justify="right")

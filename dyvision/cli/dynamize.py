@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dyvision.cli._image_size import image_size
 from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
@@ -20,7 +21,7 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="network (dyvision list backbones, or any name of timm), or a file: a checkpoint, or weights",
+        help="network (dyvision list backbones, or any name of timm), or a file: a checkpoint (last, best), or weights",
     )
     parser.add_argument("--network", metavar="NAME", help="whose weights the file has, unless it is a checkpoint")
     parser.add_argument("--layer", required=True, help="dynamic layer (dyvision list layers)")
@@ -33,7 +34,12 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_layer_arguments(parser)
     parser.add_argument(
-        "--input-size", type=int, default=224, metavar="N", help="side of the image that is counted for"
+        "--input-size",
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        help="side of the image that is counted for, or HEIGHTxWIDTH (default: of a checkpoint as in evaluation, else "
+        "224)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     parser.set_defaults(run=_dynamize)
@@ -42,8 +48,6 @@ def add_dynamize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _dynamize(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_target(options.json, "--json")
-    if options.input_size < 1:
-        raise ValueError(f"--input-size must be at least 1, got {options.input_size}")
     import json
     from dataclasses import asdict
 
@@ -57,7 +61,7 @@ def _dynamize(options: argparse.Namespace) -> None:
     # one that is given alone may be the name of a policy
     policy = options.policy[0] if options.policy and len(options.policy) == 1 else options.policy
     report: ConversionReport
-    network, described = open_network(options.model, options.network)
+    network, described, size, origin = open_network(options.model, options.network, options.input_size)
     channels = next((m.in_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)), 3)
     _, report = dynamize(
         network,
@@ -65,13 +69,15 @@ def _dynamize(options: argparse.Namespace) -> None:
         policy,
         preserve_outputs=False,
         return_report=True,
-        example_input=torch.zeros(1, channels, options.input_size, options.input_size),
+        example_input=torch.zeros(1, channels, *size),
         **arguments,
     )
     console = make_console()
     if described != options.model:
         console.print(plain(described), soft_wrap=True, highlight=False)
-    console.print(report.table())
+    table = report.table()
+    table.caption = f"MACs: for an image of {size[0]}x{size[1]} ({origin})."
+    console.print(table)
     for remark in report.remarks():
         console.print(plain(remark), soft_wrap=True, highlight=False)
     if options.json is not None:

@@ -12,6 +12,8 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dyvision.cli._workers import explain_worker
 from dyvision.text import printable
@@ -92,6 +94,15 @@ def report(error: BaseException) -> int:
     if not _is_plain(error):
         print("(DYVISION_DEBUG=1 shows the traceback)", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Say of a ``ValueError`` in the block which file it is about, unless it says so itself."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
 class OptionErrors(ValueError):

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dyvision.cli._image_size import image_size
 from dyvision.cli._trust import add_trust_option
+from dyvision.cli.errors import naming
 from dyvision.saving import check_target, write_text
 from dyvision.text import plain
 
 if TYPE_CHECKING:
-    from dyvision.cli._export_source import Source
+    from dyvision.cli._source import Source
 
 #: images to calibrate 8 bits with
 _CALIBRATION = 64
@@ -75,7 +76,7 @@ def _size(text: str) -> tuple[int, int] | Literal["dynamic"]:
 def _export(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_target(options.json, "--json")
-    from dyvision.cli._export_source import read_source
+    from dyvision.cli._source import find_checkpoint, read_source
     from dyvision.tables import make_console
     from dyvision.tasks.exporting import FORMATS
 
@@ -87,12 +88,13 @@ def _export(options: argparse.Namespace) -> None:
         check_target(options.output, "--output")
         if options.output.suffix != suffix:
             raise ValueError(f"--output {options.output}: files of --format {options.format} end in {suffix}")
-    source = read_source(options.checkpoint, options.trust, options.root)
+    other = "; in Python dyvision.export.export_onnx takes any network"
+    source = read_source(find_checkpoint(options.checkpoint, "export"), options.trust, options.root, other)
     output = options.output or source.path.with_suffix(f".int8{suffix}" if options.quantize else suffix)
     for option, target in (("--output", output), ("--json", options.json)):
         if target is not None:
             check_target(target, option, source.path)
-    size, origin = source.image_size(options.image_size)
+    size, origin = source.export_size(options.image_size)
     arguments: dict[str, Any] = {
         "format": options.format,
         "image_size": size,
@@ -122,7 +124,7 @@ def _exported(
     from dyvision.tasks.exporting import export_task
     from dyvision.tasks.exporting.latency import latency_table, measure_export
 
-    with working(console, f"exporting {output.name} and comparing it with PyTorch"):
+    with naming(source.path), working(console, f"exporting {output.name} and comparing it with PyTorch"):
         file = export_task(source.task, output, **arguments)
     height, width = arguments["image_size"]
     said = f"task {source.task.task}, images of {height}x{width} ({origin}), {file.bytes / 2**20:.1f} MB"
@@ -157,7 +159,7 @@ def _quantized(console: Any, source: Source, output: Path, arguments: dict[str, 
     source.data.setup("validate")  # a data set that is not there shows before the work
     with TemporaryDirectory(prefix="dyvision-") as folder:
         path = Path(folder, output.name)
-        with working(console, "exporting and comparing with PyTorch"):
+        with naming(source.path), working(console, "exporting and comparing with PyTorch"):
             export_task(source.task, path, **arguments)
         with working(console, "quantising"):
             images = calibration_images(path, source.data, _CALIBRATION, source.trust)

@@ -55,9 +55,10 @@ def report_predictions(trainer: Trainer) -> int:
     first, *others = failed
     shown = [Path(path).name for path in others[:3]]
     more = f"; also {', '.join(shown)}{' ...' * (len(others) > 3)}" if others else ""
+    rest = " (the others are written)" if writer.results.found else ""
     print(
         f"dyvision: error: no predictions for {len(failed)} image{'s' * (len(failed) != 1)}, listed in "
-        f"{writer.output / 'failed.csv'} (the others are written): {failed[first]}{more}",
+        f"{writer.output / 'failed.csv'}{rest}: {failed[first]}{more}",
         file=sys.stderr,
     )
     return 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyvision.cli._image_size import image_size
+from dyvision.cli._image_size import SIDE, image_size
 from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.cli._trust import add_trust_option
 from dyvision.saving import check_target, write_text
@@ -28,7 +29,9 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="What a network costs: per layer as a table, everything as JSON, per stage as a picture. With "
         "several layers one table with a row for each.",
     )
-    parser.add_argument("model", metavar="MODEL", help="network (dyvision list backbones), or a checkpoint (.ckpt)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="network (dyvision list backbones), or a checkpoint: a file, last, best"
+    )
     parser.add_argument(
         "--layer",
         action="append",
@@ -37,7 +40,13 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     add_layer_arguments(parser)
     add_trust_option(parser)
-    parser.add_argument("--input-size", type=image_size, default=(224, 224), metavar="N", help="side, or HEIGHTxWIDTH")
+    parser.add_argument(
+        "--input-size",
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        help="side of the image, or HEIGHTxWIDTH (default: of a checkpoint as in evaluation, else 224)",
+    )
     parser.add_argument("--batch", type=int, default=1, help="images per batch")
     parser.add_argument(
         "--as-executed",
@@ -68,16 +77,20 @@ def _profile(options: argparse.Namespace) -> None:
     several = len(options.layer) > 1
     if several and options.picture is not None:
         raise ValueError("--picture draws one network: give one --layer with it")
-    rows = _networks(options)
+    with redirect_stdout(sys.stderr) if options.json == Path("-") else nullcontext():
+        rows, size, origin = _networks(options)
     profiles: dict[str, Profile] = {}
     for _, layer, channels, network in rows:
-        size = (options.batch, channels, *options.input_size)
+        shape = (options.batch, channels, *size)
         with _named(options.model):
             profiles[layer] = profile(
-                network.to(device), size, as_executed=options.as_executed, latency=not options.no_latency
+                network.to(device), shape, as_executed=options.as_executed, latency=not options.no_latency
             )
     name = rows[0][0]
-    contents = [{"model": name, "layer": layer, **result.to_dict()} for layer, result in profiles.items()]
+    contents = [
+        {"model": name, "layer": layer, "input_size_from": origin, **result.to_dict()}
+        for layer, result in profiles.items()
+    ]
     text = json.dumps({"model": name, "networks": contents} if several else contents[0], indent=1)
     layer, result = next(iter(profiles.items()))
     title = name if layer == "static" else f"{name}, {layer}"
@@ -85,7 +98,9 @@ def _profile(options: argparse.Namespace) -> None:
         print(text)
     else:
         console = make_console()
-        console.print(side_by_side(profiles, name) if several else result.table())
+        table = side_by_side(profiles, name) if several else result.table()
+        table.caption = f"For images of {size[0]}x{size[1]} ({origin}). {table.caption}"
+        console.print(table)
         if not several:
             console.print(plain(f"{title}: {result}"), highlight=False)
         if options.json is not None:
@@ -94,30 +109,39 @@ def _profile(options: argparse.Namespace) -> None:
         result.save_picture(options.picture, title=title)
 
 
-def _networks(options: argparse.Namespace) -> list[tuple[str, str, int, nn.Module]]:
-    """The name, the layer, the channels of the images and the network of each row."""
-    if Path(options.model).suffix == ".ckpt":
-        return [_of_checkpoint(options)]
+def _networks(
+    options: argparse.Namespace,
+) -> tuple[list[tuple[str, str, int, nn.Module]], tuple[int, int], str]:
+    """The name, the layer, the channels of the images and the network of each row; the images' size, and its origin."""
+    from dyvision.cli._network_files import is_file_name
+
+    if is_file_name(options.model) or options.model in ("last", "best"):
+        return _of_checkpoint(options)
     from dyvision.backbones import create_model
 
     layers = list(dict.fromkeys(options.layer)) or ["static"]
     if options.set and layers == ["static"]:
         raise ValueError("--set gives arguments of a dynamic layer: give --layer with it")
     made = [(layer, {} if layer == "static" else layer_arguments(layer, options.set)) for layer in layers]
-    return [
+    rows = [
         (options.model, layer, 3, create_model(options.model, layer=layer, layer_kwargs=arguments))
         for layer, arguments in made
     ]
+    if options.input_size is not None:
+        return rows, options.input_size, "--input-size"
+    return rows, (SIDE, SIDE), "the default; --input-size for others"
 
 
-def _of_checkpoint(options: argparse.Namespace) -> tuple[str, str, int, nn.Module]:
+def _of_checkpoint(
+    options: argparse.Namespace,
+) -> tuple[list[tuple[str, str, int, nn.Module]], tuple[int, int], str]:
     if options.layer or options.set:
         raise ValueError(f"{options.model}: a checkpoint has its own layers: leave --layer and --set out")
-    from dyvision.tasks.opening import open_task
+    from dyvision.cli._source import find_checkpoint, read_sized
 
-    task = open_task(options.model, options.trust)
+    task, size, origin = read_sized(find_checkpoint(options.model, "profile"), options.trust, options.input_size)
     hparams = task.hparams
-    return f"{hparams.backbone}, {task.task}", hparams.layer, hparams.in_chans, task.built_network
+    return [(f"{hparams.backbone}, {task.task}", hparams.layer, hparams.in_chans, task.built_network)], size, origin
 
 
 @contextmanager

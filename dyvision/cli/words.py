@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import NoReturn
 
 from dyvision.cli.configs import similar
 from dyvision.cli.typed import TypedOptions
-from dyvision.text import similar_names, suggestion
+from dyvision.file_kinds import as_address
+from dyvision.text import printable, similar_names, some, suggestion
 
 #: what other tools call an option -> what it is called here
 _ALIASES = {
@@ -119,12 +121,30 @@ def check_words(options: TypedOptions) -> None:
 
 
 def take_photos(options: TypedOptions) -> None:
-    """Take a folder of images, or one image, that stands alone behind ``predict`` for ``--data.predict_root``."""
-    if len(options.words) == 1 and "data.predict_root" not in options:
-        (word,) = options.words
-        if Path(word).exists() and not word.endswith((*_CHECKPOINTS, *_CONFIGS, ".onnx")):
-            options.pairs.append(("data.predict_root", word))
-            options.words.clear()
+    """Take a folder of images, or one image, that stands alone behind ``predict`` for ``--data.predict_root``.
+
+    Raises:
+        ValueError: If nothing lies there, or there are several of them.
+    """
+    if not options.words or "data.predict_root" in options:
+        return
+    first, *others = options.words
+    if others and all(Path(word).exists() for word in options.words):
+        raise ValueError(
+            f"{some(map(printable, options.words), 3)}: predict takes one image or one folder; give the folder they "
+            "lie in"
+        )
+    if others or first.endswith((*_CHECKPOINTS, *_CONFIGS, ".onnx")):
+        return
+    if Path(first).exists():
+        options.pairs.append(("data.predict_root", first))
+        options.words.clear()
+    elif as_address(first) is not None:
+        raise ValueError(f"{printable(first)}: an address, not a file or folder; download the images first")
+    elif "=" not in first and (os.sep in first or Path(first).suffix):
+        raise ValueError(
+            f"{printable(first)}: no such file or folder; predict takes an image, or a folder of images at any depth"
+        )
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -13,9 +13,13 @@ from typing import Any
 
 from torch import fx, nn
 
+from dyvision.convert._block_attributes import is_plain
+
 _MEMORY = "block_origin"
 #: what every module has, and what ``Module.__init__`` makes anew
 _COMMON = frozenset(vars(nn.Module()))
+#: what a rewritten block has for itself
+_OF_GRAPHS = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
 @dataclass
@@ -103,10 +107,17 @@ def _find(origin: ModuleOrigin) -> type[nn.Module] | None:
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None
 
 
+def _belongs(name: str, value: Any, kind: type[nn.Module], origin: ModuleOrigin) -> bool:
+    """Whether an attribute is one that the block had, perhaps changed since; also those of its class."""
+    own = name in origin.attributes or (not name.startswith("_") and is_plain(value) and hasattr(kind, name))
+    return own and name not in _OF_GRAPHS
+
+
 def _rebuild(kind: type[nn.Module], origin: ModuleOrigin, now: nn.Module) -> nn.Module:
     made = kind.__new__(kind)
     nn.Module.__init__(made)
     vars(made).update(origin.attributes)
+    vars(made).update({name: value for name, value in vars(now).items() if _belongs(name, value, kind, origin)})
     for name, parameter in now.named_parameters(recurse=False):
         made.register_parameter(name, parameter)
     for name, buffer in now.named_buffers(recurse=False):

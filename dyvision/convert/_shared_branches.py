@@ -16,13 +16,15 @@ Of several inputs (a decoder's skip connection) the branch sees the first tensor
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from dyvision.convert._atomic import unchanged
+from dyvision.convert._block_attributes import check_attributes, numbers_among, watched
 from dyvision.convert._block_inputs import BlockCall, check_fixed, fixed_forward
 from dyvision.convert._block_origin import remember_block
 from dyvision.convert._effects import no_effects
@@ -55,10 +57,17 @@ class BlockTrace:
 class _BlockTracer(fx.Tracer):
     """Keeps every child closed but the containers on the way to given modules."""
 
-    # fx creates tracers without arguments when it unpickles a module
-    def __init__(self, inner: Sequence[str] = ()) -> None:
+    # fx creates tracers without arguments when it unpickles a module, whose code reads what is live
+    def __init__(self, inner: Sequence[str] = (), live: Collection[str] | None = None) -> None:
         super().__init__()
         self._containers = {name[:end] for name in inner for end, mark in enumerate(name) if mark == "."}
+        self._inner, self._live = inner, live
+        #: plain attributes that were read
+        self.seen: dict[str, Any] = {}
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with watched(self, root, self._live, self._inner, self.seen):
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self._containers
@@ -82,23 +91,21 @@ def trace_block(block: nn.Module, convs: Sequence[str], call: BlockCall | None =
         if has_hooks(rewritten) or has_own_methods(rewritten):
             raise UntraceableBlockError(f"{name or 'it'} has hooks or a replaced method, which would be lost")
     try:
-        graphs = _both_modes(block, convs, call)
+        graph, fixed = _any_mode(block, convs, call)
     except UntraceableBlockError:
         if call is None:
             raise
         # numbers may choose the path, too
         numbers = [name for name, value in call.values.items() if isinstance(value, (int, float))]
         call = call.fix(numbers)
-        graphs = _both_modes(block, convs, call)
-    if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
-        raise UntraceableBlockError("its forward differs between training and evaluation mode")
-    graph = graphs[1]
+        graph, fixed = _any_mode(block, convs, call)
     called = {node.target for node in graph.nodes if node.op == "call_module"}
     uncalled = [name for name in convs if name not in called]
     if uncalled or any(node.op == "get_attr" and _inside(str(node.target), convs) for node in graph.nodes):
         raise UntraceableBlockError(
             f"its forward does not call {uncalled[0] if uncalled else 'its convolutions'} directly"
         )
+    check_attributes(graph, fixed)
     if call is not None:
         check_fixed(graph, call)
         graph.lint()
@@ -163,18 +170,43 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
     return shared
 
 
-def _both_modes(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> list[fx.Graph]:
-    graphs = []
+def _any_mode(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> tuple[fx.Graph, dict[str, Any]]:
+    """The graph of both modes, and the attributes whose values are in it; of the numbers as few as possible."""
+    graph, seen = _both_modes(block, convs, call, ())
+    live: list[str] = []
+    numbers = numbers_among(seen)
+    for more in [numbers, *([number] for number in numbers)]:
+        if set(more) <= set(live):
+            continue
+        try:
+            graph, _ = _both_modes(block, convs, call, [*live, *more])
+        except UntraceableBlockError:  # one of them chooses the path
+            continue
+        live += more
+    return graph, {name: value for name, value in seen.items() if name not in live}
+
+
+def _both_modes(
+    block: nn.Module, convs: Sequence[str], call: BlockCall | None, live: Collection[str]
+) -> tuple[fx.Graph, dict[str, Any]]:
+    graphs: list[fx.Graph] = []
+    seen: dict[str, Any] = {}
     for training in (True, False):
         # what forward stores on its module is a stand-in here, or a tensor of the wrong size
         with unchanged(block):
             block.train(training)
-            graphs.append(_trace(block, convs, call))
-    return graphs
+            graph, read = _trace(block, convs, call, live)
+        graphs.append(graph)
+        seen.update(read)
+    if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
+        raise UntraceableBlockError("its forward differs between training and evaluation mode")
+    return graphs[1], seen
 
 
-def _trace(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> fx.Graph:
-    tracer = _BlockTracer(convs)
+def _trace(
+    block: nn.Module, convs: Sequence[str], call: BlockCall | None, live: Collection[str]
+) -> tuple[fx.Graph, dict[str, Any]]:
+    tracer = _BlockTracer(convs, live)
     try:
         with fixed_forward(block, call), no_effects(block) as effects:
             graph = tracer.trace(block)
@@ -183,7 +215,7 @@ def _trace(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> fx
         raise UntraceableBlockError(f"torch.fx cannot trace it ({first_line(error, 120)})") from error
     if effects:
         raise UntraceableBlockError(f"its forward {effects[0]}, which a trace does once and never again")
-    return graph
+    return graph, tracer.seen
 
 
 def _probe(block: nn.Module, graph: fx.Graph) -> int:

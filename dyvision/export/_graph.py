@@ -23,6 +23,8 @@ def tidy(model: Any) -> None:
     for node in list(model.graph):
         if node.op_type == "Unsqueeze":
             _drop_pair(node)
+    for value in list(model.graph.initializers.values()):
+        _move_into_body(value)
     for node in model.graph.all_nodes():
         if node.op_type == "Conv" and "kernel_shape" not in node.attributes:
             shape = node.inputs[1].shape
@@ -76,6 +78,17 @@ def _take_activation(scan: Any) -> None:
     body.outputs[0] = output
     after.outputs[0].replace_all_uses_with(squeeze.outputs[0], replace_graph_outputs=True)
     after.graph.remove(after, safe=True)
+
+
+def _move_into_body(value: Any) -> None:
+    """Let a constant be the body's that alone uses it: ONNX Runtime stores only those in blocks of channels."""
+    graphs = {use.node.graph for use in value.uses()}
+    if len(graphs) != 1 or value.is_graph_output():
+        return
+    (body,) = graphs
+    if body is not value.graph:
+        value.graph.initializers.pop(value.name)
+        body.register_initializer(value)
 
 
 def _drop_pair(unsqueeze: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from dyvision.convert import fuse as fold_norms
@@ -21,6 +22,8 @@ from dyvision.version import VERSION
 
 #: what numbers images are of: normalised ones, of 0 to 1, or bytes
 ImageKind = Literal["normalised", "unit", "bytes"]
+#: torch 2.6's exporter fails on BatchNorms that are not folded, and on DCD for any batch
+_FULL_EXPORTER = (2, 7)
 #: of the batch with which an export is traced: one of 1 would be taken for a constant
 _EXAMPLE = 2
 #: least height and width of the images with which free ones are traced: features of 1x1, which a small image has behind
@@ -146,7 +149,9 @@ def trace(network: nn.Module, images: Images) -> torch.export.ExportedProgram:
 def cannot_export(model: nn.Module, images: Images, error: BaseException) -> ValueError:
     """The error of an export that failed, with its first cause."""
     wanted = f" with a dynamic {', '.join(images.free.values())}" if images.free else ""
-    return ValueError(f"{type(model).__name__} cannot be exported{wanted}: {cause(error)}")
+    release = Version(torch.__version__).release
+    older = f" (by torch {torch.__version__}; later ones translate more)" if release < _FULL_EXPORTER else ""
+    return ValueError(f"{type(model).__name__} cannot be exported{wanted}: {cause(error)}{older}")
 
 
 def metadata_of(model: nn.Module, images: Images, more: Mapping[str, Any] | None) -> dict[str, str]:

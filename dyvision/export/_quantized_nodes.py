@@ -85,14 +85,24 @@ def _has_fixed_weight(node: Any, weights: set[str]) -> bool:
 
 
 def _that_compute_kernels(graph: Any, weights: set[str], producer: dict[str, Any]) -> set[str]:
-    """Nodes from a pooling to a kernel that is computed for each sample."""
+    """Nodes from a pooling to a kernel that is computed for each sample, or to convolutions that are mixed instead."""
     left = []
+    found: set[str] = set()
+    factors = {node.output[0] for node in graph.node if node.op_type == "Gather" and node.input[0] not in weights}
     for node in graph.node:
         if node.op_type == "Scan":
             left += list(node.input)[1:]
         elif node.op_type == "Conv":
             left += [name for name in node.input[1:] if name not in weights]
-    found: set[str] = set()
+        elif node.op_type == "Mul" and not factors.isdisjoint(node.input):
+            # one of a mixture's convolutions, whose input or output is scaled by its coefficient
+            scaled = [
+                other.name
+                for other in graph.node
+                if other.op_type == "Conv" and (other.input[0] == node.output[0] or other.output[0] in node.input)
+            ]
+            found.update(scaled)
+            left += factors.intersection(node.input) if scaled else []
     while left:
         node = producer.get(left.pop())
         if node is not None and node.name not in found:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.export import _scan, detections
+from dyvision.export._beside import beside, keeps_beside, replacing_whole
 from dyvision.export._check import Agreement, ExportedFile, Judge, Runner, judge_numbers
 from dyvision.export._check import check as compare
 from dyvision.export._graph import count_nodes, drop_outputs, name_sizes, tidy
@@ -63,6 +64,11 @@ class OnnxFile(ExportedFile):
     def program(self) -> str:
         """What runs it."""
         return "ONNX Runtime"
+
+    @property
+    def beside(self) -> Path | None:
+        """The parameters, if they are too large for the file."""
+        return beside(self.path) if keeps_beside(self.path) else None
 
     def runner(self, threads: int | None = None) -> Runner:
         """Load it, and what runs it."""
@@ -174,20 +180,25 @@ def _name(onnx_model: Any, expected: Mapping[str, Tensor]) -> None:
 def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
     """Write beside ``path``; the file takes that name if the block ends well. Large parameters go beside it."""
     (ir,) = need("onnxscript.ir")
-    size = sum(value.const_value.nbytes for value in onnx_model.graph.initializers.values())
+    size = sum(one.const_value.nbytes for graph in onnx_model.graphs() for one in graph.initializers.values())
     if size <= _LARGE:
-        with replacing(path, size) as file:
+        with replacing_whole(path, size) as file:
             ir.save(onnx_model, file)
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if beside(path).exists() and not keeps_beside(path):
+        raise FileExistsError(
+            f"{path}: its parameters go into {beside(path).name}, which is there already and is not that of an earlier "
+            "network; move it, or give another name"
+        )
     # a file names its parameters, so both are written under their names, in a folder of their own; those of an earlier
     # file stay until then
     with TemporaryDirectory(prefix=f".{path.stem}.part-", dir=path.parent) as folder:
-        file, beside = Path(folder, path.name), f"{path.name}.data"
+        file = Path(folder, path.name)
         with replacing(file, size):  # says what is missing if there is no room
             pass
-        ir.save(onnx_model, file, external_data=beside)
+        ir.save(onnx_model, file, external_data=beside(file).name)
         yield file
-        os.replace(Path(folder, beside), path.with_name(beside))
+        os.replace(beside(file), beside(path))
         os.replace(file, path)

@@ -86,12 +86,14 @@ def export_openvino(
 
     Raises:
         ValueError: As for :func:`~dyvision.export.export_onnx`, or if ``path`` does not end in ``.xml``.
+        FileExistsError: If the ``.bin`` file is there already and is not that of an earlier network.
     """
     start = time.perf_counter()
     (openvino,) = need("openvino", extra="openvino")
     path = Path(path)
     if path.suffix != ".xml":
         raise ValueError(f"{path}: files of OpenVINO end in .xml (and .bin)")
+    _check_beside(path)
     taken = Images.of(image_size, batch, dynamic_size, channels, images)
     network = prepared(model, taken, fuse)
     checked: tuple[Agreement, ...] = ()
@@ -105,8 +107,11 @@ def export_openvino(
             raise ValueError(f"OpenVINO cannot convert {type(network).__name__}: {first_line(error)}") from error
         for name, value in metadata_of(model, taken, metadata).items():
             converted.set_rt_info(value, ["dyvision", name])
-        # half precision would be another network; whoever wants it converts this one
-        openvino.save_model(converted, str(xml), compress_to_fp16=False)
+        try:
+            # half precision would be another network; whoever wants it converts this one
+            openvino.save_model(converted, str(xml), compress_to_fp16=False)
+        except RuntimeError as error:  # whatever the system says about the file
+            raise OSError(f"{path} could not be written: {xml.parent}: {first_line(error)}") from error
         if check:
             checked = compare(path, "OpenVINO", openvino_runner(xml), network, taken, tolerance)
         for suffix in (".bin", ".xml"):
@@ -114,6 +119,21 @@ def export_openvino(
                 shutil.copyfile(xml.with_suffix(suffix), file)
     seconds = time.perf_counter() - start
     return OpenvinoFile(path=path, seconds=seconds, checked=checked, nodes=len(converted.get_ops()))
+
+
+def _check_beside(path: Path) -> None:
+    """Check that the file of parameters replaces nothing but that of an earlier network of this name."""
+    beside = path.with_suffix(".bin")
+    if not beside.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if b"<net" in file.read(4096):
+                return
+    raise FileExistsError(
+        f"{path}: its parameters go into {beside.name}, which is there already and is not that of an earlier network; "
+        "move it, or give another name"
+    )
 
 
 def openvino_runner(path: Path, threads: int | None = None) -> Runner:

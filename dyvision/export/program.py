@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import warnings
@@ -93,11 +94,14 @@ def export_program(
         raise cannot_export(network, taken, error) from error
     checked: tuple[Agreement, ...] = ()
     said = json.dumps(metadata_of(model, taken, metadata))
-    with replacing(path) as file:
-        with warnings.catch_warnings():
-            # of weights that are a part of another tensor's memory; what was written is compared below
-            warnings.filterwarnings("ignore", message="No complete tensor found in the group")
-            torch.export.save(traced, file, extra_files={METADATA: said})
+    # into memory first: on a full disk torch's own writer of files ends the process
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # of weights that are a part of another tensor's memory; what was written is compared below
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(traced, content, extra_files={METADATA: said})
+    with replacing(path, content.tell()) as file:
+        file.write_bytes(content.getbuffer())
         if check:
             checked = compare(Path(path), "the program", program_runner(file), network, taken, tolerance)
     seconds = time.perf_counter() - start

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from dyvision.export._agreement import share_of_equal_answers
+from dyvision.export._beside import replacing_whole
 from dyvision.export._packages import need
 from dyvision.export._quantized_nodes import choose_nodes
 from dyvision.export.session import open_session, run
 from dyvision.layers.arguments import check_positive
-from dyvision.saving import replacing
 from dyvision.text import first_line
 
 
@@ -103,7 +103,7 @@ def quantize_onnx(
     batches = _batches(images, session.get_inputs()[0], source.name, max_images)
     model = onnx.load(source)
     chosen, kept = choose_nodes(model, source.name, keep)
-    with replacing(output) as part:
+    with replacing_whole(Path(output)) as part:
         try:
             _quantize(quantization, model, part, chosen.all, batches)
         except Exception as error:  # its errors have no base class of their own

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dyvision.export._packages import need
+from dyvision.file_kinds import is_torch_file, missing
 from dyvision.text import first_line, printable
 
 #: what ONNX Runtime calls the types of images
@@ -66,9 +67,14 @@ class OnnxModel:
         if self.path.is_dir():
             raise ValueError(f"{self.path}: a folder, not an ONNX file")
         if not self.path.exists():
-            raise FileNotFoundError(f"{self.path}: no such file")
+            raise FileNotFoundError(missing(self.path))
         if not self.path.is_file():  # ONNX Runtime would wait for what a pipe never says
             raise ValueError(f"{self.path}: a pipe or a device, not an ONNX file")
+        if is_torch_file(self.path):
+            raise ValueError(
+                f"{self.path}: a file of torch.save, not an ONNX file; if it is a checkpoint, give it a name that ends "
+                "in .ckpt"
+            )
         self._session = open_session(self.path, threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:

@@ -147,6 +147,8 @@ def as_picture(source: Any, name: str) -> Image.Image:
 def _sources(images: Any) -> tuple[bool, list[Any]]:
     """Whether it is one image, and the images."""
     if isinstance(images, (str, Path)):
+        if not str(images):  # a path of no letters would be the current folder
+            raise ValueError("an empty text; expected the path of an image or of a folder of images")
         path = Path(images).expanduser()
         return (False, list(find_images(path))) if path.is_dir() else (True, [path])
     if isinstance(images, (np.ndarray, Tensor)):

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyvision.layers import _radix
 from dyvision.layers._branch import CoefficientBranch
 from dyvision.layers._constants import WithConstants
 from dyvision.layers.arguments import DoesNotFitError, check_positive, largest_divisor
-from dyvision.ops.modes import is_exporting
+from dyvision.ops.modes import is_exporting, is_exporting_to_onnx
 
 #: as the kernels' gates: what the map's gates are at a logit of zero is one
 ACTIVATIONS = ("sigmoid", "tanh", "softmax")
@@ -117,7 +118,7 @@ def inverse(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     columns = torch.arange(width // 2 + 1, device=spectrum.device)
     parts = parts * _times_counted(columns, width).to(parts.dtype)[:, None]
     full = F.pad(parts, (0, 0, 0, width - width // 2 - 1))
-    return torch.fft.ifft2(torch.view_as_complex(full)).real
+    return _fft2(torch.view_as_complex(full), inverse=True).real
 
 
 def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
@@ -131,9 +132,17 @@ def low_passes(x: Tensor, masks: Tensor) -> Iterator[Tensor]:
     # of the other half are not these mirrored (resized masks are not symmetric), so the first half counts for both
     width = x.shape[3]
     columns = torch.arange(width, device=x.device)
-    spectrum = torch.fft.fft2(x, norm="ortho") * _times_counted(columns, width).to(x.dtype)
-    for mask in masks.index_select(2, torch.minimum(columns, width - columns)):
-        yield torch.fft.ifft2(spectrum * mask, norm="ortho").real
+    spectrum = _fft2(torch.complex(x, torch.zeros_like(x))) * _times_counted(columns, width).to(x.dtype)
+    masks = masks.index_select(2, torch.minimum(columns, width - columns))
+    # of all masks at once: a file has as many nodes less
+    yield from _fft2(spectrum * masks[:, None, None], inverse=True).real.unbind(0)
+
+
+def _fft2(x: Tensor, inverse: bool = False) -> Tensor:
+    """Of complex numbers, as precise in ONNX Runtime as in PyTorch where the size is known."""
+    if is_exporting_to_onnx() and all(isinstance(side, int) for side in x.shape[-2:]):
+        return _radix.fft2(x, inverse)
+    return torch.fft.ifft2(x) if inverse else torch.fft.fft2(x)
 
 
 def _times_counted(columns: Tensor, width: int) -> Tensor:

@@ -236,8 +236,8 @@ class ODConv2d(Tempered, DynamicConv2d):
         kernels = self.weight if mixture is None else mix_kernels(self.weight, mixture)
         batch, groups = channel.shape[0], self.groups
         if groups == 1 and spatial is None:
-            kernels = kernels * channel[:, None, :, None, None]
-            return kernels if filters is None else kernels * filters[:, :, None, None, None]
+            kernels = kernels * channel.reshape(batch, 1, -1, 1, 1)
+            return kernels if filters is None else kernels * filters.reshape(batch, -1, 1, 1, 1)
         gates = channel.reshape(batch, groups, 1, -1, 1)
         if spatial is not None:
             gates = gates * spatial.reshape(batch, 1, 1, 1, -1)

@@ -191,3 +191,21 @@ def test_saving_takes_no_random_numbers(tmp_path) -> None:
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.rand(1) == after
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "close"),
+    [
+        (lambda: dyvision.create_model("test_resnet", "dyconv"), "drop_path", "drop_path_rate"),
+        (lambda: dyvision.create_model("test_resnet", "dyconv"), "num_kernel", "num_kernels"),
+        (lambda: dyvision.create_backbone("test_resnet"), "out_indeces", "out_indices"),
+        (lambda: dyvision.create_backbone("test_resnet"), "revison", "revision"),
+        (lambda: ClassificationTask("test_resnet", num_classes=2), "drop_rates", "drop_rate"),
+        (lambda: ClassificationTask("test_resnet", num_classes=2), "local_file_only", "local_files_only"),
+    ],
+)
+def test_misspelt_keywords_are_named(make, given, close, tmp_path) -> None:
+    save_pretrained(make(), tmp_path)
+    with pytest.raises(ValueError, match=f"{given!r} .did you mean {close!r}") as found:
+        from_pretrained(tmp_path, **{given: 1})
+    assert "from_pretrained has no" in str(found.value)

@@ -203,3 +203,23 @@ def test_mmsegs_own_runner_trains_saves_and_loads(tmp_path, monkeypatch) -> None
         value.data.zero_()
     runner.load_checkpoint(str(saved))
     assert all(torch.equal(value, trained[name]) for name, value in runner.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": "dcd"}, "'layers' .did you mean 'layer'"),
+        ({"in_chans": 3}, "'in_chans' .did you mean 'in_channels'"),
+        ({"depth": 50}, "'depth'; it takes name, layer, "),
+        (
+            {"layer": "dyconv", "num_kernels": 2},
+            r"'num_kernels': it is one of the layer 'dyconv'; give layer_kwargs=\{",
+        ),
+    ],
+)
+def test_misspelt_keywords_of_a_config_are_named(given, message) -> None:
+    from mmengine.registry import MODELS
+
+    with pytest.raises(TypeError, match=f"DyVisionBackbone has no argument {message}") as found:
+        MODELS.build({"type": "DyVisionBackbone", "name": NAME, **given})
+    assert "\n" not in str(found.value)

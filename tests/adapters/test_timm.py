@@ -178,3 +178,12 @@ def test_a_wrong_argument_gives_the_closest() -> None:
 def test_nothing_is_registered_before_it_is_asked_for() -> None:
     code = "import timm, dyvision.backbones; assert not timm.list_models('dyvision_*')"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("given", "close"),
+    [("num_clases", "num_classes"), ("feature_only", "features_only"), ("num_kernel", "num_kernels")],
+)
+def test_misspelt_keywords_are_named(given, close) -> None:
+    with pytest.raises(ValueError, match=f"{given}.*did you mean {close!r}"):
+        timm.create_model("dyvision_mobilenetv2_035_dyconv", **{given: 1})

@@ -132,3 +132,18 @@ def test_pretrained_freezes_as_torchvision_does(tmp_path) -> None:
 def test_wrong_arguments(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         fpn_backbone(**{"name": "test_resnet", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("create", "given", "close"),
+    [
+        (fpn_backbone, "trainable_layer", "trainable_layers"),
+        (fpn_backbone, "num_kernel", "num_kernels"),
+        (segmentation_backbone, "output_strides", "output_stride"),
+        (segmentation_backbone, "drop_path", "drop_path_rate"),
+    ],
+)
+def test_misspelt_keywords_are_named(create, given, close) -> None:
+    match = f"{create.__name__} has no argument {given!r} .did you mean {close!r}.*layer 'dyconv' are: num_kernels"
+    with pytest.raises(TypeError, match=match):
+        create("test_resnet", "dyconv", **{given: 1})

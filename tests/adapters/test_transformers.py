@@ -85,3 +85,26 @@ def test_a_layers_argument_among_transformers_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown layer 'dyconf'"):
         DyVisionBackboneConfig(network="test_resnet", layer="dyconf")
     assert DyVisionBackboneConfig(network="test_resnet", id2label={0: "a"}).layer == "static"
+
+
+@pytest.mark.parametrize(
+    ("given", "close"),
+    [({"layers": "dcd"}, "layer"), ({"output_strides": 8}, "output_stride"), ({"polcy": "all"}, "policy")],
+)
+def test_misspelt_arguments_are_named(given, close, tmp_path) -> None:
+    match = f"has no argument {next(iter(given))!r} .did you mean {close!r}"
+    with pytest.raises(ValueError, match=match):
+        DyVisionBackboneConfig(network="test_resnet", **given)
+    DyVisionBackbone(DyVisionBackboneConfig(network="test_resnet")).save_pretrained(tmp_path)
+    for kind in (DyVisionBackbone, DyVisionBackboneConfig):
+        with pytest.raises(ValueError, match=match):
+            kind.from_pretrained(tmp_path, **given)
+    with pytest.raises(ValueError, match=r"DyVisionBackbone has no argument 'pretrain' .did you mean 'pretrained'"):
+        DyVisionBackbone.from_pretrained(tmp_path, pretrain=True)
+
+
+def test_what_transformers_and_others_keep_in_a_config_stays(tmp_path) -> None:
+    config = DyVisionBackboneConfig(network="test_resnet", output_hidden_states=True, my_note="mine", id2label={0: "a"})
+    config.save_pretrained(tmp_path)
+    again = DyVisionBackboneConfig.from_pretrained(tmp_path, out_indices=[1, 2])
+    assert (again.my_note, again.output_hidden_states, list(again.out_indices)) == ("mine", True, [1, 2])

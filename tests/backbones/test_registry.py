@@ -206,3 +206,17 @@ def test_wrong_arguments_say_what_is_expected(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("create", "layer", "given", "close"),
+    [
+        (create_model, "dyconv", "drop_path", "drop_path_rate"),
+        (create_model, "static", "num_clases", "num_classes"),
+        (create_backbone, "dcd", "output_strides", "output_stride"),
+        (create_backbone, "dyconv", "num_kernel", "num_kernels"),
+    ],
+)
+def test_misspelt_arguments_are_named_before_anything_is_built(create, layer, given, close) -> None:
+    with pytest.raises(ValueError, match=f"{create.__name__} has no.* {given!r} .did you mean {close!r}"):
+        create("resnet_that_does_not_exist", layer, **{given: 1})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import time
 
 import pytest
 import timm
@@ -15,6 +18,7 @@ from dyvision.cli import main
 from dyvision.cli._sections import take_sections
 from dyvision.layers import DynamicConv2d
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
+from tests.export.test_full_disk import files_of_at_most
 
 QUICK = ["--images=4", "--rounds=3", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 CLASSES = {"classification": ClassificationTask, "segmentation": SegmentationTask, "detection": DetectionTask}
@@ -150,3 +154,63 @@ def test_the_checkpoint_is_never_replaced(option, trained, tmp_path, capsys) -> 
     assert main(["collapse", str(source), f"{option}={source.resolve()}", *QUICK]) == 2
     assert f"{option} {source.resolve()}: the file that is read, which would be lost" in capsys.readouterr().err
     assert source.read_bytes() == before
+
+
+@pytest.fixture
+def interruptible():
+    """Lightning ignores Ctrl-C from the first one on."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("where", ["evaluating", "averaging", "measuring"])
+def test_an_interrupt_is_one_line_and_leaves_the_earlier_file(where, trained, tmp_path, capsys, monkeypatch) -> None:
+    source, file = trained("classification", "dyconv"), tmp_path / "static.ckpt"
+    file.write_text("before")
+
+    def interrupt(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # the signal comes within it
+
+    target = {
+        "evaluating": "dyvision.tasks.ClassificationTask.validation_step",
+        "averaging": "dyvision.cli._collapsing.calibration_datasets",
+        "measuring": "dyvision.cli._collapsing._time",
+    }[where]
+    monkeypatch.setattr(target, interrupt)
+    command = ["collapse", str(source), f"--output={file}", "--weights", str(tmp_path / "w.safetensors"), *QUICK]
+    assert main([*command, "--trainer.limit_val_batches=1"]) == 130
+    assert [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")] == [
+        "dyvision: interrupted"
+    ]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"static.ckpt": "before"}
+
+
+@pytest.mark.parametrize("name", ["static.ckpt", "weights.safetensors"])
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(name, trained, tmp_path, capsys, monkeypatch) -> None:
+    pytest.importorskip("resource")
+    monkeypatch.setenv("TMPDIR", str(tmp_path.parent))
+    source, file = trained("classification", "dyconv"), tmp_path / name
+    file.write_text("before")
+    option = "--output" if name.endswith(".ckpt") else "--weights"
+    with files_of_at_most(20_000):
+        status = main(["collapse", str(source), f"{option}={file}", *QUICK, "--trainer.limit_val_batches=1"])
+    assert status == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")]
+    assert line.startswith("dyvision: error: ") and name in line and "File too large" in line
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "before"}
+
+
+def test_weights_that_overflow_name_their_file_once(trained, tmp_path, capsys) -> None:
+    content = torch.load(trained("detection", "dyconv"), weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.endswith("running_var"):
+            value.fill_(1e-30)
+        elif value.ndim == 4:
+            value.mul_(1e15)
+    source = tmp_path / "weights.ckpt"
+    torch.save(content, source)
+    assert main(["collapse", str(source), *QUICK, "--trainer.limit_val_batches=1"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dyvision: error")]
+    assert "the network's outputs are not finite for " in line and line.count(str(source)) == 1

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dyvision.cli import main
-from dyvision.cli._export_source import read_source
+from dyvision.cli._source import read_source
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
 from dyvision.version import VERSION
 
@@ -102,12 +102,12 @@ def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
 def test_detections_of_images_that_evaluation_makes_smaller(tmp_path) -> None:
     options = {"num_classes": 2, "head": "fcos", "fpn_channels": 16}
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, **options)
-    assert read_source(str(path), "").image_size(None)[0] == (48, 48)
-    assert read_source(str(path), "").image_size((32, 64))[0] == (32, 64)
+    assert read_source(path, "").export_size(None)[0] == (48, 48)
+    assert read_source(path, "").export_size((32, 64))[0] == (32, 64)
     # of a detector that resizes only images of one size can be compared
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data", "image_size": 48}, min_size=32, **options)
     with pytest.raises(ValueError, match="give --image-size HxW"):
-        read_source(str(path), "").image_size(None)
+        read_source(path, "").export_size(None)
 
 
 @pytest.mark.parametrize("head", ["faster_rcnn", "condinst"])
@@ -261,3 +261,26 @@ def test_the_checkpoint_is_not_replaced_by_numbers(classifier, capsys) -> None:
     line = fails(capsys, "export", classifier, f"--json={classifier}")
     assert f"--json {classifier}: the file that is read, which would be lost" in line
     assert classifier.read_bytes() == before
+
+
+def test_weights_that_overflow_name_their_file(classifier, tmp_path, capsys, monkeypatch) -> None:
+    import dyvision
+
+    content = torch.load(classifier, weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.endswith("running_var"):
+            value.fill_(1e-30)
+        elif value.ndim == 4:
+            value.mul_(1e15)
+    torch.save(content, classifier)
+    photo(tmp_path / "a.png")
+    output = [f"--output={tmp_path / 'out'}", *QUIET]
+    said = fails(capsys, "predict", f"--ckpt_path={classifier}", tmp_path / "a.png", *output)
+    assert "last.ckpt: the network's outputs are not finite for " in said and "a.png; weights or statistics" in said
+    with pytest.raises(ValueError, match=r"last\.ckpt: the network's outputs are not finite for .*a\.png"):
+        dyvision.load(classifier).predict(tmp_path / "a.png")
+    pytest.importorskip("onnxscript")
+    for options in ([], ["--no-fuse"]):
+        said = fails(capsys, "export", classifier, "--no-latency", *options)
+        assert "last.ckpt: " in said and "not finite" in said and "overflow" in said
+    assert not list(tmp_path.glob("last.[!c]*"))

@@ -194,3 +194,34 @@ def test_names_that_are_no_text(task, predict, tmp_path) -> None:
         assert {"a.png", "äλ中.png", "\\udcff\\udce4.png"} < set(names)
     else:
         assert len(list((output / "boxes").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["https://a.example/a.jpg"], "https://a.example/a.jpg: an address, not a file or folder; download"),
+        (["--data.predict_root=https://a.example/a.jpg"], "'https://a.example/a.jpg': an address"),
+        (["missing.jpg"], "missing.jpg: no such file or folder; predict takes an image, or a folder"),
+        (["photos/missing"], "photos/missing: no such file or folder"),
+        (["a.jpg", "b.jpg"], "a.jpg, b.jpg: predict takes one image or one folder"),
+        (["empty"], "holds no image (it is empty); give an image file, or a folder"),
+        (["text"], "holds no image (found: a.txt)"),
+        (["model.lr=3"], "options begin with two dashes"),
+    ],
+)
+def test_what_is_no_image_is_one_line(words, message, checkpoints, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.jpg"):
+        photo(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("a")
+    assert main(["predict", f"--ckpt_path={checkpoints['classification']}", *QUIET, *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_a_file_that_is_no_image(predict, tmp_path) -> None:
+    (tmp_path / "photos").write_text("no image")
+    status, _, _, error = predict("classification")
+    assert status == 1 and "cannot be decoded" in error and "the others are written" not in error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from dyvision.cli import main
 from dyvision.cli._sample_data import ensure_sample_data
 from dyvision.data import write_sample_data
+from dyvision.tasks import ClassificationTask
 
 _few = partial(write_sample_data, train_scenes=3, val_scenes=2, train_crops=6, val_crops=5, size=64, crop_size=32)
 
@@ -65,3 +69,20 @@ def test_what_is_interrupted_leaves_nothing(few: None, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
     ensure_sample_data(tmp_path / "data")
     assert len(_files(tmp_path / "data")) > 20
+
+
+def test_a_stopped_quickstart_has_the_status_of_the_signal(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = ClassificationTask.training_step
+
+    def stopped(self: Any, *rest: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *rest)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", stopped)
+    with pytest.raises(SystemExit) as end:
+        main(["quickstart", f"--output={tmp_path / 'here'}", "--backbone=mobilenetv2_035"])
+    assert end.value.code == 128 + signal.SIGTERM
+    said = capsys.readouterr()
+    assert "SIGTERM: stopping after this step" in said.out and "Traceback" not in said.err

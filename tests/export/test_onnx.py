@@ -13,6 +13,7 @@ from torch import nn
 from dyvision.convert import dynamize
 from dyvision.export import OnnxModel, export_onnx
 from dyvision.layers import get_layer, list_layers
+from tests.exported import assert_right, away_from_start, bodies, call, nodes
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -30,42 +31,9 @@ KINDS = {
 }
 
 
-def nodes(path):
-    """All nodes, those of bodies too."""
-
-    def walk(graph):
-        for node in graph.node:
-            yield node
-            for attribute in node.attribute:
-                yield from walk(attribute.g)
-
-    return list(walk(onnx.load(path).graph))
-
-
-def call(path, x):
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(output) for output in session.run(None, {"image": x.numpy()})]
-
-
-def away_from_start(layer: nn.Module) -> nn.Module:
-    """Branches that start at zero predict the same for all images: then nothing that depends on them is tested."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            if parameter.std(correction=0) < 0.02:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return layer.eval()
-
-
 def small_network() -> nn.Sequential:
     first, second = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Conv2d(8, 12, 1, bias=False)
     return nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU6(), second, nn.BatchNorm2d(12), nn.SiLU())
-
-
-def assert_right(layer, path, shape) -> None:
-    for _ in range(2):
-        x = torch.randn(shape) + torch.randn(*shape[:2], 1, 1)
-        with torch.no_grad():
-            torch.testing.assert_close(call(path, x)[0], layer(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["dcd", "dyconv", "odconv"])
@@ -75,19 +43,6 @@ def test_a_layer_for_any_batch(name, tmp_path) -> None:
     assert file.error < 1e-4
     for batch in (1, 2, 5):
         assert_right(layer, path, (batch, 6, 9, 8))
-
-
-@pytest.mark.parametrize("name", ["dyconv", "odconv"])
-def test_a_large_bank_lies_side_by_side_in_a_file_for_one_image(name, tmp_path) -> None:
-    layer = away_from_start(get_layer(name)(192, 160, 3, padding=1, num_kernels=3))
-    path = tmp_path / "layer.onnx"
-    # on a map this small the gates of ODConv's channels are no part of the kernels
-    assert export_onnx(layer, path, image_size=5, channels=192, batch=1).error < 1e-4
-    assert_right(layer, path, (1, 192, 5, 5))
-    graph = onnx.load(path).graph
-    large = [tuple(one.dims) for one in graph.initializer if len(one.raw_data) > 1e6]
-    assert large == [(5, 3, 160 // 5 * 192 * 9)]  # and there is no other copy of it
-    assert not [node for node in graph.node if node.op_type == "Transpose"]
 
 
 @pytest.mark.slow
@@ -132,8 +87,7 @@ def test_convolutions_say_their_size_and_end_in_their_activation(tmp_path) -> No
     assert len(convolutions) == 2
     for node in convolutions:
         assert [list(a.ints) for a in node.attribute if a.name == "kernel_shape"]
-    bodies = [a.g for node in found if node.op_type == "Scan" for a in node.attribute if a.name == "body"]
-    assert [[node.op_type for node in body.node] for body in bodies] == [["Conv", "Clip"], ["Conv"]]
+    assert [[node.op_type for node in body.node] for body in bodies(path)] == [["Conv", "Clip"], ["Conv"]]
 
 
 def test_what_a_file_says(tmp_path) -> None:

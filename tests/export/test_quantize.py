@@ -14,6 +14,7 @@ from dyvision.convert import collapse, dynamize
 from dyvision.export import export_onnx
 from dyvision.export._agreement import share_of_equal_answers
 from dyvision.export.quantize import quantize_onnx
+from dyvision.layers import get_layer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -93,6 +94,21 @@ def test_one_image_with_a_computed_kernel(tmp_path) -> None:
     source, target = written(model, tmp_path / "float.onnx", 1), tmp_path / "int8.onnx"
     file = quantize_onnx(source, target, batches(size=3))  # batches of three become images
     assert file.quantized == 1 and file.images == 9 and "Conv" not in kinds(target)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("batch", ["dynamic", 1])
+def test_a_mixture_of_convolutions_and_its_branch_stay_float(batch, stride, tmp_path) -> None:
+    model = network()
+    model[3] = get_layer("dyconv")(16, 16, 3, stride, padding=1, groups=16, bias=False).eval()
+    model[4], model[8] = nn.BatchNorm2d(16).eval(), nn.Linear(16, 5)
+    source, target = written(model, tmp_path / "float.onnx", batch), tmp_path / "int8.onnx"
+    file = quantize_onnx(source, target, batches())
+    assert file.quantized == 2 and file.kept == 2 + 4
+    graph = onnx.load(target).graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    layers = [node.op_type for node in graph.node if node.op_type in ("Conv", "Gemm") and node.input[1] in dequantized]
+    assert layers == ["Conv", "Gemm"]  # the first and the last
 
 
 def test_a_collapsed_network_is_quantised_whole(tmp_path) -> None:

@@ -217,3 +217,18 @@ def test_bfloat16_and_channels_last_are_float32s_up_to_rounding(name, groups) ->
             found = mixture_conv2d(given, kernels, coefficients, padding=1, groups=groups)
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=4 * tolerance)
+
+
+@pytest.mark.parametrize("own_bias", [False, True])
+def test_what_an_export_records_computes_the_same(own_bias) -> None:
+    x, kernels, taps = torch.randn(3, 4, 6, 5), torch.randn(2, 4, 1, 3, 3), torch.rand(3, 3, 3)
+    coefficients, bias = torch.rand(3, 2), torch.randn(3, 4) if own_bias else torch.randn(4)
+    geometry = [2, 2], [1, 1], [1, 1], 4
+    shift = bias.reshape(-1, 4, 1, 1)
+    expected = mixture_conv2d(x, kernels, coefficients, stride=2, padding=1, groups=4) + shift
+    found = torch.ops.dyvision.mixture_by_sample(x, kernels, coefficients, bias, *geometry)
+    torch.testing.assert_close(found, expected)
+    expected = mixture_conv2d(x, kernels, coefficients, stride=2, padding=1, groups=4, taps=taps) + shift
+    mixed = torch.einsum("bk,k...->b...", coefficients, kernels)
+    found = torch.ops.dyvision.conv2d_by_sample(x, mixed, taps.flatten(1), bias, *geometry)
+    torch.testing.assert_close(found, expected)

@@ -240,3 +240,11 @@ def test_an_own_task_that_names_all_its_arguments_goes_on_to_work(make_data, mak
     recwarn.clear()
     loaded = Listing.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.hparams.lr == 0.5 and not [str(w.message) for w in recwarn if "hyperparameters" in str(w.message)]
+
+
+def test_misspelt_arguments_beside_a_checkpoint_are_named(tmp_path):
+    task = ClassificationTask(BACKBONE, num_classes=2)
+    content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams), "task": "classification"}
+    torch.save({**content, "pytorch-lightning_version": "2.6.0"}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt: ClassificationTask has no argument 'drop_rates'; did you mean"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "last.ckpt", drop_rates=0.1)

@@ -31,21 +31,36 @@ def batch(task: str) -> dict:
 def teacher(tmp_path):
     """A function that writes a dynamic teacher's checkpoint."""
 
-    def write(task: str, **options):
+    def write(task: str, data: dict | None = None, **options):
         made = build(task, layer="dyconv", **options)
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=0)
         trainer.strategy.connect(made)
         made._trainer = trainer
-        trainer.save_checkpoint(tmp_path / f"{task}.ckpt", weights_only=True)
-        return str(tmp_path / f"{task}.ckpt")
+        path = tmp_path / f"{task}.ckpt"
+        trainer.save_checkpoint(path, weights_only=True)
+        if data is not None:
+            torch.save({**torch.load(path, weights_only=True), "datamodule_hyper_parameters": data}, path)
+        return str(path)
 
     return write
 
 
-def learning(task: str, path: str, **options):
+class Data(L.LightningDataModule):
+    """What a data module says of the student's images and classes."""
+
+    def __init__(self, mean=None, std=None, class_names=None) -> None:
+        super().__init__()
+        self.normalised, self.class_names = None if mean is None else (mean, std), class_names
+
+    def statistics(self):
+        return self.normalised
+
+
+def learning(task: str, path: str, data: Data | None = None, **options):
     """A student with its teacher, as ``trainer.fit`` sets it up."""
     student = build(task, teacher=path, **options)
     student._trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    student._trainer.datamodule = data
     student.setup("fit")
     student._trainer = None
     return student
@@ -103,8 +118,11 @@ def test_no_teacher_is_read_where_nothing_is_learnt(tmp_path) -> None:
 
 
 def test_teachers_of_something_else_are_refused(teacher) -> None:
-    path = teacher("classification", class_names=["a", "c", "b"])
-    with pytest.raises(ValueError, match=r"class_names is a, c, b, that of the student a, b, c"):
+    path = teacher("classification", class_names=["a", "c", "d"])
+    with pytest.raises(ValueError, match=r"class_names are a, c, d, those of the student a, b, c; it does not know b"):
+        learning("classification", path)
+    path = teacher("classification", in_chans=1)
+    with pytest.raises(ValueError, match=r"in_chans is 1, that of the student 3"):
         learning("classification", path)
     path = teacher("classification", num_classes=2, class_names=None)
     with pytest.raises(ValueError, match=r"num_classes is 2, that of the student 3"):
@@ -116,6 +134,75 @@ def test_teachers_of_something_else_are_refused(teacher) -> None:
             build("classification", **{name: value})
     with pytest.raises(TypeError, match="teacher"):
         DetectionTask(teacher=path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_teacher_sees_images_as_in_its_own_training(task, channels, teacher) -> None:
+    torch.manual_seed(0)
+    own = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}
+    path = teacher(task, own, in_chans=channels)
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if channels == 3 else ([0.4], [0.2])
+    student = learning(task, path, Data(mean, std), in_chans=channels)
+    pixels = torch.rand(2, channels, 32, 32)
+
+    def normalised(values, mean, std):
+        return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    if channels == 1:  # as the data module does with three numbers
+        own = {name: [0.299 * red + 0.587 * green + 0.114 * blue] for name, (red, green, blue) in own.items()}
+    (found,) = student._teacher
+    seen: list[torch.Tensor] = []
+    first = next(module for module in found.task.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    found(normalised(pixels, mean, std))
+    torch.testing.assert_close(seen[0], normalised(pixels, **own), rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_statistics_leave_images_alone(teacher) -> None:
+    own = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.25, 0.2)}
+    path = teacher("classification", own)
+    (found,) = learning("classification", path, Data([0.5, 0.4, 0.3], [0.5, 0.25, 0.2]))._teacher
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(images), ClassificationTask.load_from_checkpoint(path).eval()(images))
+
+
+def test_statistics_that_are_not_known_are_told(teacher) -> None:
+    path = teacher("classification", {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]})
+    with pytest.warns(UserWarning, match=r"mean 0\.5 0\.4 0\.3, std .*the student's .* not known"):
+        learning("classification", path, Data())
+    path = teacher("classification")
+    with pytest.warns(UserWarning, match=r"does not say what its images were normalised with"):
+        learning("classification", path, Data([0.5] * 3, [0.5] * 3))
+    path = teacher("classification", {"mean": [0.5, 0.4], "std": [0.5, 0.25, 0.2]})
+    with pytest.raises(ValueError, match=r"model\.teacher .*mean=\[0\.5, 0\.4\]: expected 3 numbers"):
+        learning("classification", path, Data([0.5] * 3, [0.5] * 3))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("names", [["c", "a", "b"], ["b", "x", "c", "y", "a"]])
+def test_classes_of_a_teacher_are_found_by_their_names(task, names, teacher) -> None:
+    torch.manual_seed(0)
+    path = teacher(task, num_classes=len(names), class_names=names)
+    images = torch.randn(2, 3, 32, 32)
+    (found,) = learning(task, path)._teacher
+    with torch.no_grad():
+        all_logits = TASKS[task].load_from_checkpoint(path).eval()(images)
+        logits = found(images)
+    assert logits.shape[1] == 3
+    for number, name in enumerate(["a", "b", "c"]):
+        torch.testing.assert_close(logits[:, number], all_logits[:, names.index(name)])
+
+
+def test_classes_that_the_user_named_otherwise_are_those_of_the_data(teacher) -> None:
+    path = teacher("classification", class_names=["b", "a", "c"])
+    with pytest.warns(UserWarning, match="the task's names are kept"):
+        student = learning("classification", path, Data(class_names=["a", "b", "c"]), class_names=["A", "B", "C"])
+    assert student._teacher[0].order.tolist() == [1, 0, 2]
+    with pytest.warns(UserWarning, match="the task's names are kept"):
+        student = learning("classification", path, Data(class_names=["1", "2", "3"]))
+    assert student._teacher[0].order.tolist() == [1, 0, 2]
 
 
 def test_what_a_teacher_was_trained_with_is_not_looked_up(teacher) -> None:

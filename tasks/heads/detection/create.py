@@ -42,6 +42,15 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 #: heads with sigmoid scores: label 1 is their class 0
 _SIGMOID = {"condinst", "fcos", "retinanet"}
+#: what torchvision's detectors decide by: maps, then the numbers of one stage, or of two
+_DECIDING = (
+    "backbone",
+    "head",
+    "rpn.head",
+    "roi_heads.box_predictor",
+    "roi_heads.mask_predictor",
+    "roi_heads.keypoint_predictor",
+)
 _REGISTRY = Registry("detection head", _BUILDERS, ("head",))
 Head = TypeVar("Head", bound=Callable[..., nn.Module])
 
@@ -101,6 +110,11 @@ class Detector(nn.Module):
     def backbone(self) -> nn.Module:
         """The backbone inside the detector."""
         return self.model.get_submodule(self._backbone_name)
+
+    def deciding_modules(self) -> list[nn.Module]:
+        """The backbone, and the modules whose outputs the detector decides by (of those that torchvision's have)."""
+        modules = dict(self.model.named_modules())
+        return [self.backbone, *(modules[name] for name in _DECIDING if name in modules)]
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None

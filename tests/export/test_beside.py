@@ -1,0 +1,70 @@
+"""If these fail, an export leaves the gigabytes of an earlier one behind, or deletes a file that it did not write."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dyvision.export import OnnxModel, export_onnx
+from dyvision.export.quantize import quantize_onnx
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """A function that exports with the parameters beside the file."""
+
+    def export(path, **arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr("dyvision.export.onnx._LARGE", 0)
+            return export_onnx(nn.Conv2d(3, 40, 3), path, image_size=8, **arguments)
+
+    return export
+
+
+class Differs(nn.Module):
+    def forward(self, x):
+        return x * (x.mean((1, 2, 3))[:1] if torch.compiler.is_compiling() else x.mean())
+
+
+def test_a_small_file_takes_the_parameters_of_an_earlier_one_away(large, tmp_path) -> None:
+    path = tmp_path / "a.onnx"
+    file = large(path)
+    assert file.beside == tmp_path / "a.onnx.data" and file.bytes > file.beside.stat().st_size > 4000
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="was not written"):
+        export_onnx(Differs(), path, image_size=8)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    file = export_onnx(nn.Conv2d(3, 4, 3), path, image_size=8)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
+    assert file.beside is None and file.bytes == path.stat().st_size
+    assert OnnxModel(path)(torch.randn(2, 3, 8, 8))["output"].shape == (2, 4, 6, 6)
+
+
+@pytest.mark.parametrize("earlier", [None, b"no network", "small", "of another name"])
+def test_what_no_earlier_file_names_stays(earlier, large, tmp_path) -> None:
+    path = tmp_path / "a.onnx"
+    if earlier == "small":
+        export_onnx(nn.Conv2d(3, 4, 1), path, image_size=8)
+    elif earlier == "of another name":
+        large(tmp_path / "b.onnx")
+        (tmp_path / "b.onnx").rename(path)
+    elif earlier is not None:
+        path.write_bytes(earlier)
+    (tmp_path / "a.onnx.data").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"a\.onnx: its parameters go into a\.onnx\.data, which is there already"):
+        large(path)
+    file = export_onnx(nn.Conv2d(3, 4, 3), path, image_size=8)
+    assert (tmp_path / "a.onnx.data").read_text() == "mine"
+    assert file.beside is None and file.bytes == path.stat().st_size
+
+
+def test_a_quantised_file_does_the_same(large, tmp_path) -> None:
+    source, path = tmp_path / "float.onnx", tmp_path / "a.onnx"
+    export_onnx(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), source, image_size=8)
+    large(path)
+    quantize_onnx(source, path, [torch.randn(4, 3, 8, 8)])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "float.onnx"]
