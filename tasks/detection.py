@@ -222,8 +222,11 @@ class DetectionTask(BaseTask):
     def _detect(
         self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], files: Sequence[Any]
     ) -> list[dict[str, Tensor]]:
-        with checked_within(self, self._detector.deciding_modules(), files):
-            detections = self._detector(images)
+        detector = self.built_network
+        # of an exported file there are no modules; it is checked where it is run
+        deciding = detector.deciding_modules() if isinstance(detector, Detector) else []
+        with checked_within(self, deciding, files):
+            detections = detector(images)
         return [
             to_original(found, (image.shape[-2], image.shape[-1]), (int(size[0]), int(size[1])), self._class_ids)
             for found, image, size in zip(detections, images, sizes, strict=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from dyvision.cli._image_size import SIDE
+from dyvision.cli._image_size import size_to_count
 from dyvision.cli.task_table import TASKS
 from dyvision.file_kinds import missing, program_in
 from dyvision.text import printable
@@ -61,9 +61,7 @@ def open_network(model: str, network: str | None, image_size: tuple[int, int] | 
         from dyvision.cli._source import find_checkpoint
 
         model = str(find_checkpoint(model, "dynamize"))
-    size, origin = ((SIDE, SIDE), "the default; --input-size for others")
-    if image_size is not None:
-        size, origin = image_size, "--input-size"
+    size, origin = size_to_count(image_size)
     if not is_file_name(model):
         if network is not None:
             raise ValueError(

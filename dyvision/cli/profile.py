@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyvision.cli._image_size import SIDE, image_size
+from dyvision.cli._image_size import image_size, size_to_count
 from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
 from dyvision.cli._trust import add_trust_option
 from dyvision.saving import check_target, write_text
@@ -127,9 +127,7 @@ def _networks(
         (options.model, layer, 3, create_model(options.model, layer=layer, layer_kwargs=arguments))
         for layer, arguments in made
     ]
-    if options.input_size is not None:
-        return rows, options.input_size, "--input-size"
-    return rows, (SIDE, SIDE), "the default; --input-size for others"
+    return rows, *size_to_count(options.input_size)
 
 
 def _of_checkpoint(

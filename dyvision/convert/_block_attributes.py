@@ -6,15 +6,22 @@ the path, a flag or a word is written into the graph, and the rewritten block re
 
 from __future__ import annotations
 
+import enum
 import inspect
+import numbers
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-_SINGLE = (bool, int, float, str, type(None))
+from dyvision.convert._block_inputs import differs, recorded_again
+
+_SINGLE = (bool, int, float, str, type(None), torch.dtype)
+#: what every module has, ``training`` included
+_OF_MODULES = frozenset(dir(nn.Module()))
 
 
 @contextmanager
@@ -50,8 +57,18 @@ def watched(
 
 
 def numbers_among(seen: Mapping[str, Any]) -> list[str]:
-    """Names of what may be computed with."""
-    return [name for name, value in seen.items() if type(value) in (int, float)]
+    """Names of what may be computed with; members of an enumeration choose."""
+    return [
+        name
+        for name, value in seen.items()
+        if isinstance(value, numbers.Real) and not isinstance(value, (bool, enum.Enum))
+    ]
+
+
+def _write_plainly(graph: fx.Graph) -> None:
+    """Let a graph have Python's numbers for NumPy's, whose names its code does not know."""
+    for node in graph.nodes:
+        node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), _plainly)
 
 
 def check_attributes(graph: fx.Graph, fixed: dict[str, Any]) -> None:
@@ -62,6 +79,7 @@ def check_attributes(graph: fx.Graph, fixed: dict[str, Any]) -> None:
             read = graph.create_node("get_attr", name)
             with graph.inserting_after(read):
                 graph.call_function(expect_attribute, (read, value, name))
+    _write_plainly(graph)
 
 
 def expect_attribute(value: Any, fixed: Any, name: str) -> None:
@@ -70,9 +88,7 @@ def expect_attribute(value: Any, fixed: Any, name: str) -> None:
     Raises:
         ValueError: If it is another one.
     """
-    if isinstance(value, fx.Proxy):  # unpickling traces the code again
-        value.tracer.create_proxy("call_function", expect_attribute, (value, fixed, name), {})
-    elif value is not fixed and (isinstance(value, Tensor) or value != fixed):
+    if not recorded_again(expect_attribute, value, fixed, name) and differs(value, fixed):
         raise ValueError(
             f"this block shares one coefficient branch, for which it was rewritten with self.{name} = {fixed!r}, and "
             "cannot follow a change of it: set it before dynamize, or call dynamize with another policy"
@@ -80,10 +96,14 @@ def expect_attribute(value: Any, fixed: Any, name: str) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a number, a flag, a word, None, or a tuple or list of such."""
+    """Whether a value is a number, a flag, a word, a type, of an enumeration, None, or a tuple or list of such."""
     if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
         return all(is_plain(one) for one in value)
-    return type(value) in _SINGLE
+    return type(value) in _SINGLE or isinstance(value, (np.generic, enum.Enum))
+
+
+def _plainly(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _reporting(kind: type[nn.Module], prefix: str, read: Callable[[str, Any], Any]) -> type[nn.Module]:
@@ -91,7 +111,7 @@ def _reporting(kind: type[nn.Module], prefix: str, read: Callable[[str, Any], An
 
     def get(self: nn.Module, name: str) -> Any:
         value = kind.__getattribute__(self, name)
-        if name.startswith("_") or name == "training" or not is_plain(value):
+        if name in _OF_MODULES or name.startswith("__") or not is_plain(value):
             return value
         return read(prefix + name, value) if is_plain(inspect.getattr_static(self, name, get)) else value
 

@@ -121,9 +121,7 @@ def expect(value: Any, fixed: Any, name: str) -> None:
     Raises:
         ValueError: If it is another one.
     """
-    if isinstance(value, fx.Proxy):  # unpickling traces the code again
-        value.tracer.create_proxy("call_function", expect, (value, fixed, name), {})
-    elif value is not fixed and (isinstance(value, Tensor) or value != fixed):
+    if not recorded_again(expect, value, fixed, name) and differs(value, fixed):
         raise ValueError(
             f"this block shares one coefficient branch, for which it was rewritten with {name}={fixed!r}, and cannot "
             "take another value: call dynamize with an example_input that is called so, or with another policy"
@@ -136,13 +134,24 @@ def expect_tensor(value: Any, name: str) -> None:
     Raises:
         ValueError: If it is no tensor.
     """
-    if isinstance(value, fx.Proxy):  # as above
-        value.tracer.create_proxy("call_function", expect_tensor, (value, name), {})
-    elif not isinstance(value, Tensor):
+    if not recorded_again(expect_tensor, value, name) and not isinstance(value, Tensor):
         raise ValueError(
             f"this block shares one coefficient branch, for which it was rewritten with a tensor as {name}, and cannot "
             f"take {value!r}: call dynamize with an example_input that is called so, or with another policy"
         )
+
+
+def recorded_again(refusal: Callable[..., None], value: Any, *rest: Any) -> bool:
+    """Whether the code of a rewritten block is traced again, as unpickling does; its refusal becomes a node then."""
+    if not isinstance(value, fx.Proxy):
+        return False
+    value.tracer.create_proxy("call_function", refusal, (value, *rest), {})
+    return True
+
+
+def differs(value: Any, fixed: Any) -> bool:
+    """Whether a value is another than the one that a block was traced with."""
+    return value is not fixed and (isinstance(value, Tensor) or value != fixed)
 
 
 def check_fixed(graph: fx.Graph, call: BlockCall) -> None:

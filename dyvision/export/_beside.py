@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +35,9 @@ def replacing_whole(path: Path, needed: int | None = None) -> Iterator[Path]:
 
     What an earlier file of this name kept beside it goes with that file; a file that it did not name stays.
     """
-    stale = keeps_beside(path)
+    real = Path(os.path.realpath(path))  # what is replaced, and what names lie beside, where a link leads
+    stale = keeps_beside(real)
     with replacing(path, needed) as part:
         yield part
     if stale:
-        beside(path).unlink(missing_ok=True)
+        beside(real).unlink(missing_ok=True)

@@ -158,7 +158,8 @@ def test_the_checkpoint_is_never_replaced(option, trained, tmp_path, capsys) -> 
 
 @pytest.fixture
 def interruptible():
-    """Lightning ignores Ctrl-C from the first one on."""
+    """Lightning ignores Ctrl-C from the first one on: before, in another test of this process, and afterwards."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

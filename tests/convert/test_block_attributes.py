@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 import warnings
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,6 +99,32 @@ class WindowBlock(_Block):
         return F.avg_pool2d(self.run(x), self.window)
 
 
+class Kind(enum.IntEnum):
+    A = 1
+    B = 2
+
+
+class PrivateBlock(_Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self._scale, self._on, self.kind, self.times = 0.1, False, Kind.A, np.int64(1)
+
+    def forward(self, x):
+        output = sum(self.run(x) for _ in range(self.times)) * self._scale
+        if self.kind is Kind.B:
+            output = output + 1
+        return x + output if self._on else output
+
+
+class NumPyBlock(_Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = np.float64(0.1)
+
+    def forward(self, x):
+        return x + self.run(x) * self.scale
+
+
 class WideBlock(_Block):
     def forward(self, x):
         return x + self.run(x) if x.shape[-1] > 7 else self.run(x)
@@ -122,6 +150,8 @@ FOLLOWED = [
     (InnerBlock, "norm.momentum", 0.7),
     (CheckedBlock, "scale", 3.0),
     (SizeBlock, "times", 3),
+    (PrivateBlock, "_scale", 3.0),
+    (NumPyBlock, "scale", np.float64(3)),
 ]
 REFUSED = [
     (FlagBlock, "on", True),
@@ -130,6 +160,9 @@ REFUSED = [
     (ModeBlock, "mode", "b"),
     (ShiftBlock, "shift", 1.0),
     (WindowBlock, "window", (4, 4)),
+    (PrivateBlock, "_on", True),
+    (PrivateBlock, "kind", Kind.B),
+    (PrivateBlock, "times", np.int64(2)),
 ]
 
 

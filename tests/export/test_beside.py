@@ -68,3 +68,14 @@ def test_a_quantised_file_does_the_same(large, tmp_path) -> None:
     large(path)
     quantize_onnx(source, path, [torch.randn(4, 3, 8, 8)])
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "float.onnx"]
+
+
+def test_behind_a_link_lie_the_parameters_of_the_file_itself(large, tmp_path) -> None:
+    folder, path = tmp_path / "real", tmp_path / "a.onnx"
+    folder.mkdir()
+    large(folder / "a.onnx")
+    path.symlink_to(folder / "a.onnx")
+    (tmp_path / "a.onnx.data").write_text("mine")
+    export_onnx(nn.Conv2d(3, 4, 3), path, image_size=8)
+    assert path.is_symlink() and (tmp_path / "a.onnx.data").read_text() == "mine"
+    assert [entry.name for entry in folder.iterdir()] == ["a.onnx"]

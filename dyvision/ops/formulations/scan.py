@@ -48,21 +48,6 @@ def conv2d_by_sample(
     return grouped(input, weight, _geometry(stride, padding, dilation, groups), bias)
 
 
-@conv2d_by_sample.register_fake
-def _(
-    input: Tensor,
-    weight: Tensor,
-    factors: Tensor | None,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    size = _geometry(stride, padding, dilation, groups).output_size(input.shape[2:], weight.shape[3:])
-    return input.new_empty(input.shape[0], weight.shape[1], *size)
-
-
 @torch.library.custom_op("dyvision::mixture_by_sample", mutates_args=(), schema=_SCHEMA_OF_MIXTURE)
 def mixture_by_sample(
     input: Tensor,
@@ -80,11 +65,12 @@ def mixture_by_sample(
     return mix_outputs(input, Mixture(kernels, coefficients), _geometry(stride, padding, dilation, groups), bias)
 
 
+@conv2d_by_sample.register_fake
 @mixture_by_sample.register_fake
-def _(
+def _empty_output(
     input: Tensor,
     kernels: Tensor,
-    coefficients: Tensor,
+    scales: Tensor | None,
     bias: Tensor | None,
     stride: list[int],
     padding: list[int],
