@@ -30,6 +30,7 @@ from dyvision.export._network import (
     prepared,
     trace,
 )
+from dyvision.export._optimiser import without_pair_rules
 from dyvision.export._outputs import outputs_of
 from dyvision.export._packages import need
 from dyvision.export.deciding import DecidingNetwork, WithNumbers
@@ -162,9 +163,10 @@ def _translate(network: nn.Module, model: nn.Module, images: Images, opset: int)
         with torch.no_grad(), exporting_to_onnx():
             traced = trace(network, images)
         table = _scan.translation() | detections.translation()
-        return torch.onnx.export(
-            traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
-        )
+        with without_pair_rules():
+            return torch.onnx.export(
+                traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
+            )
     except Exception as error:
         raise cannot_export(model, images, error) from error
 
