@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
 from dyvision.ops.native._perceptron import perceptron
-from dyvision.ops.native.library import available, instruction_set, instruction_sets, reason
+from dyvision.ops.native.library import VARIABLE, available, instruction_set, instruction_sets, reason
 
 __all__ = (
     "ACTIVATIONS",
     "BIASES",
+    "VARIABLE",
     "Convolution",
     "available",
     "convolution",
