@@ -10,7 +10,10 @@ int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
 int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
-static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static int has_avx2(void) {
+    __builtin_cpu_init(); /* not every compiler's runtime has asked the processor when it is loaded */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
 #elif defined(__aarch64__)
 int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
