@@ -71,7 +71,7 @@ class CoefficientBranch(nn.Module):
         """Pool and call the perceptron in one call; None where its layers have to be called."""
         layers = self.perceptron() if self.pool_size == 1 else None
         # a hook expects to be called, and a layer of another class computes what it likes
-        if layers is None or not all(layer is None or _is_ordinary(layer) for layer in layers):
+        if layers is None or not all(layer is None or is_ordinary(layer, PreciseLinear) for layer in layers):
             return None
         return pooled_perceptron(x, *layers)
 
@@ -92,8 +92,9 @@ def _owner(cls: type, name: str) -> type:
     return next(base for base in cls.__mro__ if name in vars(base))
 
 
-def _is_ordinary(layer: nn.Module) -> bool:
-    return type(layer) is PreciseLinear and not layer._forward_hooks and not layer._forward_pre_hooks
+def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to call a module is to compute what its class does, with nobody who listens."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def require_branch(layer: Any) -> CoefficientBranch:

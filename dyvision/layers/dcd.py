@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._dcd_at_once import convolve_at_once
 from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel, dense_weight
@@ -128,6 +129,8 @@ class DCDConv2d(DynamicConv2d):
 
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
+        if coefficients is None and (found := convolve_at_once(self, x)) is not None:
+            return found
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
@@ -262,7 +265,7 @@ class DCDConv2d(DynamicConv2d):
             static, low = F.conv2d(x, weight, shift, self.stride).split_with_sizes((self.out_channels, self.rank), 1)
             return static, low
         static = self._static(x, bias)
-        return static, F.conv2d(self._centred(x), down, None, self.stride, groups=self.blocks)
+        return static, F.conv2d(self.centred(x), down, None, self.stride, groups=self.blocks)
 
     def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
         """``P (BN2(Phi BN1(low)) + BN1(low))``."""
@@ -278,7 +281,7 @@ class DCDConv2d(DynamicConv2d):
             mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
         return self.conv_p(apply_norm(self.bn2, mixed) + low)
 
-    def _centred(self, x: Tensor) -> Tensor:
+    def centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""
         edges: list[int] = []
         for axis, (before, after) in zip((1, 0), reversed(self.pads(x)), strict=True):  # F.pad starts with the last

@@ -28,5 +28,8 @@ def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> 
         return None
     last = parts[1]
     assert last is not None
+    sizes_fit = x.ndim == 4 and x.shape[1] == (parts[0] or last)[0].shape[1]
+    if not sizes_fit or (parts[0] is not None and last[0].shape[1] != len(parts[0][0])):
+        return None  # the layers say what is wrong
     sizes = last[0].numel() + (0 if parts[0] is None else parts[0][0].numel())
     return None if len(x) * sizes > _LARGE else native.perceptron(x, parts[0], last)

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
-#define DYV_ABI 2
+#define DYV_ABI 3
 
 enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
 enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
@@ -80,8 +80,23 @@ typedef struct {
     const float *first, *first_bias, *second, *second_bias;
 } dyv_perceptron;
 
-/* One instruction set: convolve.h and perceptron.h compiled for it. */
+/* Predicts a scale and Phi of each sample, and works out what they make of a layer's weights; for one group. */
+typedef struct {
+    int64_t batch, channels, height, width, pool; /* the map is pooled to pool x pool parts */
+    int64_t width_of_branch, outputs, rank;       /* S, O, L */
+    const float *input;                           /* [B, C, H, W] */
+    const float *squeeze, *gate;                  /* [S, C pool pool], [S, S] */
+    const float *predict, *predict_bias;          /* [O + L L, S], [O + L L] */
+    const float *expand, *expand_bias;            /* P [O, L], [O] or NULL */
+    const float *reduce, *reduce_bias;            /* Q [L, C], [L] */
+    const float *weight, *bias;                   /* W0 [O, C] if a kernel is wanted, [O] or NULL */
+    float *scale, *up, *shift;                    /* [B, O], P Phi [B, O, L], [B, O] */
+    float *kernel;                                /* [B, O, C], or NULL */
+} dyv_low_rank;
+
+/* One instruction set: convolve.h, perceptron.h and lowrank.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
 typedef int (*dyv_perceive_function)(const dyv_perceptron *perceptron, const float *input, float *output, int threads);
+typedef int (*dyv_fuse_function)(const dyv_low_rank *low_rank, int threads);
 
 #endif

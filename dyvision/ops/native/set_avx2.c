@@ -10,6 +10,7 @@
 #define DYV_MOST_VECTORS 2
 #define DYV_CONVOLVE dyv_convolve_avx2
 #define DYV_PERCEIVE dyv_perceive_avx2
+#define DYV_FUSE dyv_fuse_avx2
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -18,6 +19,7 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "lowrank.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -4,6 +4,7 @@
 #define DYV_MOST_VECTORS 2
 #define DYV_CONVOLVE dyv_convolve_generic
 #define DYV_PERCEIVE dyv_perceive_generic
+#define DYV_FUSE dyv_fuse_generic
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -12,3 +13,4 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "lowrank.h"

@@ -5,6 +5,7 @@
 #define DYV_MOST_VECTORS 4
 #define DYV_CONVOLVE dyv_convolve_neon
 #define DYV_PERCEIVE dyv_perceive_neon
+#define DYV_FUSE dyv_fuse_neon
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -13,4 +14,5 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "lowrank.h"
 #endif
