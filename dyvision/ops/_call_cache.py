@@ -127,7 +127,7 @@ def prepare(
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
-    edges, geometry = resolve(input, weight.shape[-2:], *arguments)
+    edges, geometry = resolve(input.shape, weight.shape[-2:], *arguments)
     dtype, batch = convolution_dtype(input), input.shape[0]
     if not torch.jit.is_tracing() and batch == 0:
         return Call(edges, dtype, geometry, training, None)

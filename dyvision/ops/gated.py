@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dyvision.ops import native
-from dyvision.ops.geometry import resolve
-from dyvision.ops.plain import is_plain_inference
+from dyvision.ops.plain import is_plain_inference, plain_convolution
 
 
 def gated_mixture(
@@ -42,8 +40,17 @@ def gated_mixture(
         return None
     if not is_plain_inference(input, (kernels, coefficients, channels, filters, taps, bias)):
         return None
-    edges, geometry = resolve(input, kernels.shape[3:], **arguments)
-    if edges is not None:
+    per_channel, kind = groups > 1 or filters is not None, "none" if bias is None else "channels"
+    convolve = plain_convolution(
+        input.shape,
+        kernels.shape[1:],
+        **arguments,
+        mixed=len(kernels),
+        per_channel=per_channel,
+        bias=kind,
+        by_channel=groups == 1,
+    )
+    if convolve is None:
         return None
     rows = None if filters is None else filters[:, None]
     factors = taps
@@ -54,14 +61,4 @@ def gated_mixture(
         factors = channels[:, :, None, None] if taps is None else channels[:, :, None, None] * taps[:, None]
     coefficients = channels.new_ones(len(channels), 1) if coefficients is None else coefficients
     mix = coefficients if rows is None else coefficients[:, :, None] * rows
-    convolve = native.convolution(
-        input.shape[0],
-        input.shape[2:],
-        kernels.shape[1:],
-        geometry,
-        len(kernels),
-        rows is not None,
-        "none" if bias is None else "channels",
-        by_channel=groups == 1,
-    )
-    return None if convolve is None else convolve(input, kernels, mix, bias, factors)
+    return convolve(input, kernels, mix, bias, factors)

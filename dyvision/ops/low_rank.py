@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from dyvision.ops import native
-from dyvision.ops.geometry import resolve
 from dyvision.ops.native import LowRankWeights
-from dyvision.ops.plain import is_plain_inference
+from dyvision.ops.plain import is_plain_inference, plain_convolution
 
 
 def low_rank_conv2d(
@@ -37,27 +36,24 @@ def low_rank_conv2d(
     """
     if not is_plain_inference(input, (static, *weights)):
         return None
-    edges, geometry = resolve(input, static.shape[2:], **arguments)
-    if edges is not None or not _fit(input, static, weights, pool):
+    if not _fit(input, static, weights, pool):
         return None
-    batch, size = input.shape[0], tuple(input.shape[2:])
-    outputs, channels = static.shape[0], input.shape[1]
-    rank = weights.expand.shape[1]
-    height, width = geometry.output_size(size, static.shape[2:])
+    scaled = plain_convolution(input.shape, static.shape, **arguments, mixed=1, per_channel=True, bias="samples")
+    if scaled is None:
+        return None
+    batch, outputs, height, width = scaled.output_shape
+    channels, rank = weights.reduce.shape[1], weights.reduce.shape[0]
     # per sample: what folding takes, and what the part takes if it is applied to maps
-    folds = static.shape[1:] == (channels, 1, 1) and geometry.padding == (0, 0)
-    folds = folds and outputs * channels < height * width * (outputs + channels)
+    cheaper = outputs * channels < height * width * (outputs + channels)
+    folds = static.shape[1:] == (channels, 1, 1) and arguments["padding"] in ((0, 0), "same", "valid") and cheaper
     found = native.low_rank(input, weights, static.flatten(1) if folds else None, pool)
     if found is None:
         return None
     if found.kernel is not None:
-        convolve = native.convolution(batch, size, static.shape, geometry, bias="samples")
+        convolve = plain_convolution(input.shape, static.shape, **arguments, bias="samples")
         return None if convolve is None else convolve(input, found.kernel, None, found.shift)
-    scaled = native.convolution(batch, size, static.shape, geometry, 1, True, "samples")
-    if scaled is None:
-        return None
     output = scaled(input, static, found.scale, found.shift)
-    low = torch.conv2d(centre(input), weights.reduce.view(rank, channels, 1, 1), None, geometry.stride)
+    low = torch.conv2d(centre(input), weights.reduce.view(rank, channels, 1, 1), None, arguments["stride"])
     output.view(batch, outputs, -1).baddbmm_(found.up, low.flatten(2))
     return output
 

@@ -23,7 +23,8 @@ class Convolution:
 
     def __init__(self, library: Library, problem: Problem, plan: int) -> None:
         self._call, self._index, self._plan = library.functions.dyv_convolve, library.number, plan
-        self._shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
+        #: ``(B, C_out, H', W')``
+        self.output_shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
         weakref.finalize(self, library.functions.dyv_free, plan)
 
     def __call__(
@@ -54,7 +55,7 @@ class Convolution:
         coefficients = None if coefficients is None else in_memory(coefficients)
         factors = None if factors is None else in_memory(factors)
         bias = None if bias is None else in_memory(bias)
-        output = input.new_empty(self._shape)
+        output = input.new_empty(self.output_shape)
         failed = self._call(
             self._index,
             self._plan,
@@ -67,7 +68,7 @@ class Convolution:
             torch.get_num_threads(),
         )
         if failed:
-            raise MemoryError(f"no memory for a convolution with an output of {list(self._shape)}")
+            raise MemoryError(f"no memory for a convolution with an output of {list(self.output_shape)}")
         return output
 
 
