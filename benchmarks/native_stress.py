@@ -44,6 +44,7 @@ def main() -> None:
         library.find_binary = lambda: options.library
     if not native.available():
         sys.exit(f"native kernels: {native.reason()}")
+    torch.backends.mkldnn.enabled = False  # what is compared with: oneDNN's own code stops the sanitizers
     generator = random.Random(options.seed)
     torch.manual_seed(options.seed)
     early = 0
@@ -75,7 +76,7 @@ def run_sanitized(calls: int, seed: int) -> int:
 
 
 def call(generator: random.Random) -> None:
-    """One random convolution, or one random perceptron, in one instruction set.
+    """One random convolution, perceptron and low-rank kernel, in one instruction set.
 
     Raises:
         AssertionError: If it differs from the library's result.
@@ -126,6 +127,37 @@ def call(generator: random.Random) -> None:
     hidden = pooled if first is None else F.linear(pooled, *first).relu()
     found = native.perceptron(x, first, second, instructions)
     torch.testing.assert_close(found, F.linear(hidden, *second), rtol=1e-3, atol=1e-3)
+    call_low_rank(generator, x, outputs, instructions)
+
+
+def call_low_rank(generator: random.Random, x: torch.Tensor, outputs: int, instructions: str) -> None:
+    """One random low-rank kernel for ``x [B, C, H, W]``."""
+    batch, channels = x.shape[:2]
+    rank, width, pool = generator.choice([1, 4, 17, 40]), generator.choice([1, 6, 20]), generator.choice([1, 1, 2])
+    make = lambda *shape: torch.randn(*shape) / math.sqrt(shape[-1])  # noqa: E731
+    weights = native.LowRankWeights(
+        squeeze=make(width, channels * pool**2),
+        gate=make(width, width),
+        predict=make(outputs + rank**2, width),
+        predict_bias=make(outputs + rank**2),
+        expand=make(outputs, rank),
+        expand_bias=generator.choice([None, make(outputs)]),
+        reduce=make(rank, channels),
+        reduce_bias=make(rank),
+        bias=generator.choice([None, make(outputs)]),
+    )
+    static = make(outputs, channels)
+    found = native.low_rank(x, weights, generator.choice([None, static]), pool, instructions)
+    assert found is not None
+    squeezed = F.adaptive_avg_pool2d(x, pool).flatten(1) @ weights.squeeze.t()
+    embedded = squeezed * F.relu6(squeezed @ weights.gate.t() + 3) / 3
+    predicted = F.linear(embedded, weights.predict, weights.predict_bias)
+    scale, phi = F.relu6(predicted[:, :outputs] + 3) / 3, predicted[:, outputs:].view(batch, rank, rank)
+    torch.testing.assert_close(found.scale, scale, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.up, weights.expand @ phi, rtol=1e-3, atol=1e-3)
+    if found.kernel is not None:
+        kernel = scale[:, :, None] * static + weights.expand @ phi @ weights.reduce
+        torch.testing.assert_close(found.kernel, kernel, rtol=1e-3, atol=1e-3)
 
 
 if __name__ == "__main__":
