@@ -13,6 +13,7 @@ from dyvision.cli.compare import add_compare
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
+from dyvision.cli.doctor import add_doctor
 from dyvision.cli.dynamize import add_dynamize
 from dyvision.cli.export import add_export
 from dyvision.cli.imports import add_import_option, import_all
@@ -39,6 +40,7 @@ _ADD = (
     add_report,
     add_reproduce,
     add_benchmark,
+    add_doctor,
     add_completion,
 )
 _EPILOG = """\
