@@ -28,6 +28,8 @@ _WARNINGS = (
 )
 #: what ``freeze_backbone`` and ``freeze_norm`` do on purpose
 _FROZEN = r"Found \d+ module\(s\) in eval mode at the start of training.*"
+#: metrics of our tasks are those of all processes when they are logged
+_SYNCHRONISED = r"It is recommended to use `self\.log\('(val|test)/.*sync_dist=True.*"
 _LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
@@ -79,6 +81,11 @@ def _one_line(
 def expect_frozen_modules() -> None:
     """Filter Lightning's warning that parts of the network are in evaluation mode, where the user asked for that."""
     warnings.filterwarnings("ignore", message=_FROZEN)
+
+
+def expect_synchronised_metrics() -> None:
+    """Filter Lightning's advice to average over processes what is the same in all of them, of our tasks."""
+    warnings.filterwarnings("ignore", message=_SYNCHRONISED)
 
 
 def show_messages() -> None:

@@ -21,7 +21,7 @@ from dyvision.building import LimitedMemory
 from dyvision.cli._display import display_callbacks
 from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._loggers import make_loggers
-from dyvision.cli._messages import expect_frozen_modules, silence_advice
+from dyvision.cli._messages import expect_frozen_modules, expect_synchronised_metrics, silence_advice
 from dyvision.cli._parsing import NEEDS_WEIGHTS, check_without_task, parse
 from dyvision.cli._results_file import ResultsFile
 from dyvision.cli._results_folder import ResultsFolder
@@ -97,6 +97,8 @@ class TaskCLI(TaskOptions):
             self.request.exported.run(self.model)
         if any(self.model.hparams.get(name) for name in ("freeze_backbone", "freeze_norm")):
             expect_frozen_modules()
+        if "model" not in self.custom:
+            expect_synchronised_metrics()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A training run has a folder, logs and checkpoints; an evaluation one for its results; a trial nothing."""

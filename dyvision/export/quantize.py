@@ -106,8 +106,8 @@ def quantize_onnx(
     size = source.stat().st_size + (beside(source).stat().st_size if keeps_beside(source) else 0)
     if size > _LARGEST:
         raise ValueError(
-            f"{source.name} has {size / 1e9:.1f} GB, and a network above 2 GB cannot be quantised: collapse a dynamic one "
-            "first (dyvision.collapse), or take fewer kernels"
+            f"{source.name} has {size / 1e9:.1f} GB, and a network above 2 GB cannot be quantised: collapse a dynamic "
+            "one first (dyvision.collapse), or take a smaller one"
         )
     session = open_session(source, threads=1)
     batches = _batches(images, session.get_inputs()[0], source.name, max_images)
