@@ -21,7 +21,7 @@ from dyvision.data.errors import DataError, describe, looked_up
 from dyvision.data.files import find_images
 from dyvision.data.findings import Findings
 from dyvision.data.loaders import Loader, TrainLoader, collate, init_worker
-from dyvision.data.pipeline import Normalize, TaskName
+from dyvision.data.pipeline import TaskName
 from dyvision.data.preprocessing import PreprocessingMixin
 from dyvision.data.resume import ResumableData
 from dyvision.data.same_files import file_codes, shared_images
@@ -215,11 +215,6 @@ class VisionDataModule(CheckpointMixin, ResumableData, PreprocessingMixin, DataA
         except DataError:  # a pipeline for images of certain sizes
             return None
         return sizes.pop() if len(sizes) == 1 else None
-
-    def statistics(self) -> tuple[list[float], list[float]] | None:
-        """Mean and standard deviation of each channel that images are normalised with; None if they are not."""
-        made = getattr(self, "_to_tensor", lambda: None)()
-        return (list(made.mean), list(made.std)) if isinstance(made, Normalize) else None
 
     def _filled(self, dataset: VisionDataset, split: str) -> VisionDataset:
         if len(dataset) == 0:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import cv2
 import lightning as L
+import numpy as np
 
 from dyvision.data.errors import did_you_mean
-from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD
+from dyvision.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 _LOGGER = logging.getLogger("dyvision.data")
 
@@ -55,9 +56,21 @@ class PreprocessingMixin(L.LightningDataModule):
         interpolation_options(getattr(self, "interpolation", None))
         self.build_pipelines()
 
-    def take_preprocessing(self) -> None:
-        """Take what is None from the task, tell it, and keep all as numbers."""
-        model = getattr(self.trainer, "lightning_module", None)
+    def statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of each channel that images are normalised with; None if they are not."""
+        made = getattr(self, "_to_tensor", lambda: None)()
+        return (list(made.mean), list(made.std)) if isinstance(made, Normalize) else None
+
+    def take_preprocessing(self, model: Any = None) -> None:
+        """Take what is None from the task, tell it, and keep all as numbers.
+
+        Args:
+            model: The task; that of the trainer by default.
+
+        Raises:
+            ValueError: If the task's network takes images that are normalised otherwise.
+        """
+        model = getattr(self.trainer, "lightning_module", None) if model is None else model
         offered: Mapping[str, Any] = getattr(model, "preprocessing", None) or {}
         open_names = [name for name in self.from_backbone if self.hparams.get(name, "") is None]
         taken = [name for name in open_names if name in offered]
@@ -68,16 +81,34 @@ class PreprocessingMixin(L.LightningDataModule):
             self.hparams[name] = list(value) if isinstance(value, tuple) else value
         if taken:
             _LOGGER.info("%s", self._told(taken, offered))
+        required: Mapping[str, Any] | None = getattr(model, "required_statistics", None)
+        if required is not None:
+            self._compare(required)
+
+    def _compare(self, required: Mapping[str, Any]) -> None:
+        own = self.statistics()
+        wanted = [required["mean"], required["std"]]
+        if own is None or np.allclose(own, wanted, atol=1e-4):
+            return
+        given, others = (f"mean {_numbers(mean)} and std {_numbers(std)}" for mean, std in (own, wanted))
+        raise ValueError(
+            f"data.mean, data.std: {required['source']} takes images normalised with {others}, and those of the data "
+            f"are normalised with {given}; leave both out"
+        )
 
     def _told(self, taken: list[str], offered: Mapping[str, Any]) -> str:
         def shown(name: str) -> str:
             value = getattr(self, name)
-            text = " ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+            text = _numbers(value) if isinstance(value, tuple) else str(value)
             return f"{name} {text}"
 
         own = [name for name in self.from_backbone if name not in taken and name in offered]
         given = f"; as given: {', '.join(map(shown, own))}" if own else ""
         return f"images as {offered.get('source', 'the weights')} expects them: {', '.join(map(shown, taken))}{given}"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{number:g}" for number in values)
 
 
 def interpolation_options(name: str | None) -> dict[str, Any]:

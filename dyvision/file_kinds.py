@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -12,6 +13,10 @@ GIVE_WEIGHTS = (
     "give it as --model.backbone_weights or --model.pretrained to a training, in Python as pretrained=FILE to "
     "dyvision.create_model"
 )
+
+#: ends of names of files; names of networks have dots, too (resnet50.a1_in1k)
+_WEIGHTS = frozenset({".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pkl", ".pickle"})
+PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export", ".ep": "a program of torch.export"}
 
 #: of a place elsewhere; a single letter is a drive
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/)")
@@ -43,6 +48,12 @@ _LATER = {
     (4, b"TFL3"): "a network of TensorFlow Lite; give the checkpoint that it was made from",
     (257, b"ustar"): "an archive (tar); unpack it first",
 }
+
+
+def is_file_name(model: str) -> bool:
+    """Whether a file is meant, and not the name of a network."""
+    path = Path(model).expanduser()
+    return path.is_file() or path.suffix.lower() in (_WEIGHTS | PROGRAMS.keys()) or (os.sep in model and path.is_dir())
 
 
 def check_file(path: Path) -> None:

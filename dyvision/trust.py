@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dyvision.moved import current_path
@@ -33,6 +34,8 @@ _LIGHTNINGS = ("_instantiator", "_class_path")
 _PLACES = {"pretrained": False, "backbone_weights": None, "teacher": None, "results_dir": None}
 #: the same among the arguments of ``create_backbone`` and of timm
 NESTED_PLACES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+#: where a data set and other images lie
+_DATA_PLACES = ("root", "predict_root")
 
 
 def hyperparameters_of(
@@ -122,6 +125,29 @@ def is_known(name: str, code: str) -> bool:
 def without_places(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters of a task for a file: without where its weights came from, and where its results go."""
     return {**hyperparameters, **{name: unset for name, unset in _PLACES.items() if name in hyperparameters}}
+
+
+def without_folders(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a data module for a file that goes elsewhere: without where the data set lay.
+
+    What was given as an absolute path (a list of samples, a file of annotations) keeps the part below the data set, or
+    its name: so it is missed where it is not, instead of other samples being read.
+
+    Example:
+        >>> without_folders({"root": "/home/me/pets", "split_file": "/home/me/pets/lists/val.txt", "image_size": 64})
+        {'split_file': 'lists/val.txt', 'image_size': 64}
+    """
+    root = str(hyperparameters.get("root"))
+    kept = {name: value for name, value in hyperparameters.items() if name not in _DATA_PLACES}
+    return {name: _below(value, root) if isinstance(value, str) else value for name, value in kept.items()}
+
+
+def _below(text: str, root: str) -> str:
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind(text)
+        if path.is_absolute():
+            return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return text
 
 
 def name_unknown(stored: Mapping[str, Any], known: Collection[str], where: str, prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dyvision.backbones.preprocessing import default_preprocessing, preprocessing_of
+from dyvision.channels import of_channels
+
+#: what brings every image to one size; what says no interpolation means the default
+_OF_ONE_SIZE = ("image_size", "crop_ratio")
 
 
 def expected_preprocessing(hparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,6 +27,25 @@ def expected_preprocessing(hparams: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = default_preprocessing(hparams["backbone"], pretrained)
     return found | {"source": f"pretrained {hparams['backbone']}"} if found else {}
+
+
+def undescribed(task: str, said: Mapping[str, Any]) -> list[str]:
+    """The arguments of a data module that decide what a network sees, of those that nothing says.
+
+    Args:
+        task: Name of the task; a detector normalises and resizes itself.
+        said: The arguments that are known.
+    """
+    names = {"segmentation": ["mean", "std"], "classification": ["mean", "std", *_OF_ONE_SIZE]}.get(task, [])
+    if said.get("eval_transform") is not None:  # says how images get their size
+        names = [name for name in names if name not in _OF_ONE_SIZE]
+    return [name for name in names if name not in said]
+
+
+def statistic_of(data: Mapping[str, Any], name: str, channels: int) -> list[float] | None:
+    """``mean`` or ``std`` of each channel of the images, as arguments of a data module say it; None if they do not."""
+    found = data.get(name)
+    return None if found is None else list(of_channels(found, channels))
 
 
 def stored_preprocessing(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -68,7 +68,9 @@ INSTALLED_LATER = {"mkdocs": "docs", "pre-commit": "pip install pre-commit"}
 MODULES_WITH_EXAMPLES = sorted(
     found.name
     for found in pkgutil.walk_packages(dyvision.__path__, "dyvision.")
-    if (source := importlib.util.find_spec(found.name).origin) and ">>> " in Path(source).read_text(encoding="utf-8")
+    # a compiled library is none that has a text
+    if (source := importlib.util.find_spec(found.name).origin or "").endswith(".py")
+    and ">>> " in Path(source).read_text(encoding="utf-8")
 )
 
 

@@ -181,12 +181,30 @@ def test_an_exported_file_predicts_with_its_own_transforms(tmp_path, photos) -> 
     pytest.importorskip("onnxruntime")
     from tests.onnx_files import metadata, write_network
 
-    said = metadata("classification", data={"image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3})
+    statistics = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    own = {name: str(value) for name, value in statistics.items()}
+    said = metadata("classification", data={"image_size": 32, **statistics}, **own)
     task = dyvision.load(write_network(tmp_path / "last.onnx", said, ("batch", 3, 32, 32)), device="cpu")
     red, grey = task.predict([np.full((40, 40, 3), (255, 0, 0), np.uint8), np.full((40, 40), 128, np.uint8)])
     assert red.name == "a" and red.probability == pytest.approx(torch.softmax(torch.tensor([1.0, 0, 0]), 0)[0].item())
     assert grey.probability == pytest.approx(1 / 3)
     assert isinstance(task.predict(photos)[1], Classification)
+
+
+def test_a_file_that_does_not_say_what_images_go_through(tmp_path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from tests.onnx_files import metadata, write_network
+
+    said = {**metadata("classification", mean="[0.9, 0.9, 0.1]"), "data": "{}"}
+    grey = np.full((32, 32, 3), (150, 120, 100), np.uint8)
+    with pytest.warns(UserWarning, match=r"a\.onnx: does not say crop_ratio of the images"):
+        task = dyvision.load(write_network(tmp_path / "a.onnx", said, ("batch", 3, 32, 32)), device="cpu")
+    assert task.predict(grey).name == "c" and task.predictor.data.image_size == 32
+    for lacking, shape in (("mean", ("batch", 3, 32, 32)), ("image_size", ("batch", 3, "height", "width"))):
+        path = write_network(tmp_path / "b.onnx", {**said, "mean": "" if lacking == "mean" else said["mean"]}, shape)
+        with pytest.raises(ValueError, match=rf"b\.onnx: does not say {lacking} of the images .*data="):
+            dyvision.load(path)
 
 
 def test_a_data_format_of_ones_own_is_asked_for_by_name(checkpoints, tmp_path) -> None:

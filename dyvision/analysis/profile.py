@@ -26,10 +26,8 @@ _EXECUTED = (
     "MACs: multiply-adds for the whole input as executed: every convolution and matrix product. Mixing and gates that "
     "are element-wise products, and Fourier transforms, are not counted."
 )
-_BOTH = (
-    "Not counted: normalisation, activations, pooling. Activations: what training keeps for the backward pass. "
-    "Latency: median, without gradients."
-)
+_BOTH = "Not counted: normalisation, activations, pooling. Activations: what training keeps for the backward pass."
+_TIMED = "Latency: median, without gradients."
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,8 @@ class Profile:
     @property
     def counted(self) -> str:
         """What the numbers mean."""
-        return f"{_EXECUTED if self.as_executed else _CHEAPEST} {_BOTH}"
+        timed = "" if self.latency_ms is None else f" {_TIMED}"
+        return f"{_EXECUTED if self.as_executed else _CHEAPEST} {_BOTH}{timed}"
 
     def stages(self) -> dict[str, Cost]:
         """Multiply-adds per stage (``layer1``, ``blocks.3``), in order; stages without any are left out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +11,8 @@ from torch import nn
 
 from dyvision.cli._image_size import size_to_count
 from dyvision.cli.task_table import TASKS
-from dyvision.file_kinds import missing, program_in
+from dyvision.file_kinds import PROGRAMS, is_file_name, missing, program_in
 from dyvision.text import printable
-
-#: ends of names of files; names of networks have dots, too (resnet50.a1_in1k)
-_WEIGHTS = frozenset({".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".pkl", ".pickle"})
-_PROGRAMS = {".onnx": "an ONNX file", ".pt2": "a program of torch.export", ".ep": "a program of torch.export"}
-
-
-def is_file_name(model: str) -> bool:
-    """Whether a file is meant, and not the name of a network."""
-    path = Path(model).expanduser()
-    return path.is_file() or path.suffix.lower() in (_WEIGHTS | _PROGRAMS.keys()) or (os.sep in model and path.is_dir())
 
 
 class Opened(NamedTuple):
@@ -71,7 +60,7 @@ def open_network(model: str, network: str | None, image_size: tuple[int, int] | 
     path = Path(model).expanduser()
     if not path.exists():
         raise FileNotFoundError(missing(path))
-    program = _PROGRAMS.get(path.suffix.lower()) or _program(path)
+    program = PROGRAMS.get(path.suffix.lower()) or _program(path)
     if program:
         raise ValueError(
             f"{path}: {program}, whose operations are fixed: give the checkpoint it was exported from, or the name of "

@@ -8,8 +8,26 @@ from jsonargparse import ArgumentError, Namespace
 from dyvision.cli._option_errors import explain
 from dyvision.cli._resume import kept_options
 from dyvision.cli.request import Request, checkpoint_sections
-from dyvision.cli.task_parser import TaskOptions
+from dyvision.cli.task_parser import TaskOptions, TaskParser
+from dyvision.cli.task_table import TASKS
 from dyvision.cli.unknown_options import check_keys
+
+#: what an evaluation without weights is told
+NEEDS_WEIGHTS = "needs trained weights: give --ckpt_path FILE, last or best, or --model FILE.onnx"
+
+
+def check_without_task(command: str, request: Request) -> None:
+    """Say what is wrong with a command line that names no task, before its user looks for one.
+
+    Raises:
+        ValueError: If an option is one of no task, or weights to evaluate are what is missing.
+    """
+    known: dict[str, None] = {}
+    for task in TASKS:
+        known |= dict.fromkeys(TaskParser(command, task, request.custom_sections).known_options())
+    check_keys(request, list(known), free=request.custom_sections, task="")
+    if command in ("validate", "test", "predict") and not request.layers and not request.custom_sections:
+        raise ValueError(f"{command} {NEEDS_WEIGHTS}")
 
 
 def parse(options: TaskOptions, request: Request) -> Namespace:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dyvision.cli._image_size import SIDE
+from dyvision.cli.errors import naming
 from dyvision.cli.request import read_checkpoint, read_request
 from dyvision.data.opening import open_data
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.heads.detection.exportable import check_exportable
 from dyvision.tasks.opening import open_task, task_class
 from dyvision.text import first_line
+
+#: which size of a detector's file
+_ITS_SIZE = "the size of your images (larger ones are refused, smaller ones padded, which costs accuracy)"
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,18 @@ class Source:
         """
         detects = self.task.task == "detection"
         if detects:  # before its user looks for a size
-            check_exportable(self.task.built_network)
+            with naming(self.path):
+                check_exportable(self.task.built_network)
+            if given == "dynamic":
+                raise ValueError(
+                    f"{self.path}: --image-size dynamic: anchors are those of one size; "
+                    f"give --image-size HxW, {_ITS_SIZE}"
+                )
         if given is not None and given != "dynamic":
             return given, "--image-size"
         found = self.own_size()
         if found is None:
-            hint = "HxW, large enough for all of them" if detects else "HxW or dynamic"
+            hint = f"HxW, {_ITS_SIZE}" if detects else "HxW or dynamic"
             raise ValueError(
                 f"{self.path}: images keep their own sizes in evaluation, so nothing says which size the file is "
                 f"for: give --image-size {hint}"

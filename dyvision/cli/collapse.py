@@ -52,7 +52,7 @@ def _collapse(options: argparse.Namespace) -> None:
     _check_targets(options)
     if options.weights is not None and options.weights.suffix != ".safetensors":
         raise ValueError(
-            f"--weights {options.weights}: a .safetensors file, which every tool reads without running code"
+            f"--weights {options.weights}: expected a .safetensors file, which every tool reads without running code"
         )
     with TemporaryDirectory(prefix="dyvision-") as scratch:
         _run(options, scratch)

@@ -13,6 +13,7 @@ from dyvision.cli.compare import add_compare
 from dyvision.cli.completion import add_completion
 from dyvision.cli.config import add_config, complete
 from dyvision.cli.data import add_data
+from dyvision.cli.doctor import add_doctor
 from dyvision.cli.dynamize import add_dynamize
 from dyvision.cli.export import add_export
 from dyvision.cli.imports import add_import_option, import_all
@@ -21,7 +22,7 @@ from dyvision.cli.profile import add_profile
 from dyvision.cli.quickstart import add_quickstart
 from dyvision.cli.report import add_report
 from dyvision.cli.reproduce import add_reproduce
-from dyvision.cli.words import OneLineParser, check_command, commands_of
+from dyvision.cli.words import OneLineParser, check_command, commands_of, refuse_unknown
 from dyvision.version import VERSION
 
 _DESCRIPTION = "Dynamic convolutions on any backbone: classification, segmentation, detection."
@@ -39,6 +40,7 @@ _ADD = (
     add_report,
     add_reproduce,
     add_benchmark,
+    add_doctor,
     add_completion,
 )
 _EPILOG = """\
@@ -88,7 +90,11 @@ def parse_command(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.get(arguments[0]) if arguments else None
     sections = command.get_default("sections") if command is not None else None
     own, passed = take_sections(arguments, sections or ())
-    options = parser.parse_args(complete(own))
+    options, unknown = parser.parse_known_args(complete(own))
+    if unknown:
+        for word in arguments[:2]:
+            parser = commands_of(parser).get(word, parser)
+        refuse_unknown(parser, unknown)
     options.sections = passed
     import_all(options.imports)
     return options

@@ -113,7 +113,7 @@ def _networks(
     options: argparse.Namespace,
 ) -> tuple[list[tuple[str, str, int, nn.Module]], tuple[int, int], str]:
     """The name, the layer, the channels of the images and the network of each row; the images' size, and its origin."""
-    from dyvision.cli._network_files import is_file_name
+    from dyvision.file_kinds import is_file_name
 
     if is_file_name(options.model) or options.model in ("last", "best"):
         return _of_checkpoint(options)

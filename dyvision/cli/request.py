@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyvision import checkpoint_file
-from dyvision.cli._exported import read_exported, take_exported
+from dyvision.cli._exported import as_checkpoint, read_exported, take_exported
 from dyvision.cli._loggers import take_loggers
 from dyvision.cli._run_folder import find_checkpoint, last_checkpoints
 from dyvision.cli._trust import check_typed, trusted_names
@@ -159,7 +159,9 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         if request.checkpoint_path is not None:
             raise ValueError(f"--model {exported} and --ckpt_path {request.checkpoint_path}: give one of them")
         request.exported = read_exported(exported, command)
-        request.checkpoint = request.exported.as_checkpoint()
+        request.checkpoint = as_checkpoint(
+            request.exported, photos=command == "predict" and request.value("data", "predict_root") is not None
+        )
     if request.checkpoint:
         decided = request.checkpoint["data"]
         request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]

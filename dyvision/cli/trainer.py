@@ -22,7 +22,7 @@ from dyvision.cli._display import display_callbacks
 from dyvision.cli._evaluated import check_evaluated
 from dyvision.cli._loggers import make_loggers
 from dyvision.cli._messages import expect_frozen_modules, expect_synchronised_metrics, silence_advice
-from dyvision.cli._parsing import parse
+from dyvision.cli._parsing import NEEDS_WEIGHTS, check_without_task, parse
 from dyvision.cli._results_file import ResultsFile
 from dyvision.cli._results_folder import ResultsFolder
 from dyvision.cli._resume import explain_restoring
@@ -75,7 +75,7 @@ class TaskCLI(TaskOptions):
             classifies = self.request.task == "classification"
             if not (classifies and self.config.model.pretrained):
                 also = ", or --model.pretrained true" if classifies else ""
-                raise ValueError(f"{self.command} needs trained weights: give --ckpt_path FILE, last or best{also}")
+                raise ValueError(f"{self.command} {NEEDS_WEIGHTS}{also}")
         if "data" not in self.custom:
             check_evaluated(self.command, self.request, self.config.data.as_dict())
         if self.config.sample_data is not None and self._is_drawn(Path(self.config.sample_data)):
@@ -200,6 +200,8 @@ def _build(command: str, request: Request) -> TaskCLI:
     Raises:
         OptionErrors: If several options are wrong.
     """
+    if request.named_task is None and not request.checkpoint:
+        check_without_task(command, request)
     task = request.task
     try:
         return TaskCLI(command, request)

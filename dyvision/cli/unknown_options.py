@@ -9,13 +9,20 @@ from dyvision.cli.words import suggest
 from dyvision.signatures import constructor_signature
 
 
-def check_keys(request: Request, known: list[str], free: list[str]) -> None:
+def check_keys(request: Request, known: list[str], free: list[str], task: str | None = None) -> None:
     """Report every key that does not exist, with the nearest one, in one error.
+
+    Args:
+        request: Configs and typed options.
+        known: Dotted names of all options.
+        free: Sections that take the arguments of any class.
+        task: Name of the task; by default that of the request.
 
     Raises:
         ValueError: If there are such.
     """
-    wrong = [f"{where}{hint}" for where, hint in unknown_options(request, known, free, request.task)]
+    task = request.task if task is None else task
+    wrong = [f"{where}{hint}" for where, hint in unknown_options(request, known, free, task)]
     if wrong:
         raise ValueError(f"unknown option{'s' * (len(wrong) > 1)}: {'; '.join(wrong)}")
 

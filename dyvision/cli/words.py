@@ -15,7 +15,7 @@ from dyvision.file_kinds import as_address
 from dyvision.text import printable, similar_names, some, suggestion
 
 #: what other tools call an option -> what it is called here
-_ALIASES = {
+_ALIASES: dict[str, str | tuple[str, ...]] = {
     "_BASE_": "base",
     "_base_": "base",
     "checkpoint": "ckpt_path",
@@ -34,7 +34,7 @@ _ALIASES = {
     "seed": "seed_everything",
     "source": "data.predict_root",
     "wd": "model.weight_decay",
-    "weights": "model.backbone_weights",
+    "weights": ("ckpt_path", "model.backbone_weights"),
     "workers": "data.num_workers",
 }
 #: sections without a class of the user -> an option in them
@@ -83,6 +83,31 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return found
 
 
+def refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> NoReturn:
+    """Say what a command does not know, and the options of it that are closest.
+
+    Raises:
+        ValueError: Always.
+    """
+    known: list[str] = []
+    by_choice: dict[str, str] = {}
+    for action in parser._actions:  # no public way either
+        known += [name[2:] for name in action.option_strings if name.startswith("--") and name != "--help"]
+        if action.option_strings:
+            by_choice |= {str(choice): f"{action.option_strings[-1]} {choice}" for choice in action.choices or ()}
+    close: list[str] = []
+    for word in words:
+        # without the dashes, which all names have
+        option = word[2:].partition("=")[0] if word.startswith("--") else ""
+        if option:
+            close += [by_choice[option]] if option in by_choice else _dashed(similar_names(option, known, 1))
+    parser.error(f"unrecognized arguments: {' '.join(words)}{suggestion(list(dict.fromkeys(close)))}")
+
+
+def _dashed(names: Sequence[str]) -> list[str]:
+    return [f"--{name}" for name in names]
+
+
 def check_command(arguments: Sequence[str], commands: Sequence[str]) -> None:
     """Check that a command line begins with its command.
 
@@ -129,6 +154,9 @@ def take_photos(options: TypedOptions) -> None:
     if not options.words or "data.predict_root" in options:
         return
     first, *others = options.words
+    for word in options.words if others else ():
+        if word.endswith((*_CHECKPOINTS, *_CONFIGS, ".onnx")):
+            raise ValueError(f"{word!r} is no option{_meant(word)}")
     if others and all(Path(word).exists() for word in options.words):
         raise ValueError(
             f"{some(map(printable, options.words), 3)}: predict takes one image or one folder; give the folder they "
@@ -150,8 +178,11 @@ def take_photos(options: TypedOptions) -> None:
 def suggest(name: str, known: Sequence[str]) -> str:
     """Phrase what a misspelt option may have meant: what other tools call so, or the closest name."""
     plain = name.replace("-", "_")
-    alias = [_ALIASES[plain]] if _ALIASES.get(plain) in known else []
-    return suggestion(list(dict.fromkeys([*alias, *similar(plain, known)])))
+    meant = _ALIASES.get(plain, ())
+    aliases = [one for one in ((meant,) if isinstance(meant, str) else meant) if one in known]
+    # of what is called otherwise here, names that only look alike are none
+    found = aliases if len(aliases) > 1 else [*aliases, *similar(plain, known)]
+    return suggestion(list(dict.fromkeys(found)))
 
 
 def _meant(argument: str) -> str:

@@ -33,6 +33,7 @@ class ModuleOrigin:
         children: Names of its children, in order; None is a child, too.
         spare: Those of them without parameters and buffers.
         transient: Names of its buffers that are not saved.
+        empty: Names of its parameters, and of its buffers, that are None.
     """
 
     module: str
@@ -41,6 +42,7 @@ class ModuleOrigin:
     children: list[str]
     spare: dict[str, nn.Module | None]
     transient: set[str]
+    empty: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
 
 def remember_block(block: nn.Module, branch: nn.Module, layers: Iterable[str]) -> None:
@@ -94,7 +96,11 @@ def _origin(module: nn.Module) -> ModuleOrigin:
     children = module._modules  # private: named_children leaves out those that are None
     spare = {name: child for name, child in children.items() if child is None or not child.state_dict()}
     kind, transient = type(module), set(module._non_persistent_buffers_set)
-    return ModuleOrigin(kind.__module__, kind.__qualname__, attributes, list(children), spare, transient)
+    # private: as for children
+    parameters = frozenset(name for name, value in module._parameters.items() if value is None)
+    buffers = frozenset(name for name, value in module._buffers.items() if value is None)
+    names = kind.__module__, kind.__qualname__
+    return ModuleOrigin(*names, attributes, list(children), spare, transient, (parameters, buffers))
 
 
 def _find(origin: ModuleOrigin) -> type[nn.Module] | None:
@@ -122,6 +128,10 @@ def _rebuild(kind: type[nn.Module], origin: ModuleOrigin, now: nn.Module) -> nn.
         made.register_parameter(name, parameter)
     for name, buffer in now.named_buffers(recurse=False):
         made.register_buffer(name, buffer, persistent=name not in origin.transient)
+    for name in origin.empty[0] - set(made._parameters):
+        made.register_parameter(name, None)
+    for name in origin.empty[1] - set(made._buffers):
+        made.register_buffer(name, None)
     for name in origin.children:
         made.add_module(name, now._modules.get(name, origin.spare.get(name)))
     made.training = now.training

@@ -24,7 +24,7 @@ import torch
 from torch import fx, nn
 
 from dyvision.convert._atomic import unchanged
-from dyvision.convert._block_attributes import check_attributes, numbers_among, watched
+from dyvision.convert._block_attributes import Reads, check_attributes, numbers_among, watched
 from dyvision.convert._block_inputs import BlockCall, check_fixed, fixed_forward
 from dyvision.convert._block_origin import remember_block
 from dyvision.convert._effects import no_effects
@@ -58,15 +58,17 @@ class _BlockTracer(fx.Tracer):
     """Keeps every child closed but the containers on the way to given modules."""
 
     # fx creates tracers without arguments when it unpickles a module, whose code reads what is live
-    def __init__(self, inner: Sequence[str] = (), live: Collection[str] | None = None) -> None:
+    def __init__(
+        self, inner: Sequence[str] = (), live: Collection[str] | None = None, buffers_as_nodes: bool = True
+    ) -> None:
         super().__init__()
+        self.proxy_buffer_attributes = buffers_as_nodes
         self._containers = {name[:end] for name in inner for end, mark in enumerate(name) if mark == "."}
         self._inner, self._live = inner, live
-        #: plain attributes that were read
-        self.seen: dict[str, Any] = {}
+        self.reads = Reads()
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with watched(self, root, self._live, self._inner, self.seen):
+        with watched(self, root, self._live, self._inner, self.reads):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -172,7 +174,10 @@ def share_branch(block: nn.Module, trace: BlockTrace, branch: nn.Module, layers:
 
 def _any_mode(block: nn.Module, convs: Sequence[str], call: BlockCall | None) -> tuple[fx.Graph, dict[str, Any]]:
     """The graph of both modes, and the attributes whose values are in it; of the numbers as few as possible."""
-    graph, seen = _both_modes(block, convs, call, ())
+    # first with the buffers themselves, which shows what is done to them; what is computed from them alone would be
+    # constants of that graph
+    _, seen = _both_modes(block, convs, call, (), buffers_as_nodes=False)
+    graph, _ = _both_modes(block, convs, call, ())
     live: list[str] = []
     numbers = numbers_among(seen)
     for more in [numbers, *([number] for number in numbers)]:
@@ -187,7 +192,11 @@ def _any_mode(block: nn.Module, convs: Sequence[str], call: BlockCall | None) ->
 
 
 def _both_modes(
-    block: nn.Module, convs: Sequence[str], call: BlockCall | None, live: Collection[str]
+    block: nn.Module,
+    convs: Sequence[str],
+    call: BlockCall | None,
+    live: Collection[str],
+    buffers_as_nodes: bool = True,
 ) -> tuple[fx.Graph, dict[str, Any]]:
     graphs: list[fx.Graph] = []
     seen: dict[str, Any] = {}
@@ -195,7 +204,7 @@ def _both_modes(
         # what forward stores on its module is a stand-in here, or a tensor of the wrong size
         with unchanged(block):
             block.train(training)
-            graph, read = _trace(block, convs, call, live)
+            graph, read = _trace(block, call, _BlockTracer(convs, live, buffers_as_nodes))
         graphs.append(graph)
         seen.update(read)
     if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
@@ -203,10 +212,7 @@ def _both_modes(
     return graphs[1], seen
 
 
-def _trace(
-    block: nn.Module, convs: Sequence[str], call: BlockCall | None, live: Collection[str]
-) -> tuple[fx.Graph, dict[str, Any]]:
-    tracer = _BlockTracer(convs, live)
+def _trace(block: nn.Module, call: BlockCall | None, tracer: _BlockTracer) -> tuple[fx.Graph, dict[str, Any]]:
     try:
         with fixed_forward(block, call), no_effects(block) as effects:
             graph = tracer.trace(block)
@@ -215,7 +221,10 @@ def _trace(
         raise UntraceableBlockError(f"torch.fx cannot trace it ({first_line(error, 120)})") from error
     if effects:
         raise UntraceableBlockError(f"its forward {effects[0]}, which a trace does once and never again")
-    return graph, tracer.seen
+    if tracer.reads.lost:
+        name, what = next(iter(tracer.reads.lost.items()))
+        raise UntraceableBlockError(f"its forward reads self.{name}, {what}: a trace could not follow a change of it")
+    return graph, tracer.reads.plain
 
 
 def _probe(block: nn.Module, graph: fx.Graph) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,13 +32,49 @@ def keeps_beside(path: Path) -> bool:
     return any(Path(name) == Path(beside(path).name) for name in named)
 
 
+def who_shares(path: Path) -> Path | None:
+    """Another ONNX file of the folder, a copy perhaps, that names the parameters beside this one."""
+    name = os.fsencode(beside(path).name)
+    length = bytes([len(name)]) if len(name) < 128 else bytes([len(name) & 127 | 128, len(name) >> 7])
+    # a text of protobuf behind its length, or the end of a path, wherever in the file tensors are
+    named = re.compile(rb"(?:\x12" + re.escape(length) + rb"|[/\\])" + re.escape(name))
+    for other in sorted(beside(path).parent.glob("*.onnx*")):
+        if other.suffix == ".data" or other.resolve() == path.resolve() or not other.is_file():
+            continue
+        with other.open("rb") as file:
+            if other.stat().st_size and named.search(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)):
+                return other
+    return None
+
+
+def check_beside(path: Path) -> None:
+    """Check that the parameters beside a file may be replaced.
+
+    Raises:
+        FileExistsError: If they are not those of an earlier file of this name, or not of that alone.
+    """
+    if not beside(path).exists():
+        return
+    whose = "is not that of an earlier network"
+    if keeps_beside(path):
+        other = who_shares(path)
+        if other is None:
+            return
+        whose = f"has those of {other.name} as well"
+    raise FileExistsError(
+        f"{path}: its parameters go into {beside(path).name}, which is there already and {whose}; move it, or give "
+        "another name"
+    )
+
+
 @contextmanager
 def replacing_whole(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Write an ONNX file that holds its parameters itself, as :func:`dyvision.saving.replacing` does.
 
-    What an earlier file of this name kept beside it goes with that file; a file that it did not name stays.
+    What an earlier file of this name kept beside it goes with that file; a file that it did not name, or that another
+    ONNX file of the folder names as well, stays.
     """
-    stale = keeps_beside(path)
+    stale = keeps_beside(path) and who_shares(path) is None
     with replacing(path, needed) as part:
         yield part
     if stale:

@@ -106,6 +106,22 @@ class Images:
         return True
 
 
+def check_types(model: nn.Module, program: str, known: Sequence[torch.dtype]) -> None:
+    """Check before the work that a program computes with the types of a network's parameters.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    kinds = dict.fromkeys(p.dtype for p in model.parameters() if p.is_floating_point())
+    for kind in kinds:
+        if kind not in known:
+            names = [str(one).removeprefix("torch.") for one in (kind, *known)]
+            raise ValueError(
+                f"{type(model).__name__} has parameters of {names[0]}, with which {program} does not compute "
+                f"({', '.join(names[1:])}): export model.float()"
+            )
+
+
 def prepared(model: nn.Module, images: Images, fuse: bool) -> nn.Module:
     """A copy for inference on the processor, folded if asked for.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dyvision.export import _scan, detections
-from dyvision.export._beside import beside, keeps_beside, replacing_whole
+from dyvision.export._beside import beside, check_beside, keeps_beside, replacing_whole
 from dyvision.export._check import Agreement, ExportedFile, Judge, Runner, judge_numbers
 from dyvision.export._check import check as compare
 from dyvision.export._graph import count_nodes, drop_outputs, name_sizes, tidy
@@ -25,11 +25,13 @@ from dyvision.export._network import (
     ImageKind,
     Images,
     cannot_export,
+    check_types,
     dtype_of,
     metadata_of,
     prepared,
     trace,
 )
+from dyvision.export._optimiser import without_pair_rules
 from dyvision.export._outputs import outputs_of
 from dyvision.export._packages import need
 from dyvision.export.deciding import DecidingNetwork, WithNumbers
@@ -39,6 +41,8 @@ from dyvision.saving import replacing
 
 #: of the file's operators; every runtime of the last years knows it
 OPSET = 18
+#: with which ONNX Runtime convolves on the processor
+_TYPES = (torch.float32, torch.float16)
 #: bytes of parameters from which they are kept in a file of their own: one message of protobuf holds 2 GB
 _LARGE = 1_900_000_000
 
@@ -112,14 +116,17 @@ def export_onnx(
         The file, with its opset, number of nodes and largest error.
 
     Raises:
-        ValueError: If an argument is out of range, a package is missing, the network cannot take such images, it cannot
-            be traced, or the outputs differ; there is no new file then.
+        ValueError: If an argument is out of range, a package is missing, ONNX Runtime does not compute with the type of
+            the parameters, the network cannot take such images, it cannot be traced, or the outputs differ; there is no
+            new file then.
     """
     start = time.perf_counter()
     need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
     if opset < OPSET:
         raise ValueError(f"opset must be at least {OPSET}, got {opset}")
     taken = Images.of(image_size, batch, dynamic_size, channels, images)
+    # without a check the file may be for another program, as OpenVINO, which computes with double precision
+    check_types(model, "ONNX Runtime", _TYPES if check else (*_TYPES, torch.float64))
     network = prepared(model, taken, fuse)
     traced = WithNumbers(network) if isinstance(network, DecidingNetwork) else network
     expected = outputs_of(traced, taken.draw(taken.shape, dtype_of(network)))
@@ -131,7 +138,7 @@ def export_onnx(
     checked: tuple[Agreement, ...] = ()
 
     def compared(file: Path, error: Judge | None = None) -> tuple[Agreement, ...]:
-        session = partial(run, open_session(file))
+        session = partial(run, open_session(file, name=f"{path}, which was not written,"))
         return compare(Path(path), "ONNX Runtime", session, network, taken, tolerance, error)
 
     if isinstance(network, DecidingNetwork):
@@ -162,9 +169,10 @@ def _translate(network: nn.Module, model: nn.Module, images: Images, opset: int)
         with torch.no_grad(), exporting_to_onnx():
             traced = trace(network, images)
         table = _scan.translation() | detections.translation()
-        return torch.onnx.export(
-            traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
-        )
+        with without_pair_rules():
+            return torch.onnx.export(
+                traced, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table
+            )
     except Exception as error:
         raise cannot_export(model, images, error) from error
 
@@ -188,11 +196,7 @@ def _written(onnx_model: Any, path: Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))  # a link stays one, and leads to both
     path.parent.mkdir(parents=True, exist_ok=True)
-    if beside(path).exists() and not keeps_beside(path):
-        raise FileExistsError(
-            f"{path}: its parameters go into {beside(path).name}, which is there already and is not that of an earlier "
-            "network; move it, or give another name"
-        )
+    check_beside(path)
     # a file names its parameters, so both are written under their names, in a folder of their own; those of an earlier
     # file stay until then
     with TemporaryDirectory(prefix=f".{path.stem}.part-", dir=path.parent) as folder:

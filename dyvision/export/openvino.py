@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dyvision.export._check import Agreement, ExportedFile, Runner
 from dyvision.export._check import check as compare
-from dyvision.export._network import ImageKind, Images, metadata_of, prepared
+from dyvision.export._network import ImageKind, Images, check_types, metadata_of, prepared
 from dyvision.export._packages import need
 from dyvision.export.onnx import export_onnx
 from dyvision.saving import replacing
@@ -95,6 +95,7 @@ def export_openvino(
         raise ValueError(f"{path}: files of OpenVINO end in .xml (and .bin)")
     _check_beside(path)
     taken = Images.of(image_size, batch, dynamic_size, channels, images)
+    check_types(model, "OpenVINO", (torch.float32, torch.float16, torch.float64))
     network = prepared(model, taken, fuse)
     checked: tuple[Agreement, ...] = ()
     with TemporaryDirectory(prefix="dyvision-") as folder:

@@ -123,7 +123,7 @@ def quantize_onnx(
             written, {**{one.key: one.value for one in model.metadata_props}, "quantization": "int8"}
         )
         onnx.save(written, part)
-        other = open_session(part, threads=1)
+        other = open_session(part, threads=1, name=f"{path}, which was not written,")
         names = [value.name for value in session.get_outputs()]
         agreement, largest = _compare(session, other, batches, names, output)
         float_time, time_ = _times(session, other, batches[0], rounds)

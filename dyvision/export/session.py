@@ -20,8 +20,13 @@ _TYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tens
 _TYPES["tensor(float16)"] = torch.float16
 
 
-def open_session(path: Path, threads: int | None = None) -> Any:
+def open_session(path: Path, threads: int | None = None, name: str | None = None) -> Any:
     """A session of ONNX Runtime on the processor.
+
+    Args:
+        path: The file.
+        threads: For ONNX Runtime.
+        name: What errors call the file, if it is not there under its own name yet.
 
     Raises:
         ValueError: If the file cannot be run, or ONNX Runtime is not installed.
@@ -35,7 +40,9 @@ def open_session(path: Path, threads: int | None = None) -> Any:
         # parameters beside a file lie where a link leads
         return runtime.InferenceSession(os.path.realpath(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
-        raise ValueError(f"{path.name} cannot be run by ONNX Runtime: {printable(first_line(error))}") from error
+        raise ValueError(
+            f"{name or path.name} cannot be run by ONNX Runtime: {printable(first_line(error))}"
+        ) from error
 
 
 def run(session: Any, images: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
@@ -54,12 +55,7 @@ def load(
             "dyvision.inference.Predictor(task, data)"
         ) from error
     if data is None:
-        if not content["datamodule_hyper_parameters"]:
-            raise ValueError(
-                f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
-                "data=dyvision.data.ImageFolderDataModule(...) or the like"
-            )
-        data = open_data(content["task"], content, str(path), trust)
+        data = _open_data(path, content, trust)
     task = _open_task(path, trust)
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -69,6 +65,21 @@ def load(
     return task
 
 
+def _open_data(path: Path, content: Mapping[str, Any], trust: Collection[str]) -> VisionDataModule:
+    """The data module that the file describes."""
+    exported = content.get("exported")
+    if exported is not None:  # knows no data set, and needs none
+        data = open_data(content["task"], content, str(path), trust, root=os.devnull)
+        exported.check_described(data.hparams, {})
+        return data
+    if not content["datamodule_hyper_parameters"]:
+        raise ValueError(
+            f"{path}: trained without a data module of dyvision, so its transforms are not known; give "
+            "data=dyvision.data.ImageFolderDataModule(...) or the like"
+        )
+    return open_data(content["task"], content, str(path), trust)
+
+
 def _content(path: Path) -> Mapping[str, Any]:
     """What the file says of its task and its data, as a checkpoint does."""
     if path.suffix.lower() != ".onnx":
@@ -76,7 +87,12 @@ def _content(path: Path) -> Mapping[str, Any]:
     from dyvision.tasks.exporting import ExportedTask
 
     exported = ExportedTask.read(path)
-    return {"task": exported.task, "datamodule_hyper_parameters": exported.data, "plugins": exported.plugins}
+    return {
+        "task": exported.task,
+        "datamodule_hyper_parameters": exported.data,
+        "plugins": exported.plugins,
+        "exported": exported,
+    }
 
 
 def _open_task(path: Path, trust: Collection[str]) -> BaseTask:

@@ -32,10 +32,12 @@ class Predictor:
 
     Args:
         task: Trained.
-        data: Data module of its training, or one with the same transforms; its files are not looked at.
+        data: Data module of its training, or one with the same transforms; its files are not looked at. What it leaves
+            to the weights (``mean=None``) it takes from the task.
 
     Raises:
-        ValueError: If the two are of different tasks.
+        ValueError: If the two are of different tasks, or the task is run by a file that was made for images which are
+            normalised otherwise.
     """
 
     def __init__(self, task: BaseTask, data: VisionDataModule) -> None:
@@ -43,6 +45,7 @@ class Predictor:
             raise ValueError(f"{type(data).__name__} is for {data.task}, and this task is for {task.task}")
         self.task, self.data = task, data
         data.take_channels(task.hparams.get("in_chans"))
+        data.take_preprocessing(task)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None) -> Any:
         """Predict.

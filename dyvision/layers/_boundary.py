@@ -129,7 +129,7 @@ def _unusual(layer: Convolution, forward: Forward, x: Any, args: tuple[Any, ...]
 
 def _empty(layer: Convolution, x: Tensor, coefficients: Iterable[Any]) -> Tensor:
     """``[0, C_out, H', W']`` in the type of other outputs."""
-    edges, geometry = resolve(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    edges, geometry = resolve(x.shape, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     tensors = (x, *layer.parameters(), *_tensors(coefficients))
     return empty_output(x, layer.out_channels, layer.kernel_size, edges, geometry, tensors)
 
@@ -157,6 +157,6 @@ def _explain(layer: Convolution, x: Tensor, error: Exception) -> None:
             "one of them, or use torch.autocast"
         ) from error
     try:
-        resolve(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+        resolve(x.shape, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     except ValueError as problem:
         raise ValueError(f"{describe(layer)}: {problem}") from error

@@ -13,6 +13,7 @@ from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer
 from dyvision.ops.autocast import autocasts, without_autocast
 from dyvision.ops.modes import is_exporting
+from dyvision.ops.perceptron import pooled_perceptron
 
 
 class CoefficientBranch(nn.Module):
@@ -24,11 +25,20 @@ class CoefficientBranch(nn.Module):
 
     #: side of the pooled map
     pool_size: int = 1
+    #: whether what ``perceptron`` says is about this class's ``predict``
+    _begins_at_once: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = {name: _owner(cls, name) for name in ("perceptron", "predict", "_pool")}
+        cls._begins_at_once = all(issubclass(owner["perceptron"], owner[name]) for name in ("predict", "_pool"))
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
         if isinstance(x, fx.Proxy):
             return record_call(self, x)
+        if self._begins_at_once and (found := self._begin_at_once(x)) is not None:
+            return self.finish(found)
         if autocasts(x.device):  # entering a context takes as long as a small product
             with without_autocast(x.device):
                 return self.predict(self._pool(x))
@@ -38,12 +48,32 @@ class CoefficientBranch(nn.Module):
     def predict(self, pooled: Tensor) -> Any:
         """Predict coefficients from ``pooled [B, C * pool_size**2]``, float32 or float64."""
 
+    def perceptron(self) -> tuple[PreciseLinear | None, PreciseLinear] | None:
+        """The layers with which :meth:`predict` begins: linear, ReLU, linear, or None and one linear layer.
+
+        Where :meth:`finish` does the rest, pooling and layers can be one call. None if it begins otherwise. A subclass
+        with a ``predict`` or a ``_pool`` of its own is not asked, unless it has a ``perceptron`` of its own as well.
+        """
+        return None
+
+    def finish(self, predicted: Tensor) -> Any:
+        """What :meth:`predict` makes of the output of its :meth:`perceptron`."""
+        return predicted
+
     def start_constant(self) -> None:
         """Predict the same coefficients for every input, those under which ``load_static`` preserves outputs.
 
         Only branches that several layers share have to implement it: a layer's own branch is set by ``load_static``.
         """
         raise TypeError(f"{type(self).__name__} belongs to one layer and is set by its load_static")
+
+    def _begin_at_once(self, x: Tensor) -> Tensor | None:
+        """Pool and call the perceptron in one call; None where its layers have to be called."""
+        layers = self.perceptron() if self.pool_size == 1 else None
+        # a hook expects to be called, and a layer of another class computes what it likes
+        if layers is None or not all(layer is None or is_ordinary(layer, PreciseLinear) for layer in layers):
+            return None
+        return pooled_perceptron(x, *layers)
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.pool_size == 1 and x.dtype == torch.float32:
@@ -55,6 +85,16 @@ class CoefficientBranch(nn.Module):
 
     def __prepare_scriptable__(self) -> None:
         refuse_script(self)
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class from which a class has a method."""
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to call a module is to compute what its class does, with nobody who listens."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def require_branch(layer: Any) -> CoefficientBranch:
@@ -147,7 +187,15 @@ class LinearBranch(CoefficientBranch):
 
     def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map ``[B, C]`` to ``[B, count]``, once per layer if there are several."""
-        predicted = self.activate(self.fc(pooled))
+        return self.finish(self.fc(pooled))
+
+    def perceptron(self) -> tuple[None, PreciseLinear]:
+        """See the base class."""
+        return None, self.fc
+
+    def finish(self, predicted: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Activate; one entry per layer."""
+        predicted = self.activate(predicted)
         return predicted if self.num_layers is None else (predicted,) * self.num_layers
 
     @abstractmethod

@@ -55,6 +55,11 @@ class InitialisedConv2d(_Initialised, nn.Conv2d):
     """``nn.Conv2d`` with an initialisation of its own."""
 
 
+def by_outputs(weight: Tensor) -> None:
+    """Set ``weight [O, I, kH, kW]`` to N(0, sqrt(2 / (kH kW O))), as DCD's official code does."""
+    nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
+
+
 def start_like_conv2d(weight: Tensor, bias: Tensor | None) -> None:
     """Set a kernel ``[C_out, C_in/groups, kH, kW]``, or each of a stack of them, and the bias as ``nn.Conv2d`` does."""
     for kernel in weight if weight.ndim == 5 else (weight,):

@@ -18,6 +18,6 @@ def plain_conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Compute ``F.conv2d`` whose ``padding="same"`` also works with a stride (TensorFlow's rule)."""
-    edges, geometry = resolve(x, weight.shape[-2:], stride, padding, dilation, groups)
+    edges, geometry = resolve(x.shape, weight.shape[-2:], stride, padding, dilation, groups)
     x = x if edges is None else F.pad(x, edges)
     return F.conv2d(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation, groups)

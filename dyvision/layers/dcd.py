@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive
-from dyvision.layers._initialise import InitialisedConv2d, Initializer, reset_children
+from dyvision.layers._initialise import InitialisedConv2d, Initializer, by_outputs, reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
@@ -29,6 +29,7 @@ from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
+from dyvision.ops.low_rank import low_rank_conv2d
 from dyvision.ops.modes import has_open_size, is_exporting
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
@@ -38,11 +39,6 @@ FORMS = ("pointwise", "basic", "bottleneck")
 
 #: start of the branch of pointwise layers
 SMALL: Initializer = partial(nn.init.normal_, std=0.01)
-
-
-def by_outputs(weight: Tensor) -> None:
-    """Set ``weight [O, I, k, k]`` to N(0, sqrt(2 / (k k O))), as the official code does."""
-    nn.init.normal_(weight, std=math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])))
 
 
 @register_layer("dcd")
@@ -128,12 +124,22 @@ class DCDConv2d(DynamicConv2d):
 
     def forward(self, x: Tensor, coefficients: DCDCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``."""
+        if coefficients is None and (found := self._at_once(x)) is not None:
+            return found
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
         residual = self._residual(low, fusion)
         return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
+
+    def _at_once(self, x: Tensor) -> Tensor | None:
+        """Predict, fold and convolve where there is code for it; None elsewhere, and before :meth:`fuse_branch`."""
+        weights = self.branch.low_rank_weights(self.conv_q, self.conv_p, self.bias)
+        if weights is None or self.padding_mode != "zeros":
+            return None
+        _, geometry = self.convolution_arguments(x)
+        return low_rank_conv2d(x, self.weight, weights, self.branch.pool_size, self.centred, geometry)
 
     def _evaluate(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
         """Convolve with the BatchNorms' running statistics, by which the residual is one linear map per sample.
@@ -262,7 +268,7 @@ class DCDConv2d(DynamicConv2d):
             static, low = F.conv2d(x, weight, shift, self.stride).split_with_sizes((self.out_channels, self.rank), 1)
             return static, low
         static = self._static(x, bias)
-        return static, F.conv2d(self._centred(x), down, None, self.stride, groups=self.blocks)
+        return static, F.conv2d(self.centred(x), down, None, self.stride, groups=self.blocks)
 
     def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
         """``P (BN2(Phi BN1(low)) + BN1(low))``."""
@@ -278,7 +284,7 @@ class DCDConv2d(DynamicConv2d):
             mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
         return self.conv_p(apply_norm(self.bn2, mixed) + low)
 
-    def _centred(self, x: Tensor) -> Tensor:
+    def centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""
         edges: list[int] = []
         for axis, (before, after) in zip((1, 0), reversed(self.pads(x)), strict=True):  # F.pad starts with the last

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinary
 from dyvision.layers._initialise import Initializer, reset_children
+from dyvision.ops.native import LowRankWeights
 
 
 class DCDCoefficients(NamedTuple):
@@ -120,6 +121,29 @@ class DCDBranch(CoefficientBranch):
         else:
             scale, fusion = self.fused_fc(embedding).split((self.fused_fc.out_features - side**2, side**2), 1)
         return DCDCoefficients(hard_sigmoid2(scale), fusion.unflatten(1, (self.blocks, side, side)))
+
+    def low_rank_weights(self, reduce: nn.Conv2d, expand: nn.Conv2d, bias: Tensor | None) -> LowRankWeights | None:
+        """The parameters of the branch, of Q and P, and the layer's bias, for all of it in one call.
+
+        None before :meth:`fuse`, and where modules have to be called: if one is of another class or has a hook.
+        """
+        predict = self.fused_fc
+        if predict is None or not is_ordinary(self, DCDBranch):
+            return None
+        if not all(is_ordinary(linear, PreciseLinear) for linear in (self.squeeze, self.gate, predict)):
+            return None
+        assert predict.bias is not None and reduce.bias is not None
+        return LowRankWeights(
+            squeeze=self.squeeze.weight,
+            gate=self.gate.weight,
+            predict=predict.weight,
+            predict_bias=predict.bias,
+            expand=expand.weight.flatten(1),
+            expand_bias=expand.bias,
+            reduce=reduce.weight.flatten(1),
+            reduce_bias=reduce.bias,
+            bias=bias,
+        )
 
     def fuse(self, factor: Tensor) -> None:
         """Predict ``diag(factor) Phi + 1`` for the one block's Phi, by one layer with Lambda; in place."""

@@ -57,6 +57,10 @@ class DyConvAttention(CoefficientBranch):
         """Map ``[B, C]`` to logits ``[B, K]``; the layer divides them by its temperature."""
         return self.fc2(torch.relu(self.fc1(pooled)))
 
+    def perceptron(self) -> tuple[PreciseLinear, PreciseLinear]:
+        """See the base class."""
+        return self.fc1, self.fc2
+
 
 @register_layer("dyconv")
 class DyConv2d(Tempered, MixtureConv2d):

@@ -68,7 +68,15 @@ class DyNetBranch(CoefficientBranch):
     def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map ``[B, C]`` to ``[B, g_t, C_out]`` per layer."""
         hidden = pooled if self.reduce is None else torch.relu(self.reduce(pooled))
-        eta = torch.sigmoid(self.fc(hidden))
+        return self.finish(self.fc(hidden))
+
+    def perceptron(self) -> tuple[PreciseLinear | None, PreciseLinear]:
+        """See the base class."""
+        return self.reduce, self.fc
+
+    def finish(self, predicted: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Activate and divide among the layers."""
+        eta = torch.sigmoid(predicted)
         parts = eta.split([self.num_kernels * count for count in self.out_channels], 1)
         # number t * g_t + i belongs to kernel i of output channel t
         shaped = tuple(

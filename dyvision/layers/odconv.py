@@ -26,6 +26,7 @@ from dyvision.layers.arguments import Conv2dArguments, check_between, check_posi
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.ops.gated import gated_mixture
 from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
 from dyvision.ops.modes import has_open_size
@@ -100,6 +101,10 @@ class ODConvAttention(CoefficientBranch):
             return self.fused_fc(torch.relu(hidden))
         hidden = torch.relu(apply_norm(self.bn, hidden))
         return torch.cat([head(hidden) for head in self.heads if head is not None], 1)
+
+    def perceptron(self) -> tuple[PreciseLinear, PreciseLinear] | None:
+        """See the base class."""
+        return None if self.fused_fc is None else (self.fc, self.fused_fc)
 
     def fuse(self, temperature: float) -> None:
         """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place.
@@ -202,10 +207,15 @@ class ODConv2d(Tempered, DynamicConv2d):
     def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``.
 
-        The gates of channels act on the kernels or on the maps, whichever has fewer numbers.
+        The gates of channels act on the kernels as they are mixed where there is code for that; else on the kernels or
+        on the maps, whichever has fewer numbers.
         """
         attention = self.coefficients(x) if coefficients is None else coefficients
         padded, geometry = self.convolution_arguments(x)
+        channel, filters, spatial, mixture = attention
+        gated = gated_mixture(padded, self.weight, mixture, channel, filters, spatial, self.bias, geometry)
+        if gated is not None:
+            return gated
         numbers = math.prod(self.kernel_shape)
         strides = self.stride[0] * self.stride[1]
         # an exporter of free sizes would keep the answer for the one that it sees

@@ -21,7 +21,8 @@ from dyvision.ops.empty_batch import empty_output
 from dyvision.ops.geometry import Edges, Geometry, Padding, Size, is_channels_last, resolve
 from dyvision.ops.kernels import Mixture
 from dyvision.ops.measuring import find_fastest, wants_measurement
-from dyvision.ops.modes import is_traced
+from dyvision.ops.modes import is_traced, is_watched
+from dyvision.ops.plain import PLAIN
 from dyvision.ops.planner import forced_formulation, make_plan
 from dyvision.ops.problem import Plan, describe_problem
 
@@ -83,12 +84,13 @@ def remember(work_out: Callable[[Any, Arguments, bool], Call], tensors: Tensors,
         return work_out(tensors, arguments, training)
     key: list[object] = [work_out, arguments, training]
     for tensor in tensors:
-        key += (None,) if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
+        key += (None,) if tensor is None else (tensor.shape, tensor.dtype, tensor.device, type(tensor))
     input = tensors[0]
     assert input is not None
     key += (
         torch.get_autocast_dtype(input.device.type) if autocasts(input.device) else None,
         is_channels_last(input) if input.ndim == 4 else None,
+        is_watched(),
         forced_formulation(),
         wants_measurement(),
     )
@@ -125,12 +127,14 @@ def prepare(
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
-    edges, geometry = resolve(input, weight.shape[-2:], *arguments)
+    edges, geometry = resolve(input.shape, weight.shape[-2:], *arguments)
     dtype, batch = convolution_dtype(input), input.shape[0]
     if not torch.jit.is_tracing() and batch == 0:
         return Call(edges, dtype, geometry, training, None)
     mixed, linear = (0, True) if mixture is None else (weight.shape[0], mixture.taps is None)
-    problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges)
+    tensors = (input, weight, bias, *(mixture or ()))
+    plain = not is_traced() and not is_watched() and all(type(tensor) in PLAIN for tensor in tensors)
+    problem = describe_problem(input, weight, geometry, mixed, training, linear, dtype, edges, plain)
     plan = make_plan(problem, find_fastest)
     if is_traced():
         return Call(edges, dtype, geometry, training, plan)
@@ -138,9 +142,8 @@ def prepare(
     if mixture is not None:
         forward = choose_tile(plan.forward, dtype, batch, mixture, geometry)
         tiles = (forward, choose_tile(plan.backward, dtype, batch, mixture, geometry))
-    tensors = (input, weight, bias, *(mixture or ()))
-    plain = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)
+    common = edges is None and all(tensor is None or tensor.dtype == dtype for tensor in tensors)
     run = None
-    if plain and not training and not problem.channels_last and tiles[0] is None:
+    if common and not training and not problem.channels_last and tiles[0] is None:
         run = straight_code(plan.forward, input, weight, bias, mixture, geometry)
     return Call(edges, dtype, geometry, training, plan, tiles, run)

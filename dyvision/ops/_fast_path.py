@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dyvision.ops.formulations import TABLE, Convolve
+from dyvision.ops.formulations import TABLE, Convolve, ConvolveMixture
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture, sum_by_channel
 
@@ -31,10 +31,13 @@ def straight_code(
         geometry: Stride, padding, dilation, groups.
 
     Returns:
-        ``(input, weight, bias)``, or ``(input, kernels, coefficients, bias)`` for a mixture; None for a case that is
-        not common enough.
+        ``(input, weight, bias)``, or ``(input, kernels, coefficients, bias, taps)`` for a mixture; None for a case
+        that is not common enough.
     """
-    straight = TABLE[name].straight
+    row = TABLE[name]
+    if mixture is not None and row.straight_of_mixture is not None:
+        return row.straight_of_mixture(input, mixture, bias, geometry)
+    straight = row.straight
     convolve = None if straight is None else straight(input.shape[0], input.shape[2:], weight.shape[1:], geometry)
     if convolve is None or mixture is None:
         return convolve
@@ -42,8 +45,8 @@ def straight_code(
     return None if mixes_more else _mix_first(convolve, mixture)
 
 
-def _mix_first(convolve: Convolve, mixture: Mixture) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+def _mix_first(convolve: Convolve, mixture: Mixture) -> ConvolveMixture:
     if mixture.coefficients.ndim == 2:
-        return lambda x, kernels, mix, bias: convolve(x, torch.mm(mix, kernels.flatten(1)), bias)
+        return lambda x, kernels, mix, bias, _: convolve(x, torch.mm(mix, kernels.flatten(1)), bias)
     shape = (-1, mixture.kernels.shape[1], math.prod(mixture.kernels.shape[2:]))
-    return lambda x, kernels, mix, bias: convolve(x, sum_by_channel(mix, kernels.view(shape)), bias)
+    return lambda x, kernels, mix, bias, _: convolve(x, sum_by_channel(mix, kernels.view(shape)), bias)

@@ -10,6 +10,7 @@ import json
 import math
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import torch
 
@@ -22,8 +23,12 @@ CACHES = (2**18, 2**23)
 
 @cache
 def estimate(problem: Problem) -> Plan:
-    """Choose by the cost model of the device; without one, by the rank of the formulations."""
+    """Choose what leads; else by the cost model of the device; without one, by the rank of the formulations."""
     names = separable(problem) if problem.training else applicable(problem)
+    for name in names:
+        leads = TABLE[name].leads
+        if leads is not None and leads(problem):
+            return Plan(name, name)
     costs = cost_model(problem.device)
     if costs is None or problem.dtype not in (torch.float32, torch.float64):
         name = min(names, key=lambda name: TABLE[name].rank(problem))
@@ -61,8 +66,19 @@ def monomials(problem: Problem) -> list[float]:
     return [1.0, *logs, *(a * b for a, b in itertools.combinations_with_replacement(logs, 2)), *excess]
 
 
+def fitted_on(device: str) -> str | None:
+    """The machine on which a cost model's times were measured; None without a model for such a device."""
+    content = _content(device)
+    return None if content is None else content["machine"]
+
+
 @cache
 def cost_model(device: str) -> dict[str, dict[str, dict[str, list[float]]]] | None:
     """Weights of :func:`monomials` by pass, kind and formulation; None if nothing was measured on such a device."""
+    content = _content(device)
+    return None if content is None else content["weights"]
+
+
+def _content(device: str) -> dict[str, Any] | None:
     path = resources.files("dyvision.ops").joinpath(f"planner_{device}.json")
-    return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

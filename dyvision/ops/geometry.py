@@ -88,12 +88,12 @@ def pads(
 
 
 def resolve(
-    input: Tensor, kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int
+    shape: Sequence[int], kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int
 ) -> tuple[Edges | None, Geometry]:
     """Check the geometry, and split the padding into what a convolution can do and what has to come before it.
 
     Args:
-        input: ``[B, C_in, H, W]``.
+        shape: Of the input, ``[B, C_in, H, W]``.
         kernel: Height and width of the kernel.
         stride: Int or pair.
         padding: Int, pair, ``"valid"`` or ``"same"``.
@@ -107,13 +107,13 @@ def resolve(
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
-    (top, bottom), (left, right) = pads(input.shape[-2:], kernel, strides, padding, dilations)
-    for axis, size, zeros in (("height", input.shape[-2], top + bottom), ("width", input.shape[-1], left + right)):
+    (top, bottom), (left, right) = pads(shape[-2:], kernel, strides, padding, dilations)
+    for axis, size, zeros in (("height", shape[-2], top + bottom), ("width", shape[-1], left + right)):
         index = 0 if axis == "height" else 1
         reach = dilations[index] * (kernel[index] - 1) + 1
         if size + zeros < reach:
             raise ValueError(
-                f"input of shape {tuple(input.shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}"
+                f"input of shape {tuple(shape)}: padded {axis} {size + zeros} is less than the kernel's {reach}"
             )
     # at other sizes, "same" zeros that are even here may be odd: an exporter must not ask
     if (padding == "same" and is_exporting()) or top != bottom or left != right:

@@ -59,7 +59,7 @@ def mixture_conv2d(
     """
     call = remember(_prepare, (input, kernels, coefficients, bias, taps), (stride, padding, dilation, groups))
     if call.run is not None:
-        return call.run(input, kernels, coefficients, bias)
+        return call.run(input, kernels, coefficients, bias, taps)
     if call.plan is None:
         return call.empty(input, kernels, coefficients, bias, taps)
     input, geometry, plan = call.ready(input), call.geometry, call.plan

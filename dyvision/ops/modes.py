@@ -30,6 +30,12 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms()
 
 
+def is_watched() -> bool:
+    """Whether a mode sees, replaces or counts the operations of this call: what computes without them is not seen."""
+    # private: there is no public question that takes less than the call itself
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 def is_exporting() -> bool:
     """Whether the operations of this call will be run at other sizes: by an exporter, or ``torch.jit.trace``."""
     if torch.jit.is_tracing():

@@ -36,6 +36,7 @@ class Problem(NamedTuple):
         channels_last: Whether the input is in channels-last memory.
         training: Whether there will be a backward pass.
         linear: Whether outputs can be mixed instead of kernels.
+        plain: Whether the tensors' memory may be read: they are ordinary ones, and nothing records operations.
     """
 
     batch: int
@@ -50,6 +51,7 @@ class Problem(NamedTuple):
     channels_last: bool
     training: bool
     linear: bool
+    plain: bool = True
 
     # no property: the compiler of PyTorch 2.6 knows the methods of named tuples only
     def is_depthwise(self) -> bool:
@@ -81,6 +83,7 @@ def describe_problem(
     linear: bool = True,
     dtype: torch.dtype | None = None,
     edges: Edges | None = None,
+    plain: bool = True,
 ) -> Problem:
     """Collect what the choice depends on, see :class:`Problem`.
 
@@ -100,4 +103,5 @@ def describe_problem(
         channels_last=is_channels_last(input),
         training=training,
         linear=linear,
+        plain=plain,
     )

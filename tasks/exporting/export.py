@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from lightning.pytorch import LightningDataModule
 from torch import nn
@@ -18,8 +19,9 @@ from dyvision.tasks.arguments import plain_value
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.collapsing import static_task
 from dyvision.tasks.exporting.network import DETECTIONS, Exportable, Wanted, make_exportable
+from dyvision.tasks.preprocessing import statistic_of
 from dyvision.text import some
-from dyvision.trust import without_places
+from dyvision.trust import without_folders, without_places
 
 #: name -> what writes it, and how its files end
 FORMATS: dict[str, tuple[Callable[..., ExportedFile], str]] = {
@@ -61,17 +63,21 @@ def export_task(
             ``boxes``, ``scores``, ``labels`` and ``count`` after non-maximum suppression.
         fuse: Fold BatchNorms and branches first.
         check: Compare.
-        mean: What the data module normalises with; needed for ``preprocess`` but of detection.
+        mean: What the data module normalises with; needed for ``preprocess`` but of detection. None takes that of
+            ``data``.
         std: The same.
         data: The data module or its hyperparameters, with which a file alone is enough to predict; a format that a
-            plug-in registered needs the data module.
+            plug-in registered needs the data module. Where the data set lies is left out. None takes what the
+            checkpoint of the task says of its images.
 
     Raises:
-        ValueError: If an argument is out of range, a package is missing, the task or its head cannot be exported, or
-            the outputs differ; there is no new file then.
+        ValueError: If an argument is out of range, a package is missing, the task or its head cannot be exported,
+            ``mean`` or ``std`` is another one than in ``data``, or the outputs differ; there is no new file then.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: expected {some(FORMATS)}")
+    data = task.trained_with if data is None else data
+    mean, std = (_statistic(*one, _options(data), task) for one in (("mean", mean), ("std", std)))
     made = exportable(task, image_size, preprocess, postprocess, fuse, mean, std)
     if dynamic_size and made.postprocess == DETECTIONS:
         raise ValueError("image size dynamic: anchors are those of one size; export detection with --image-size HxW")
@@ -104,11 +110,10 @@ def exportable(
 
 
 def describe(
-    task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | LightningDataModule | None
+    task: BaseTask, made: Exportable, preprocess: bool, data: Mapping[str, Any] | LightningDataModule
 ) -> dict[str, Any]:
     """What the file says about its task. Hyperparameters are YAML, which has other keys than text, too."""
-    module = data if isinstance(data, LightningDataModule) else None
-    options: dict[str, Any] = dict(data or {}) if module is None else dict(module.hparams)  # type: ignore[arg-type]
+    options = without_folders(_options(data))
     said = {
         "task": task.task,
         "backbone": task.hparams.backbone,
@@ -121,7 +126,7 @@ def describe(
         "model": _text(without_places(task.hparams)),
         "data": _text(options),
     }
-    plugins = record_plugins({**task.hparams, **options}, module)
+    plugins = record_plugins({**task.hparams, **options}, data if isinstance(data, LightningDataModule) else None)
     if plugins:
         said["plugins"] = plugins
     if task.data_names is not None:
@@ -143,6 +148,25 @@ def static_twin(task: BaseTask) -> BaseTask | None:
 def is_dynamic(network: nn.Module) -> bool:
     """Whether it has dynamic layers."""
     return any(isinstance(module, DynamicConv2d) for module in network.modules())
+
+
+def _options(data: Mapping[str, Any] | LightningDataModule) -> dict[str, Any]:
+    """Hyperparameters of a data module."""
+    return dict(data.hparams if isinstance(data, LightningDataModule) else data)
+
+
+def _statistic(
+    name: str, given: Sequence[float] | None, data: Mapping[str, Any], task: BaseTask
+) -> Sequence[float] | None:
+    """What was given, else what the data module's arguments say.
+
+    Raises:
+        ValueError: If these are two numbers.
+    """
+    said = statistic_of(data, name, task.hparams.in_chans)
+    if given is not None and said is not None and not np.allclose(given, said, atol=1e-4):
+        raise ValueError(f"{name}={list(given)}: the data has {name}={said}; give one of them")
+    return said if given is None else given
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor
 
 from dyvision.arguments import check_numbers, shown
+from dyvision.channels import of_channels
 from dyvision.checkpoint_file import warn_of_newer
 from dyvision.export import OnnxModel
 from dyvision.reading import parse_yaml
+from dyvision.tasks.arguments import plain_value
 from dyvision.tasks.base import BaseTask
 from dyvision.tasks.exporting.file_networks import OnnxDetector, OnnxNetwork
 from dyvision.tasks.opening import task_class
+from dyvision.tasks.preprocessing import undescribed
 from dyvision.text import printable
+from dyvision.trust import without_folders
 from dyvision.version import VERSION
 
 #: outputs of the files of each task, any of which will do
@@ -27,6 +32,13 @@ _OUTPUTS = {
     "segmentation": (["logits"], ["label_map"]),
     "detection": (["boxes", "scores", "labels", "count"],),
 }
+
+#: hyperparameters of a task that are fixed in its file
+_IN_THE_FILE = (
+    *("backbone", "layer", "layer_kwargs", "policy", "head", "num_classes", "in_chans", "output_stride"),
+    *("min_size", "max_size", "image_mean", "image_std", "fpn_channels", "anchor_scale"),
+    *("score_threshold", "nms_threshold", "detections_per_image"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class ExportedTask:
         file: Runs it.
         task: Name of the task.
         model: Hyperparameters of the task, as the file has them: of any origin.
-        data: Those of the data module.
+        data: Those of the data module, without places of another machine.
         mean: What the network's images are normalised with, as ``[C, 1, 1]``; None if unknown.
         std: The same.
         data_names: What the data calls the classes, where that is not what the task calls them.
@@ -76,25 +88,41 @@ class ExportedTask:
             )
         if task == "detection" and None in file.shape[2:]:
             raise ValueError(f"{file.path}: takes images of any size, and detection needs a fixed one; export it again")
-        sections = {name: _parsed(said, name, file.path) for name in ("model", "data")}
+        sections = {name: _parsed(said, name, file.path) or {} for name in ("model", "data")}
         for name, value in sections.items():
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise ValueError(
                     f"{file.path}: {name} of its metadata is no mapping of hyperparameters; export it again"
                 )
-        statistics = {name: _statistic(said, name, file) for name in ("mean", "std")}
+        statistics = {name: _statistic(said, name, file, sections["data"]) for name in ("mean", "std")}
         warn_of_newer(said, str(file.path), VERSION)
         names = _parsed(said, "data_class_names", file.path)
         names = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-        return cls(
-            file,
-            task,
-            dict(sections["model"] or {}),
-            dict(sections["data"] or {}),
-            **statistics,
-            data_names=names,
-            plugins=_parsed(said, "plugins", file.path),
-        )
+        data = _with_size(without_folders(sections["data"]), task, sections["model"], file)
+        plugins = _parsed(said, "plugins", file.path)
+        return cls(file, task, dict(sections["model"]), data, **statistics, data_names=names, plugins=plugins)
+
+    def check_described(self, known: Collection[str], given: Mapping[str, Any]) -> None:
+        """Check that the file or its user says what images go through before the network sees them.
+
+        Args:
+            known: The arguments that the data module has.
+            given: Those that the user gives.
+
+        Raises:
+            ValueError: If nobody says size, mean or standard deviation. For the crop there is a warning.
+        """
+        statistics = {name: value for name, value in (("mean", self.mean), ("std", self.std)) if value is not None}
+        lacking = [name for name in undescribed(self.task, {**self.data, **statistics, **given}) if name in known]
+        if not lacking:
+            return
+        needed = [name for name in lacking if name != "crop_ratio"]
+        names = ", ".join(needed or lacking)
+        said = f"{self.file.path}: does not say {names} of the images that it was trained with"
+        if needed:
+            options = ", ".join(f"--data.{name}" for name in needed)
+            raise ValueError(f"{said}; give what it was ({options}; in Python data=, a data module)")
+        warnings.warn(f"{said}: the default is taken", stacklevel=3)
 
     @property
     def size(self) -> int:
@@ -124,6 +152,7 @@ class ExportedTask:
         path, num_classes = str(self.file.path), task.hparams.num_classes
         if num_classes is None:
             raise ValueError(f"{path}: its metadata lacks num_classes; export it again")
+        self._check_network(task)
         if self.task == "detection":
             pads = task.hparams.get("min_size") is None
             task.network = OnnxDetector(
@@ -144,6 +173,19 @@ class ExportedTask:
             # of this one: there are no logits
             task.has_evaluation_loss = False  # type: ignore[misc]
         task.remember(path, self.task, self.model, self.data_names)
+        statistics = {"mean": self.mean, "std": self.std} if self.task != "detection" else {}
+        required = {name: one.flatten().tolist() for name, one in statistics.items() if one is not None}
+        task.run_on(path, self.data, required)
+
+    def _check_network(self, task: BaseTask) -> None:
+        """Whether a task that was built with the user's options describes the network that is in the file."""
+        for name in _IN_THE_FILE:
+            given, made = (plain_value(options.get(name), name) for options in (task.hparams, self.model))
+            if name in self.model and given != made:
+                raise ValueError(
+                    f"{self.file.path}: was exported with {name}={shown(made)}, which cannot be {shown(given)} any "
+                    f"more; leave --model.{name} out, or export the checkpoint with it"
+                )
 
 
 def load_exported(path: str | PathLike[str], trust: Collection[str] = ()) -> BaseTask:
@@ -173,10 +215,29 @@ def _parsed(said: Mapping[str, str], name: str, path: Path) -> Any:
     return parse_yaml(text, f"{path}: {name} of its metadata") if text else {} if name in ("model", "data") else None
 
 
-def _statistic(said: Mapping[str, str], name: str, file: OnnxModel) -> Tensor | None:
-    value = _parsed(said, name, file.path)
-    if value is None:
-        return None
+def _with_size(data: dict[str, Any], task: str, model: Mapping[str, Any], file: OnnxModel) -> dict[str, Any]:
+    """Arguments of a data module, with the size of the images where the file takes no other and they say none."""
+    height, width = file.shape[2:]
+    if "image_size" in data or None in (height, width) or model.get("inference"):
+        return data
+    size = {"segmentation": [height, width], "classification": height if height == width else None}.get(task)
+    return data if size is None or data.get("eval_transform") else {**data, "image_size": size}
+
+
+def _statistic(said: Mapping[str, str], name: str, file: OnnxModel, data: Mapping[str, Any]) -> Tensor | None:
     limits: dict[str, Any] = {"above": 0} if name == "std" else {}
-    check_numbers(f"{file.path}: {name}", value, length=file.shape[1], maximum=10, **limits)
-    return torch.tensor(value, dtype=torch.float32)[:, None, None]
+    values = {name: _parsed(said, name, file.path), f"data.{name}": data.get(name)}
+    found = []
+    for where, value in values.items():
+        if isinstance(value, list):
+            value = list(of_channels(value, file.shape[1] or len(value)))
+        if value is not None:
+            check_numbers(f"{file.path}: {where}", value, length=file.shape[1], maximum=10, **limits)
+        found.append(None if value is None else torch.tensor(value, dtype=torch.float32)[:, None, None])
+    own, other = found
+    if own is not None and other is not None and not torch.allclose(own, other, atol=1e-4):
+        raise ValueError(
+            f"{file.path}: its metadata has {name} {shown(values[name])} and among the options of the data "
+            f"{shown(values[f'data.{name}'])}; export it again"
+        )
+    return own

@@ -61,6 +61,13 @@ def test_typed_options_beat_the_checkpoint(sample_data, tmp_path, capsys) -> Non
     ("arguments", "text"),
     [
         (["fit"], "which task"),
+        (["fit", "--modle.lr=3"], "unknown option: --modle.lr (did you mean 'model.lr'?)"),
+        (["predict", "--weights", "X"], "unknown option: --weights (did you mean 'ckpt_path' or"),
+        (["predict", "--imgsz=64"], "unknown option: --imgsz (did you mean 'data.image_size'"),
+        (
+            ["validate", "--data.root=x"],
+            "validate needs trained weights: give --ckpt_path FILE, last or best, or",
+        ),
         (["fit", "--task=segmentaton"], "did you mean 'segmentation'"),
         (["fit", "--config=nowhere.yaml"], "no config 'nowhere.yaml'"),
         (["validate", "--ckpt_path=nowhere.ckpt"], "no such file"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dyvision.cli.errors import one_line, report
+from dyvision.cli.parser import parse_command
 
 
 class MisconfigurationException(Exception):
@@ -95,3 +96,21 @@ def test_a_long_message_is_cut_between_words() -> None:
     start, _, end = one_line(ValueError(" ".join(words))).partition(" ... ")
     assert set(start.split()) | set(end.split()) <= set(words)
     assert len(start.split()) > 20 and len(end.split()) > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("export a.ckpt --imgsz 64", "--imgsz 64 (did you mean '--image-size'?); see dyvision export --help"),
+        ("compare a --jsn=b", "--jsn=b (did you mean '--json'?); see dyvision compare --help"),
+        ("export a.ckpt --int8", "--int8 (did you mean '--quantize int8'?); see dyvision export --help"),
+        ("export a.ckpt --onnx", "--onnx (did you mean '--format onnx'?); see dyvision export --help"),
+        ("export a.ckpt --foo", "--foo; see dyvision export --help"),
+        ("data check a --formt coco", "--formt coco (did you mean '--format'?); see dyvision data check --help"),
+        ("export a.ckpt format=onnx", "format=onnx; see dyvision export --help"),
+    ],
+)
+def test_what_a_command_does_not_know_names_its_closest_option(words, message) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_command(words.split())
+    assert str(caught.value) == f"unrecognized arguments: {message}"

@@ -16,6 +16,7 @@ from PIL import Image
 from dyvision.cli import main
 from dyvision.cli._source import read_source
 from dyvision.tasks import ClassificationTask, DetectionTask, SegmentationTask
+from dyvision.tasks.exporting import ExportedTask
 from dyvision.version import VERSION
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.num_workers=0"]
@@ -95,8 +96,15 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys) -> None:
 
 def test_a_size_that_nothing_says(tmp_path, capsys) -> None:
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, num_classes=2, head="fcos", fpn_channels=16)
-    assert "give --image-size HxW" in fails(capsys, "export", path)
-    assert "give --image-size HxW" in fails(capsys, "export", path, "--image-size=dynamic")
+    said = fails(capsys, "export", path)
+    assert "give --image-size HxW, the size of your images (larger ones are refused, smaller ones padded" in said
+
+
+@pytest.mark.parametrize("data", [{}, {"image_size": 48}])
+def test_detection_has_one_size(data, tmp_path, capsys) -> None:
+    path = save(tmp_path / "a.ckpt", "detection", {"root": "data", **data}, num_classes=2, head="fcos", fpn_channels=16)
+    said = fails(capsys, "export", path, "--image-size=dynamic")
+    assert f"{path}: --image-size dynamic: anchors are those of one size; give --image-size HxW" in said
 
 
 def test_detections_of_images_that_evaluation_makes_smaller(tmp_path) -> None:
@@ -116,7 +124,7 @@ def test_heads_that_cannot_be_exported_are_named(head, tmp_path, capsys) -> None
     path = save(tmp_path / "last.ckpt", "detection", {"root": "data"}, **options)
     for size in (["--image-size=64"], []):
         said = fails(capsys, "export", path, *size)
-        assert "cannot be exported" in said and "fcos" in said and "retinanet" in said
+        assert f"{path}: the head" in said and "cannot be exported" in said and "fcos" in said and "retinanet" in said
 
 
 def test_an_image_size_that_the_network_cannot_take(tmp_path, capsys) -> None:
@@ -146,6 +154,50 @@ class TestExportedFiles:
             rows = list(csv.reader(file))
         assert [Path(row[0]).name for row in rows[1:]] == ["0.png", "1.png", "2.png"] and rows[1][1] in "abc"
 
+    @pytest.mark.parametrize("task", ["classification", "segmentation"])
+    def test_what_the_file_says_of_its_images_wins_over_defaults(self, task, place, capsys) -> None:
+        """Logits are the images themselves, or their means: which class is largest depends on the statistics."""
+        from tests.onnx_files import metadata, write_network
+
+        (place / "photos").mkdir()
+        Image.new("RGB", (32, 32), (150, 120, 100)).save(place / "photos" / "a.png")
+        said = {**metadata(task, mean="[0.9, 0.9, 0.1]", std="[1.0, 1.0, 1.0]"), "data": "{}"}
+        write_network(place / "a.onnx", said, (1, 3, 32, 32), "logits" if task == "classification" else "segmentation")
+        classes = ["--data.label_table={0: a, 1: b, 2: c}"] if task == "segmentation" else []
+        assert main(["predict", "--model=a.onnx", "photos", *classes, *QUIET]) == 0, capsys.readouterr().err
+        if task == "classification":  # blue, which ImageNet's mean makes the least of the three
+            row = (place / "predictions" / "predictions.csv").read_text().splitlines()[1]
+            assert row.split(",")[1] == "c"
+        else:
+            assert set(np.unique(np.asarray(Image.open(place / "predictions" / "labels" / "a.png")))) == {2}
+
+    @pytest.mark.parametrize(
+        ("changed", "shape", "options", "message"),
+        [
+            ({"mean": "", "std": ""}, (1, 3, 32, 32), [], "a.onnx: does not say mean, std of the images"),
+            ({}, (1, 3, "height", "width"), [], "a.onnx: does not say image_size of the images"),
+            ({}, (1, 3, 32, 32), ["--data.mean=[0, 0, 0]"], "a.onnx takes images normalised with mean 0.5 0.25 0.5"),
+            ({}, (1, 3, 32, 32), ["--model.layer=odconv"], "a.onnx: was exported with layer='static', which cannot be"),
+            ({"data": "{mean: [0, 0, 0]}"}, (1, 3, 32, 32), [], "a.onnx: its metadata has mean [0.5, 0.25, 0.5] and"),
+        ],
+    )
+    def test_images_that_would_be_others_than_in_training(
+        self, changed, shape, options, message, place, capsys
+    ) -> None:
+        from tests.onnx_files import metadata, write_network
+
+        photo(place / "photos" / "a.png")
+        write_network(place / "a.onnx", {**metadata("classification"), "data": "{}", **changed}, shape)
+        assert message in fails(capsys, "predict", "--model=a.onnx", "photos", *options, *QUIET)
+
+    def test_what_is_missing_can_be_given(self, place, capsys) -> None:
+        from tests.onnx_files import metadata, write_network
+
+        photo(place / "photos" / "a.png")
+        write_network(place / "a.onnx", {**metadata("classification"), "data": "{}", "mean": "", "std": ""})
+        given = ["--data.mean=[0, 0, 0]", "--data.std=[1, 1, 1]", "--data.image_size=16"]
+        assert main(["predict", "--model=a.onnx", "photos", *given, *QUIET]) == 0, capsys.readouterr().err
+
     def test_detections_of_photos(self, place, capsys) -> None:
         from tests.onnx_files import metadata, write_detector
 
@@ -162,10 +214,19 @@ class TestExportedFiles:
             (["predict", "--model=a.txt"], "--model=a.txt: expected an ONNX file of dyvision export"),
             (["predict", "--model=text.onnx"], "--model text.onnx cannot be run by ONNX Runtime"),
             (["predict", "--model=foreign.onnx"], "--model foreign.onnx: not an exported task of dyvision"),
+            (["predict", "--model=NONE.ONNX"], "--model NONE.ONNX: no such file"),
+            (["predict", "--model=none.pt2", "photos"], "--model none.pt2: no such file; expected an ONNX file"),
+            (["validate", "--model=none.ckpt"], "--model none.ckpt: no such file; expected an ONNX file"),
+            (["predict", "--model=a.pt2", "photos"], "--model=a.pt2: expected an ONNX file of dyvision export"),
+            (["predict", "--model=photos"], "--model=photos: a folder; expected an ONNX file"),
+            (["validate", "--ckpt_path=a.onnx"], "--ckpt_path a.onnx: an ONNX file, not a checkpoint"),
             (["predict", "a.onnx"], "an exported file is given as --model=a.onnx"),
             (["fit", "--model=a.onnx"], "--model a.onnx: an exported file is not trained"),
             (["validate", "--model=a.onnx", "--task=detection"], "--model: the checkpoint is one of task"),
-            (["validate", "--model=a.onnx"], "--model a.onnx: there is no folder data"),
+            (
+                ["validate", "--model=a.onnx"],
+                "--data.root is missing: the folder of the data set; give --data.root",
+            ),
             (["predict", "--model=a.onnx", "photos"], r"takes images of 16 x 16 pixels"),
             (["predict", "--model=evil.onnx", "photos"], "--model evil.onnx: model.optimizer names 'subprocess.Popen'"),
         ],
@@ -180,7 +241,8 @@ class TestExportedFiles:
         write_network(place / "evil.onnx", metadata("classification", model=evil))
         write_network(place / "foreign.onnx", {})
         (place / "text.onnx").write_text("a text")
-        (place / "a.txt").write_text("a text")
+        for name in ("a.txt", "a.pt2"):
+            (place / name).write_text("a text")
         quiet = QUIET if arguments[0] != "fit" else []
         assert message in fails(capsys, *arguments, *quiet)
 
@@ -208,12 +270,15 @@ def test_an_exported_file_has_the_metrics_and_predictions_of_its_checkpoint(
     told = json.loads(Path("export.json").read_text())
     assert told["error"] < 1e-3 and told["opset"] == 18 and Path("last.onnx").is_file()
     tables = []
+    assert str(sample_data) not in str(ExportedTask.read("last.onnx").file.metadata)  # a folder of this machine
+    root = f"--data.root={sample_data / folder}"
     for model in ("--ckpt_path=last.ckpt", "--model=last.onnx"):
         capsys.readouterr()
-        assert main(["validate", model, *QUIET, "--trainer.limit_val_batches=3", "--output=results"]) == 0
+        assert main(["validate", model, root, *QUIET, "--trainer.limit_val_batches=3", "--output=results"]) == 0
         said = capsys.readouterr().out
         tables.append([line for line in said.splitlines() if line.startswith("│")])
-        assert main(["predict", model, *QUIET, "--trainer.limit_predict_batches=2", f"--output={model[2:5]}"]) == 0
+        few = "--trainer.limit_predict_batches=2"
+        assert main(["predict", model, root, *QUIET, few, f"--output={model[2:5]}"]) == 0
     assert tables[0] == tables[1] and tables[0]
     names = [sorted(str(p.relative_to(out)) for p in Path(out).rglob("*.*")) for out in ("ckp", "mod")]
     assert names[0] == names[1]

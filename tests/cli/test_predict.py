@@ -204,6 +204,8 @@ def test_names_that_are_no_text(task, predict, tmp_path) -> None:
         (["missing.jpg"], "missing.jpg: no such file or folder; predict takes an image, or a folder"),
         (["photos/missing"], "photos/missing: no such file or folder"),
         (["a.jpg", "b.jpg"], "a.jpg, b.jpg: predict takes one image or one folder"),
+        (["last.ckpt", "a.jpg"], "'last.ckpt' is no option; a checkpoint is given as --ckpt_path=last.ckpt"),
+        (["a.jpg", "last.onnx"], "'last.onnx' is no option; an exported file is given as --model=last.onnx"),
         (["empty"], "holds no image (it is empty); give an image file, or a folder"),
         (["text"], "holds no image (found: a.txt)"),
         (["model.lr=3"], "options begin with two dashes"),

@@ -119,3 +119,12 @@ def test_a_run_folder_leads_to_its_checkpoint(trained, capsys) -> None:
     folder = trained("classification", "static").parents[1]
     assert main(["profile", str(folder)]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layers", [["--layer=dcd"], ["--layer=dcd", "--layer=se"]])
+def test_the_caption_is_about_what_was_measured(layers, capsys) -> None:
+    small = ["profile", "test_efficientnet", "--input-size=32", *layers]
+    assert main([*small, "--no-latency"]) == 0
+    assert "Latency" not in capsys.readouterr().out
+    assert main(small) == 0
+    assert "Latency: median" in " ".join(capsys.readouterr().out.split())

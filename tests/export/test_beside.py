@@ -95,6 +95,43 @@ def test_behind_a_link_lie_the_parameters_of_the_file_itself(large, tmp_path) ->
     assert [entry.name for entry in folder.iterdir()] == ["a.onnx"]
 
 
+def made_by_others(path, location) -> None:
+    """A file whose constant, inside a node, is in another file."""
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    node = onnx.helper.make_node("Constant", [], ["y"], value=tensor)
+    output = onnx.helper.make_tensor_value_info("y", 1, [2])
+    path.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output])).SerializeToString())
+
+
+@pytest.mark.parametrize("location", ["a.onnx.data", "./a.onnx.data", None])
+@pytest.mark.parametrize("length", [1, 120])
+def test_parameters_that_another_file_has_as_well_stay(location, length, large, tmp_path) -> None:
+    path = tmp_path / f"{'a' * length}.onnx"
+    large(path)
+    other = tmp_path / "other.onnx"
+    if location is None:
+        other.write_bytes(path.read_bytes())  # a copy
+    else:
+        made_by_others(other, location.replace("a.onnx", path.name))
+    data = tmp_path / f"{path.name}.data"
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"which is there already and has those of other\.onnx as well"):
+        large(path)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    export_onnx(nn.Conv2d(3, 4, 3), path, image_size=8)
+    assert data.read_bytes() == before[data.name] and other.read_bytes() == before[other.name]
+
+
+def test_a_file_whose_name_ends_alike_shares_nothing(large, tmp_path) -> None:
+    large(tmp_path / "a.onnx")
+    large(tmp_path / "my-a.onnx")
+    large(tmp_path / "a.onnx")
+    export_onnx(nn.Conv2d(3, 4, 3), tmp_path / "a.onnx", image_size=8)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "my-a.onnx", "my-a.onnx.data"]
+
+
 def test_a_large_network_behind_a_link_is_written_where_it_leads(large, tmp_path) -> None:
     folder, path = tmp_path / "real", tmp_path / "a.onnx"
     folder.mkdir()

@@ -53,3 +53,36 @@ def test_where_rounding_decides_nothing_can_be_checked():
 def test_not_a_number_is_no_agreement():
     with pytest.raises(ValueError, match="was not written"):
         check(Path("x.onnx"), "a program", run_exactly(float("nan")), Rounding(2.0**15), IMAGES, 2e-4)
+
+
+class OfOneType(Rounding):
+    """Cannot be run in double precision; how it fails is its own."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__(2.0**15)
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise self.error("only single precision")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, NotImplementedError, ValueError, AssertionError, KeyError])
+def test_a_network_of_one_type_is_checked_like_others(error):
+    network = OfOneType(error)
+    found = check(Path("x.onnx"), "a program", lambda images: [network(images)], network, IMAGES, 2e-4)
+    assert [one.error for one in found] == [0, 0]
+    with pytest.raises(
+        ValueError, match=r"x\.onnx was not written: .* differs from PyTorch's by .* \(tolerance=0.0002\)$"
+    ):
+        check(Path("x.onnx"), "a program", run_exactly(), network, IMAGES, 2e-4)
+
+
+def test_a_fault_of_the_network_itself_is_not_hidden():
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise TypeError("a fault")
+
+    with pytest.raises(TypeError, match="a fault"):
+        check(Path("x.onnx"), "a program", run_exactly(), Fails(), IMAGES, 2e-4)

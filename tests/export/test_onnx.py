@@ -45,6 +45,14 @@ def test_a_layer_for_any_batch(name, tmp_path) -> None:
         assert_right(layer, path, (batch, 6, 9, 8))
 
 
+def test_the_optimiser_of_other_exports_stays_as_it_was(tmp_path) -> None:
+    from onnxscript import rewriter
+
+    before = rewriter._DEFAULT_REWRITE_RULES
+    export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "a.onnx", image_size=4)
+    assert rewriter._DEFAULT_REWRITE_RULES is before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", list_layers())

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import dyvision
 from dyvision.data import ImageFolderDataModule, register_data_format
 from dyvision.layers import get_layer, register_layer
 from dyvision.tasks import ClassificationTask
-from dyvision.tasks.exporting import ExportedTask, load_exported
+from dyvision.tasks.exporting import ExportedTask, export_task, load_exported
 from dyvision.tasks.exporting.export import describe, exportable
 from tests.onnx_files import metadata, write_constant, write_detector, write_network
 from tests.plugin_sandbox import plugin_sandbox
@@ -158,6 +159,34 @@ def test_detections_that_are_none_are_one_line(changed, message, tmp_path) -> No
         task([torch.rand(3, 20, 30)])
 
 
+def test_no_folder_of_the_trainer_is_in_a_file(tmp_path) -> None:
+    task = ClassificationTask("test_efficientnet", num_classes=3)
+    places = {"root": "/home/me/pets", "predict_root": "/home/me", "words": "/etc/w.txt"}
+    data = {**places, "split_file": "/home/me/pets/lists/{split}.txt", "image_size": 32}
+    said = describe(task, exportable(task, 32, fuse=False), False, data)
+    assert "/home" not in str(said) and "/etc" not in str(said)
+    assert yaml.safe_load(said["data"]) == {"words": "w.txt", "split_file": "lists/{split}.txt", "image_size": 32}
+    # of earlier versions, or of a stranger
+    old = ExportedTask.read(write_network(tmp_path / "a.onnx", metadata("classification", data={"root": "/srv"})))
+    assert "root" not in old.data
+
+
+def test_two_means_are_no_file(tmp_path) -> None:
+    task = ClassificationTask("test_efficientnet", num_classes=3)
+    with pytest.raises(ValueError, match=r"mean=\[0, 0, 0\]: the data has mean=\[0.5, 0.5, 0.5\]"):
+        export_task(task, tmp_path / "a.onnx", image_size=32, mean=[0, 0, 0], data={"mean": [0.5] * 3})
+
+
+def test_a_data_module_takes_the_statistics_of_the_file(tmp_path) -> None:
+    path = write_network(tmp_path / "a.onnx", metadata("classification"), (1, 3, 8, 8))
+    data = ImageFolderDataModule(tmp_path, image_size=8)
+    assert dyvision.load(path, data=data).predict(np.zeros((8, 8, 3), np.uint8)).name in "abc"
+    assert data.hparams["mean"] == [0.5, 0.25, 0.5] and data.hparams["std"] == [0.5, 0.5, 0.25]
+    other = ImageFolderDataModule(tmp_path, image_size=8, mean=(0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"a\.onnx takes images normalised with mean 0\.5 0\.25 0\.5"):
+        dyvision.load(path, data=other)
+
+
 def test_a_detector_of_any_size_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"a\.onnx: takes images of any size, and detection needs a fixed one"):
         ExportedTask.read(write_detector(tmp_path / "a.onnx", metadata("detection"), ("height", "width")))
@@ -202,6 +231,11 @@ def test_a_file_says_which_plugins_registered_what_it_names(tmp_path, forgotten)
             load(path)
     path = write_network(
         tmp_path / "b.onnx",
-        metadata("classification", model={"layer": "own_exported"}, plugins=json.dumps(said["plugins"])),
+        metadata(
+            "classification",
+            model={"layer": "own_exported"},
+            data={"image_size": 32},
+            plugins=json.dumps(said["plugins"]),
+        ),
     )
     assert isinstance(dyvision.load(path, device="cpu").predictor.data, Pages)

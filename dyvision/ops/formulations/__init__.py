@@ -6,19 +6,29 @@ and tests find it there.
 
 from __future__ import annotations
 
-from dyvision.ops.formulations._formulation import Convolve, Formulation, Gradients
+from dyvision.ops.formulations._formulation import Convolve, ConvolveMixture, Formulation, Gradients
 from dyvision.ops.formulations.grouped import GROUPED
 from dyvision.ops.formulations.loop import LOOP
 from dyvision.ops.formulations.matmul import MATMUL, UNFOLD
 from dyvision.ops.formulations.mix_outputs import MIX_OUTPUTS
+from dyvision.ops.formulations.native import NATIVE
 from dyvision.ops.formulations.scan import SCAN
 from dyvision.ops.formulations.shifted import SHIFTED
 from dyvision.ops.formulations.triton import TRITON
 from dyvision.ops.problem import Problem
 
-__all__ = ("FORMULATIONS", "TABLE", "Convolve", "Formulation", "Gradients", "applicable", "separable")
+__all__ = (
+    "FORMULATIONS",
+    "TABLE",
+    "Convolve",
+    "ConvolveMixture",
+    "Formulation",
+    "Gradients",
+    "applicable",
+    "separable",
+)
 
-TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, SCAN, TRITON)}
+TABLE = {row.name: row for row in (GROUPED, MATMUL, UNFOLD, SHIFTED, LOOP, MIX_OUTPUTS, SCAN, NATIVE, TRITON)}
 #: their names
 FORMULATIONS = tuple(TABLE)
 

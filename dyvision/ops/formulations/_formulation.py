@@ -17,6 +17,8 @@ Backward = Callable[[Tensor, Tensor, Tensor, Geometry, list[bool]], Gradients]
 ForwardOfMixture = Callable[[Tensor, Mixture, Geometry, "Tensor | None"], Tensor]
 #: ``(input [B, C_in, H, W], weight of any shape with the kernels' numbers, bias [C_out] or [B, C_out])``
 Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+#: ``(input, kernels, coefficients, bias as mixture_conv2d takes it, taps)``
+ConvolveMixture = Callable[[Tensor, Tensor, Tensor, "Tensor | None", "Tensor | None"], Tensor]
 
 
 def _refuse(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None) -> Tensor:
@@ -40,6 +42,8 @@ class Formulation:
         backward: ``(grad, input, weight, geometry, mask)``, the gradients of input and weight that the mask asks for,
             from the inputs alone: nothing of the size of the unfolded input or of the kernels has to be kept. None if
             autograd differentiates the forward pass.
+        leads: Whether it is faster than all others, where it applies; None if only a measurement or the cost model can
+            tell.
         whole: Whether its passes are planned together, with no other formulation for one of them.
         any_batch: Whether a compiler can trace it where the batch is dynamic.
         row_by_row: Whether it multiplies kernels as matrices by the input's columns, so that tiling can go through the
@@ -48,6 +52,8 @@ class Formulation:
             where nothing may be added in place.
         straight: ``(batch, size, kernel_shape, geometry)`` to code for inference in which all these are constants, or
             None for a case that is not common enough.
+        straight_of_mixture: ``(input, mixture, bias, geometry)``, of any tensors of the call's shapes, to such code for
+            mixtures, if it does better than to mix the kernels first.
     """
 
     name: str
@@ -56,11 +62,13 @@ class Formulation:
     forward: Forward = _refuse
     forward_of_mixture: ForwardOfMixture | None = None
     backward: Backward | None = None
+    leads: Callable[[Problem], bool] | None = None
     whole: bool = False
     any_batch: bool = False
     row_by_row: bool = False
     adds_bias: bool = False
     straight: Callable[[int, Sequence[int], Sequence[int], Geometry], Convolve | None] | None = None
+    straight_of_mixture: Callable[[Tensor, Mixture, Tensor | None, Geometry], ConvolveMixture | None] | None = None
 
     @property
     def separable(self) -> bool:

@@ -1,0 +1,93 @@
+"""Kernels of our own, on CPUs (``dyvision/ops/native``): no mixed kernel is ever in memory. Inference only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dyvision.ops import native
+from dyvision.ops.formulations._formulation import Convolve, ConvolveMixture, Formulation
+from dyvision.ops.formulations.grouped import grouped
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.kernels import Mixture
+from dyvision.ops.problem import Problem
+
+
+def convolve(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    """Convolve with given kernels; ``bias [B, C_out]``."""
+    found = native.convolution(
+        weight.shape[0], input.shape[2:], weight.shape[1:], geometry, bias="none" if bias is None else "samples"
+    )
+    return grouped(input, weight, geometry, bias) if found is None else found(input, weight, None, bias)
+
+
+def convolve_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    """Convolve with mixtures; ``bias [B, C_out]``."""
+    kernels, coefficients, taps = mixture
+    found = None
+    if all(tensor is None or tensor.dtype == torch.float32 for tensor in mixture):
+        found = _prepare(input, mixture, "none" if bias is None else "samples", geometry)
+    if found is None:
+        return convolve(input, mixture.mix().to(input.dtype), geometry, bias)
+    return found(input, kernels, coefficients, bias, taps)
+
+
+def _prepare(input: Tensor, mixture: Mixture, bias: str, geometry: Geometry) -> native.Convolution | None:
+    kernels, coefficients, _ = mixture
+    per_channel = coefficients.ndim == 3
+    return native.convolution(
+        input.shape[0], input.shape[2:], kernels.shape[1:], geometry, len(kernels), per_channel, bias
+    )
+
+
+def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> Convolve | None:
+    size, kernel_shape = tuple(size), tuple(kernel_shape)
+    plain = native.convolution(batch, size, kernel_shape, geometry)
+    shifted = native.convolution(batch, size, kernel_shape, geometry, bias="samples")
+    if plain is None or shifted is None:
+        return None
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None:
+            return plain(input, weight)
+        return shifted(input, weight, None, bias.expand(batch, -1))
+
+    return run
+
+
+def _straight_of_mixture(
+    input: Tensor, mixture: Mixture, bias: Tensor | None, geometry: Geometry
+) -> ConvolveMixture | None:
+    kind = "none" if bias is None else ("channels" if bias.ndim == 1 else "kernels")
+    return _prepare(input, mixture, kind, geometry)
+
+
+def _leads(problem: Problem) -> bool:
+    """Where it was faster than what else would be planned, for 41 shapes at batch 1 and 8 (AMD EPYC, AVX-512)."""
+    if problem.batch == 1:
+        return True
+    if problem.kind == "depthwise":  # of tiny maps the library computes several channels in one vector
+        return problem.output_pixels > 64 or problem.batch < 8
+    # there mixing costs nothing, and the library's blocks of channels are a little faster
+    return problem.kind != "dense" or problem.output_pixels < 784 or problem.in_channels < 32
+
+
+def _applies(problem: Problem) -> bool:
+    possible = problem.plain and problem.device == "cpu" and problem.dtype == torch.float32
+    return possible and not problem.training and not problem.channels_last and native.available()
+
+
+NATIVE = Formulation(
+    "native",
+    applies=_applies,
+    rank=lambda problem: -2,
+    forward=convolve,
+    forward_of_mixture=convolve_mixture,
+    leads=_leads,
+    # it reads addresses, which nothing that records operations has
+    any_batch=False,
+    straight=_straight,
+    straight_of_mixture=_straight_of_mixture,
+)

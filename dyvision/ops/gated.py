@@ -1,0 +1,64 @@
+"""Mixtures whose kernels have gates along their other dimensions too (ODConv), without a pass over maps for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dyvision.ops.plain import is_plain_inference, plain_convolution
+
+
+def gated_mixture(
+    input: Tensor,
+    kernels: Tensor,
+    coefficients: Tensor | None,
+    channels: Tensor,
+    filters: Tensor | None,
+    taps: Tensor | None,
+    bias: Tensor | None,
+    arguments: dict[str, Any],
+) -> Tensor | None:
+    """Convolve each sample with ``filters channels taps sum_k c[k] kernels[k]``, gates applied while kernels are mixed.
+
+    Args:
+        input: ``[B, C_in, H, W]``.
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]``; None for a single kernel.
+        channels: ``[B, C_in]``, of input channels.
+        filters: ``[B, C_out]``, of output channels, or None.
+        taps: ``[B, kH, kW]``, of the taps, or None.
+        bias: ``[C_out]``, which has no gate, or None.
+        arguments: Stride, padding, dilation and groups of the convolution, by name.
+
+    Returns:
+        ``[B, C_out, H', W']``; None where a call is no plain inference, where the padding is not the same on both
+        sides, and for kernels in groups of several channels.
+    """
+    groups, depth = arguments["groups"], kernels.shape[2]
+    if groups > 1 and depth > 1:
+        return None
+    if not is_plain_inference(input, (kernels, coefficients, channels, filters, taps, bias)):
+        return None
+    per_channel, kind = groups > 1 or filters is not None, "none" if bias is None else "channels"
+    convolve = plain_convolution(
+        input.shape,
+        kernels.shape[1:],
+        **arguments,
+        mixed=len(kernels),
+        per_channel=per_channel,
+        bias=kind,
+        by_channel=groups == 1,
+    )
+    if convolve is None:
+        return None
+    rows = None if filters is None else filters[:, None]
+    factors = taps
+    if groups > 1:  # an output channel has one input channel
+        by_output = channels.repeat_interleave(kernels.shape[1] // groups, 1)[:, None]
+        rows = by_output if rows is None else rows * by_output
+    else:
+        factors = channels[:, :, None, None] if taps is None else channels[:, :, None, None] * taps[:, None]
+    coefficients = channels.new_ones(len(channels), 1) if coefficients is None else coefficients
+    mix = coefficients if rows is None else coefficients[:, :, None] * rows
+    return convolve(input, kernels, mix, bias, factors)

@@ -1,0 +1,28 @@
+"""Kernels of our own for CPUs, in C: mixing and convolution in one pass, or none of it where they were not built.
+
+The environment variable ``DYVISION_NATIVE`` forces an instruction set (``avx512``, ``avx2``, ``neon``, ``generic``) or
+switches them off (``off``).
+"""
+
+from __future__ import annotations
+
+from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
+from dyvision.ops.native._low_rank import LowRank, LowRankWeights, low_rank
+from dyvision.ops.native._perceptron import perceptron
+from dyvision.ops.native.library import VARIABLE, available, instruction_set, instruction_sets, reason
+
+__all__ = (
+    "ACTIVATIONS",
+    "BIASES",
+    "VARIABLE",
+    "Convolution",
+    "LowRank",
+    "LowRankWeights",
+    "available",
+    "convolution",
+    "instruction_set",
+    "instruction_sets",
+    "low_rank",
+    "perceptron",
+    "reason",
+)

@@ -1,0 +1,123 @@
+"""A convolution of one signature, prepared once and called with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dyvision.ops.geometry import Geometry
+from dyvision.ops.native.library import Library, Problem, load
+
+#: of what a bias may be given: nothing, output channels, samples and output channels, kernels and output channels
+BIASES = ("none", "channels", "samples", "kernels")
+ACTIVATIONS = ("none", "relu", "relu6")
+
+
+class Convolution:
+    """Convolution of contiguous float32 tensors of fixed shapes in memory, for inference; see :func:`convolution`."""
+
+    def __init__(self, library: Library, problem: Problem, plan: int) -> None:
+        self._call, self._index, self._plan = library.functions.dyv_convolve, library.number, plan
+        #: ``(B, C_out, H', W')``
+        self.output_shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
+        weakref.finalize(self, library.functions.dyv_free, plan)
+
+    def __call__(
+        self,
+        input: Tensor,
+        kernels: Tensor,
+        coefficients: Tensor | None = None,
+        bias: Tensor | None = None,
+        factors: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve.
+
+        Args:
+            input: ``[B, C_in, H, W]``.
+            kernels: ``[K, C_out, C_in/groups, kH, kW]`` to be mixed, or ``[B, C_out, C_in/groups, kH, kW]``.
+            coefficients: ``[B, K]`` or ``[B, K, C_out]``; None if the kernels are given.
+            bias: As prepared.
+            factors: ``[B, kH, kW]``, of the taps of each sample's mixture, or ``[B, C_in/groups, kH, kW]``, or None.
+
+        Returns:
+            ``[B, C_out, H', W']``.
+
+        Raises:
+            MemoryError: If there is no room for what it works with.
+        """
+        # what is read has to outlive the call: a contiguous copy has no other owner
+        input, kernels = in_memory(input), in_memory(kernels)
+        coefficients = None if coefficients is None else in_memory(coefficients)
+        factors = None if factors is None else in_memory(factors)
+        bias = None if bias is None else in_memory(bias)
+        output = input.new_empty(self.output_shape)
+        failed = self._call(
+            self._index,
+            self._plan,
+            input.data_ptr(),
+            kernels.data_ptr(),
+            None if coefficients is None else coefficients.data_ptr(),
+            None if factors is None else factors.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            output.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError(f"no memory for a convolution with an output of {list(self.output_shape)}")
+        return output
+
+
+# as many signatures as the operators remember
+@lru_cache(4096)
+def convolution(
+    batch: int,
+    size: Sequence[int],
+    kernel_shape: Sequence[int],
+    geometry: Geometry,
+    mixed: int = 0,
+    per_channel: bool = False,
+    bias: str = "none",
+    activation: str = "none",
+    by_channel: bool = False,
+    instructions: str | None = None,
+) -> Convolution | None:
+    """Prepare a convolution with one kernel per sample.
+
+    Args:
+        batch: Samples B.
+        size: Height and width of the input, as a tuple.
+        kernel_shape: ``(C_out, C_in/groups, kH, kW)``.
+        geometry: Stride, padding, dilation, groups.
+        mixed: Kernels K that are mixed; 0 if they are given.
+        per_channel: Whether the coefficients are ``[B, K, C_out]``.
+        bias: One of :data:`BIASES`.
+        activation: One of :data:`ACTIVATIONS`, applied to the output.
+        by_channel: Whether the factors of the weights are per input channel and tap, not per tap.
+        instructions: One of :func:`instruction_sets`; by default the fastest, or what the environment says.
+
+    Returns:
+        The convolution; None if the map is too large for it, or the kernels are not available.
+    """
+    library = load(instructions)[0]
+    if library is None:
+        return None
+    out_channels, depth, *kernel = kernel_shape
+    problem = Problem(
+        *(batch, depth * geometry.groups, out_channels, geometry.groups, mixed, *kernel),
+        *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
+        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
+    )
+    plan = library.functions.dyv_prepare(library.number, ctypes.byref(problem))
+    return None if plan is None else Convolution(library, problem, plan)
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The same numbers as they are read: one after the other, none of them marked as negated."""
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return tensor.resolve_neg().contiguous()

@@ -1,0 +1,191 @@
+/* The convolution: kernels are mixed into a tile that stays in the cache, and applied from there. */
+
+/* Numbers of a tile's row, rows of a tile, and sums that wait for the next block of channels. */
+#define BLOCK 640
+#define PANEL (4 * DYV_MOST_ROWS)
+#define MOST_SUMS 65536
+/* Numbers of the K kernels from which they are read once for several samples, and ahead of their use. */
+#define LARGE_BANK 131072
+
+/* Some output channels of one group, at some vectors of pixels of some samples. */
+struct part {
+    int64_t group, row, row_end, vector, vector_end, sample, sample_end;
+};
+
+/* A part of at most PANEL rows: block by block of channels, each mixed once per sample while the bank is at hand. */
+static int convolve_part(const struct call *call, const struct part *part, const float *packed) {
+    const dyv_plan *plan = call->plan;
+    const dyv_tensors *t = call->tensors;
+    const dyv_problem *p = &plan->problem;
+    const int64_t rows = part->row_end - part->row, vectors = part->vector_end - part->vector, taps = plan->taps;
+    const int64_t channel = part->group * plan->rows + part->row; /* of the output */
+    const int64_t deepest = taps >= BLOCK ? 1 : BLOCK / taps;
+    const int64_t blocks = (plan->depth + deepest - 1) / deepest, block = (plan->depth + blocks - 1) / blocks;
+    const int64_t stride = TILE_ROW(block * taps), kernel = p->out_channels * plan->inner;
+    /* straight into the output, if its pixels are those of the vectors and no block adds to another's */
+    const int straight = plan->gapless && blocks == 1 && plan->pixels >= plan->lanes;
+    const int64_t sums_stride = straight ? plan->pixels : vectors * DYV_LANES, of_sample = rows * sums_stride;
+    float *tile = dyv_memory(DYV_TILE, (size_t)((PANEL + 1) * stride + PANEL));
+    float *sums = NULL;
+    if (!straight) sums = dyv_memory(DYV_SUMS, (size_t)((part->sample_end - part->sample) * of_sample));
+    if (!tile || (!straight && !sums)) return 1;
+    float *factors = tile + PANEL * stride, *bias = factors + stride;
+    struct product product = {
+        .taps = taps, .plane = plan->plane, .tap_offset = plan->tap_offset, .activation = p->activation,
+        .sums_stride = sums_stride, .ahead_rows = plan->inner, .ahead_kernels = kernel,
+        .weight_stride = p->kernels ? stride : plan->inner,
+    };
+    const int large = (p->kernels ? p->kernels : p->batch) * kernel >= LARGE_BANK;
+    for (int64_t depth = 0; depth < plan->depth; depth += block) {
+        product.channels = smaller(plan->depth - depth, block);
+        product.first = depth == 0, product.last = depth + block >= plan->depth;
+        for (int64_t sample = part->sample; sample < part->sample_end; sample++) {
+            const int64_t unit = sample * p->groups + part->group;
+            const float *planes = plan->direct ? map_of(call, unit) : packed;
+            if (call->packed) planes += unit * unit_floats(plan);
+            float *output = t->output + (sample * p->out_channels + channel) * plan->pixels;
+            float *into = straight ? output : sums + (sample - part->sample) * of_sample;
+            const float *weights = tile, *given = t->kernels + channel * plan->inner + depth * taps;
+            if (p->kernels) {
+                if (t->factors) write_factors(call, sample, depth * taps, product.channels * taps, factors);
+                mix_tile(
+                    call, sample, channel, rows, depth * taps, product.channels * taps, tile, stride,
+                    t->factors ? factors : NULL
+                );
+            } else {
+                weights = given += sample * kernel;
+            }
+            if (product.last && p->bias != DYV_NO_BIAS)
+                for (int64_t r = 0; r < rows; r++) bias[r] = bias_of(call, sample, channel + r);
+            for (int64_t v = part->vector; v < part->vector_end; v += DYV_MOST_VECTORS) {
+                const int64_t wide = smaller(part->vector_end - v, DYV_MOST_VECTORS);
+                for (int64_t i = 0; i < wide; i++) {
+                    product.start[i] = start_of(plan, v + i);
+                    product.offset[i] = straight ? product.start[i] : (v + i - part->vector) * DYV_LANES;
+                }
+                /* the next block, or the next output channels, are fetched while this one is computed */
+                const int fetch = large && v == part->vector && (sample == part->sample || !p->kernels);
+                product.kernels_ahead = fetch ? (p->kernels ? p->kernels : 1) : 0;
+                for (int64_t r = 0; r < rows; r += DYV_MOST_ROWS) {
+                    const int64_t high = smaller(rows - r, DYV_MOST_ROWS);
+                    product.ahead = given + r * plan->inner + product.channels * taps;
+                    if (product.last) product.ahead += rows * plan->inner - plan->inner;
+                    multiplications[high - 1][wide - 1](
+                        &product, weights + r * product.weight_stride, planes + depth * plan->plane,
+                        p->bias == DYV_NO_BIAS ? NULL : bias + r, into + r * sums_stride
+                    );
+                }
+            }
+            if (!straight && product.last)
+                for (int64_t r = 0; r < rows; r++)
+                    unpack(plan, into + r * sums_stride, part->vector, part->vector_end, output + r * plan->pixels);
+        }
+    }
+    return 0;
+}
+
+/* Any part: at most PANEL rows, and as many vectors and samples as sums fit into the cache, at a time. */
+static int convolve_parts(const struct call *call, const struct part *part, const float *packed) {
+    const int64_t most = smaller(MOST_SUMS / (PANEL * DYV_LANES), part->vector_end - part->vector);
+    const int64_t samples = MOST_SUMS / (PANEL * DYV_LANES * most);
+    for (int64_t r = part->row; r < part->row_end; r += PANEL)
+        for (int64_t s = part->sample; s < part->sample_end; s += samples)
+            for (int64_t v = part->vector; v < part->vector_end; v += most) {
+                const struct part one = {
+                    part->group, r, smaller(part->row_end, r + PANEL), v, smaller(part->vector_end, v + most),
+                    s, smaller(part->sample_end, s + samples),
+                };
+                if (convolve_part(call, &one, packed)) return 1;
+            }
+    return 0;
+}
+
+/* Each thread packs and computes whole units. */
+static void work_apart(void *argument, int index, int team) {
+    struct call *call = argument;
+    const dyv_plan *plan = call->plan;
+    const int64_t some = call->units / (8 * team) > 0 ? call->units / (8 * team) : 1;
+    float *planes = plan->direct ? NULL : dyv_memory(DYV_PACKED, (size_t)unit_floats(plan));
+    (void)index;
+    int failed = !plan->direct && !planes;
+    for (int64_t unit = take(&call->next, some); !failed && unit < call->units; unit = take(&call->next, some)) {
+        for (int64_t u = unit; u < unit + some && u < call->units; u++) {
+            if (!plan->direct) pack_unit(call, u, 0, plan->depth, planes);
+            const int64_t sample = u / plan->problem.groups, group = u % plan->problem.groups;
+            const struct part part = {group, 0, plan->rows, 0, plan->vectors, sample, sample + 1};
+            failed |= convolve_parts(call, &part, planes);
+        }
+    }
+    if (failed) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
+    dyv_trim();
+}
+
+/* All threads pack all units, and compute parts of them. */
+static void work_together(void *argument, int index, int team) {
+    struct call *call = argument;
+    const dyv_plan *plan = call->plan;
+    const int64_t batch = plan->problem.batch, groups = plan->problem.groups;
+    (void)index;
+    if (!plan->direct) {
+        const int64_t channels = call->units * plan->depth;
+        const int64_t some = channels / (4 * team) > 0 ? channels / (4 * team) : 1;
+        for (int64_t c = take(&call->next_packed, some); c < channels; c = take(&call->next_packed, some))
+            for (int64_t i = c; i < c + some && i < channels; i++) {
+                const int64_t unit = i / plan->depth, channel = i % plan->depth;
+                pack_unit(call, unit, channel, channel + 1, call->packed + unit * unit_floats(plan));
+            }
+        dyv_wait(team);
+    }
+    const int64_t heights = (plan->rows + DYV_MOST_ROWS - 1) / DYV_MOST_ROWS;
+    const int64_t widths = (plan->vectors + DYV_MOST_VECTORS - 1) / DYV_MOST_VECTORS;
+    const int64_t tasks = call->sequences * groups * call->panels * call->chunks;
+    for (int64_t task = take(&call->next, 1); task < tasks; task = take(&call->next, 1)) {
+        const int64_t chunk = task % call->chunks, panel = task / call->chunks % call->panels;
+        const int64_t group = task / (call->chunks * call->panels) % groups;
+        const int64_t sequence = task / (call->chunks * call->panels * groups);
+        const struct part part = {
+            group,
+            heights * panel / call->panels * DYV_MOST_ROWS,
+            smaller(heights * (panel + 1) / call->panels * DYV_MOST_ROWS, plan->rows),
+            widths * chunk / call->chunks * DYV_MOST_VECTORS,
+            smaller(widths * (chunk + 1) / call->chunks * DYV_MOST_VECTORS, plan->vectors),
+            batch * sequence / call->sequences,
+            batch * (sequence + 1) / call->sequences,
+        };
+        if (convolve_parts(call, &part, call->packed)) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* Returns 0, or 1 if there was no memory. */
+int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) {
+    const dyv_problem *p = &plan->problem;
+    struct call call = {.plan = plan, .tensors = tensors, .units = p->batch * p->groups};
+    /* a thread more has to be worth waking */
+    const double work = (double)call.units * (double)(plan->rows * plan->inner * plan->vectors * DYV_LANES);
+    threads = (int)smaller(threads, 1 + (int64_t)(work / 100000.0));
+    /* several samples go through a large bank together, if their sums fit into the cache */
+    const int share_bank = p->batch > 1 && p->groups == 1 && p->kernels * plan->rows * plan->inner >= LARGE_BANK
+        && 2 * PANEL * plan->vectors * DYV_LANES <= MOST_SUMS;
+    if (plan->strips) {
+        dyv_run(work_depthwise, &call, threads);
+        return call.failed;
+    }
+    if (!share_bank && (threads == 1 || call.units >= 8 * threads || call.units % threads == 0)) {
+        dyv_run(work_apart, &call, threads);
+        return call.failed;
+    }
+    const int64_t heights = (plan->rows + DYV_MOST_ROWS - 1) / DYV_MOST_ROWS;
+    const int64_t widths = (plan->vectors + DYV_MOST_VECTORS - 1) / DYV_MOST_VECTORS;
+    call.sequences = share_bank ? 1 : p->batch;
+    call.panels = (plan->rows + PANEL - 1) / PANEL;
+    call.panels = smaller((call.panels + threads - 1) / threads * threads, heights);
+    const int64_t tasks = call.sequences * p->groups * call.panels;
+    call.chunks = tasks >= threads ? 1 : smaller((2 * threads + tasks - 1) / tasks, widths);
+    if (!plan->direct) {
+        call.packed = dyv_memory(DYV_PACKED, (size_t)(call.units * unit_floats(plan)));
+        if (!call.packed) return 1;
+    }
+    dyv_run(work_together, &call, threads);
+    dyv_trim();
+    return call.failed;
+}

@@ -1,0 +1,26 @@
+/* x86-64 with AVX2 and FMA: 16 registers of 8 floats. */
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define DYV_LANES 8
+#define DYV_MOST_ROWS 6
+#define DYV_MOST_VECTORS 2
+#define DYV_CONVOLVE dyv_convolve_avx2
+#define DYV_PERCEIVE dyv_perceive_avx2
+#define DYV_FUSE dyv_fuse_avx2
+#include "vector.h"
+#include "product.h"
+#include "rows.h"
+#include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
+#include "convolve.h"
+#include "perceptron.h"
+#include "lowrank.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,16 @@
+/* Any processor: what the compiler makes of vectors of 4 floats, 16 registers of which are common. */
+#define DYV_LANES 4
+#define DYV_MOST_ROWS 6
+#define DYV_MOST_VECTORS 2
+#define DYV_CONVOLVE dyv_convolve_generic
+#define DYV_PERCEIVE dyv_perceive_generic
+#define DYV_FUSE dyv_fuse_generic
+#include "vector.h"
+#include "product.h"
+#include "rows.h"
+#include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
+#include "convolve.h"
+#include "perceptron.h"
+#include "lowrank.h"

@@ -1,0 +1,18 @@
+/* ARM64, which always has NEON: 32 registers of 4 floats. */
+#if defined(__aarch64__)
+#define DYV_LANES 4
+#define DYV_MOST_ROWS 6
+#define DYV_MOST_VECTORS 4
+#define DYV_CONVOLVE dyv_convolve_neon
+#define DYV_PERCEIVE dyv_perceive_neon
+#define DYV_FUSE dyv_fuse_neon
+#include "vector.h"
+#include "product.h"
+#include "rows.h"
+#include "planes.h"
+#include "mixing.h"
+#include "depthwise.h"
+#include "convolve.h"
+#include "perceptron.h"
+#include "lowrank.h"
+#endif

@@ -1,0 +1,35 @@
+"""The start of most coefficient branches, pooling and linear layers: in one call where there are kernels for it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dyvision.ops import native
+from dyvision.ops.plain import is_plain_inference
+
+#: multiply-adds of the layers from which products of the library are faster
+_LARGE = 2**22
+
+
+def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> Tensor | None:
+    """Compute ``second(relu(first(pooled)))``, or ``second(pooled)``, of the means of the channels.
+
+    Args:
+        x: ``[B, C, H, W]``.
+        first: From C to any number; None without such a layer.
+        second: From that, or C, to N.
+
+    Returns:
+        ``[B, N]``; None where the layers have to be called: where a call is no plain inference, and for large layers.
+    """
+    parts = [None if layer is None else (layer.weight, layer.bias) for layer in (first, second)]
+    tensors = [tensor for part in parts if part is not None for tensor in part]
+    if not is_plain_inference(x, tensors):
+        return None
+    last = parts[1]
+    assert last is not None
+    sizes_fit = x.ndim == 4 and x.shape[1] == (parts[0] or last)[0].shape[1]
+    if not sizes_fit or (parts[0] is not None and last[0].shape[1] != len(parts[0][0])):
+        return None  # the layers say what is wrong
+    sizes = last[0].numel() + (0 if parts[0] is None else parts[0][0].numel())
+    return None if len(x) * sizes > _LARGE else native.perceptron(x, parts[0], last)

@@ -1,0 +1,80 @@
+"""Plain inference on a CPU, which kernels of our own may compute: whether a call is that, and what computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from dyvision.ops import native
+from dyvision.ops.autocast import autocasts
+from dyvision.ops.geometry import Padding, Size, resolve
+from dyvision.ops.modes import is_traced, is_watched
+
+#: subclasses may have no memory, or give another meaning to it
+PLAIN = (Tensor, nn.Parameter, type(None))
+
+
+def is_plain_inference(input: Tensor, others: Iterable[Tensor | None]) -> bool:
+    """Tell whether native kernels may compute with these tensors.
+
+    Args:
+        input: ``[B, C, H, W]``.
+        others: What it is computed with.
+
+    Returns:
+        False while gradients are recorded for one of them, while operations are traced, watched or autocast, in other
+        types and memory formats than contiguous float32, on other devices, of nothing, and without the kernels.
+    """
+    if input.device.type != "cpu" or input.dtype != torch.float32 or is_traced() or not native.available():
+        return False
+    tensors = (input, *(tensor for tensor in others if tensor is not None))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    if not all(type(tensor) in PLAIN and tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors):
+        return False
+    return not is_watched() and not autocasts(input.device) and input.is_contiguous() and input.numel() > 0
+
+
+# checking and preparing take longer than a small convolution; as many signatures as the operators remember
+@lru_cache(4096)
+def plain_convolution(
+    shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    mixed: int = 0,
+    per_channel: bool = False,
+    bias: str = "none",
+    by_channel: bool = False,
+) -> native.Convolution | None:
+    """Prepare a convolution with one kernel per sample, see :func:`dyvision.ops.native.convolution`.
+
+    Args:
+        shape: Of the input, ``(B, C_in, H, W)``.
+        kernel_shape: ``(C_out, C_in/groups, kH, kW)``.
+        stride: Int or pair.
+        padding: Int, pair, ``"valid"`` or ``"same"``.
+        dilation: Int or pair.
+        groups: Number of groups.
+        mixed: Kernels K that are mixed; 0 if they are given.
+        per_channel: Whether the coefficients are ``[B, K, C_out]``.
+        bias: One of :data:`dyvision.ops.native.BIASES`.
+        by_channel: Whether the factors of the weights are per input channel and tap.
+
+    Returns:
+        The convolution; None if the padding is not the same on both sides, and without the kernels.
+
+    Raises:
+        ValueError: If an argument is out of range, or the kernel is larger than the padded input.
+    """
+    edges, geometry = resolve(shape, kernel_shape[2:], stride, padding, dilation, groups)
+    if edges is not None:
+        return None
+    return native.convolution(
+        shape[0], shape[2:], kernel_shape, geometry, mixed, per_channel, bias, by_channel=by_channel
+    )

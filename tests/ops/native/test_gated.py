@@ -1,0 +1,53 @@
+"""ODConv's gates, applied while kernels are mixed, are those that are applied to kernels or maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dyvision.layers import get_layer
+from dyvision.ops import native
+from dyvision.ops.gated import gated_mixture
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.reason()}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.sampled_from([1, 3]),
+    groups=st.sampled_from([1, 4, 8]),
+    outputs=st.sampled_from([8, 16]),
+    kernels=st.sampled_from([1, 4]),
+    stride=st.integers(1, 2),
+    padding=st.sampled_from([0, 1, "same"]),
+    bias=st.booleans(),
+    batch=st.integers(1, 3),
+    size=st.sampled_from([(5, 5), (8, 9), (3, 20)]),
+)
+def test_a_layer_computes_the_same_with_and_without(
+    kernel, groups, outputs, kernels, stride, padding, bias, batch, size
+):
+    options = {"stride": stride, "padding": padding, "groups": groups, "bias": bias, "num_kernels": kernels}
+    layer = get_layer("odconv")(8, outputs, kernel, **options).eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        x = torch.randn(batch, 8, *size)
+        found = layer(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "available", lambda: False)
+            torch.testing.assert_close(found, layer(x), rtol=1e-3, atol=1e-4)
+
+
+def test_it_is_used_in_inference_only():
+    x, bank, gates = torch.randn(2, 8, 6, 6), torch.randn(4, 6, 8, 3, 3), torch.rand(2, 8)
+    arguments = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}
+    call = lambda x, bank: gated_mixture(x, bank, torch.rand(2, 4), gates, None, None, None, arguments)  # noqa: E731
+    assert call(x, bank) is not None
+    assert call(x.requires_grad_(), bank) is None
+    with torch.no_grad():
+        assert call(x, bank) is not None
+        assert call(x.double(), bank.double()) is None
+        assert call(x.to(memory_format=torch.channels_last), bank) is None
