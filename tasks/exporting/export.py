@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
@@ -127,8 +128,8 @@ def describe(
         "data": _text(options),
     }
     plugins = record_plugins({**task.hparams, **options}, data if isinstance(data, LightningDataModule) else None)
-    if plugins:
-        said["plugins"] = plugins
+    if plugins:  # of an imported file its name: where it lay is no business of who gets this one
+        said["plugins"] = [{how: os.path.basename(text) for how, text in one.items()} for one in plugins]
     if task.data_names is not None:
         said["data_class_names"] = list(task.data_names)
     return said

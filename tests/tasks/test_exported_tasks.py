@@ -12,6 +12,7 @@ import yaml
 import dyvision
 from dyvision.data import ImageFolderDataModule, register_data_format
 from dyvision.layers import get_layer, register_layer
+from dyvision.plugins import import_plugin
 from dyvision.tasks import ClassificationTask
 from dyvision.tasks.exporting import ExportedTask, export_task, load_exported
 from dyvision.tasks.exporting.export import describe, exportable
@@ -239,3 +240,15 @@ def test_a_file_says_which_plugins_registered_what_it_names(tmp_path, forgotten)
         ),
     )
     assert isinstance(dyvision.load(path, device="cpu").predictor.data, Pages)
+
+
+def test_a_file_does_not_say_where_a_plugin_lay(tmp_path, forgotten) -> None:
+    path = tmp_path / "far_own.py"
+    path.write_text(
+        "from dyvision.layers import get_layer, register_layer\n"
+        "@register_layer('far')\nclass Far(get_layer('se')):\n    pass\n"
+    )
+    import_plugin(str(path))
+    task = ClassificationTask(backbone="test_efficientnet", layer="far", num_classes=3)
+    (record,) = describe(task, exportable(task, 32), False, {})["plugins"]
+    assert record == {"kind": "layer", "name": "far", "module": "far_own", "import": "far_own.py"}
