@@ -27,12 +27,12 @@ def call(path, x):
     return [torch.from_numpy(output) for output in session.run(None, {"image": x.numpy()})]
 
 
-def away_from_start(layer: nn.Module) -> nn.Module:
+def away_from_start(layer: nn.Module, noise: float = 0.1) -> nn.Module:
     """Branches that start at zero predict the same for all images: then nothing that depends on them is tested."""
     with torch.no_grad():
         for parameter in layer.parameters():
             if parameter.std(correction=0) < 0.02:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.add_(torch.randn_like(parameter) * noise)
     return layer.eval()
 
 

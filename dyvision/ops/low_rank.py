@@ -39,11 +39,9 @@ def low_rank_conv2d(
         ``[B, O, H', W']``; None where a call is no plain inference, pads one side more than the other, or has more
         samples than are worth it.
     """
-    if len(input) > (_MOST_POINTWISE if static.shape[2:] == (1, 1) else 1):
-        return None
     if not is_plain_inference(input, (static, *weights)):
         return None
-    if not _fit(input, static, weights, pool):
+    if len(input) > (_MOST_POINTWISE if static.shape[2:] == (1, 1) else 1) or not _fit(input, static, weights, pool):
         return None
     scaled = plain_convolution(input.shape, static.shape, **arguments, mixed=1, per_channel=True, bias="samples")
     if scaled is None:

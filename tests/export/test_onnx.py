@@ -215,7 +215,7 @@ def test_a_network_for_any_batch(name, tmp_path) -> None:
     from dyvision import create_model
 
     torch.manual_seed(0)
-    network = away_from_start(create_model("resnet18", name, num_classes=5))
+    network = away_from_start(create_model("resnet18", name, num_classes=5), noise=0.03)  # with more, DCD's overflows
     file = export_onnx(network, tmp_path / "network.onnx", image_size=64)
     assert file.error < 1e-3 and len(nodes(tmp_path / "network.onnx")) == file.nodes
 
