@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules import module as _of_all
 
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer
@@ -94,7 +95,10 @@ def _owner(cls: type, name: str) -> type:
 
 def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether to call a module is to compute what its class does, with nobody who listens."""
-    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+    # private: torch lists the hooks of modules, and those of all modules, nowhere else
+    listens = module._forward_hooks or module._forward_pre_hooks or _of_all._global_forward_hooks
+    replaced = "forward" in vars(module)  # on the instance, as accelerate does
+    return type(module) is kind and not (listens or _of_all._global_forward_pre_hooks or replaced)
 
 
 def require_branch(layer: Any) -> CoefficientBranch:

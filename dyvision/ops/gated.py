@@ -41,6 +41,8 @@ def gated_mixture(
     if not is_plain_inference(input, (kernels, coefficients, channels, filters, taps, bias)):
         return None
     per_channel, kind = groups > 1 or filters is not None, "none" if bias is None else "channels"
+    if not _fit(input, kernels, coefficients, channels, filters, taps, bias, groups):
+        return None  # the general way says what is wrong
     convolve = plain_convolution(
         input.shape,
         kernels.shape[1:],
@@ -62,3 +64,28 @@ def gated_mixture(
     coefficients = channels.new_ones(len(channels), 1) if coefficients is None else coefficients
     mix = coefficients if rows is None else coefficients[:, :, None] * rows
     return convolve(input, kernels, mix, bias, factors)
+
+
+def _fit(
+    input: Tensor,
+    kernels: Tensor,
+    coefficients: Tensor | None,
+    channels: Tensor,
+    filters: Tensor | None,
+    taps: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+) -> bool:
+    """Whether the tensors have the sizes of one layer: nothing beside them is read."""
+    if input.ndim != 4 or kernels.ndim != 5:
+        return False
+    (batch, inputs), (count, outputs, depth, *kernel) = input.shape[:2], kernels.shape
+    expected = (
+        (coefficients, (batch, count)),
+        (channels, (batch, inputs)),
+        (filters, (batch, outputs)),
+        (taps, (batch, *kernel)),
+        (bias, (outputs,)),
+    )
+    fits = inputs == groups * depth and outputs % groups == 0 and (coefficients is not None or count == 1)
+    return fits and all(tensor is None or tensor.shape == shape for tensor, shape in expected)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._device import DeviceContext
 
 
 def _transforms() -> bool:
@@ -33,7 +34,14 @@ def is_traced() -> bool:
 def is_watched() -> bool:
     """Whether a mode sees, replaces or counts the operations of this call: what computes without them is not seen."""
     # private: there is no public question that takes less than the call itself
-    return torch._C._len_torch_dispatch_stack() > 0
+    return torch._C._len_torch_dispatch_stack() > 0 or (
+        torch._C._len_torch_function_stack() > 0 and _functions_are_seen()
+    )
+
+
+def _functions_are_seen() -> bool:
+    # of torch.set_default_device: it only says where what is new is made
+    return any(type(mode) is not DeviceContext for mode in torch.overrides._get_current_function_mode_stack())
 
 
 def is_exporting() -> bool:

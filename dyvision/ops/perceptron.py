@@ -28,8 +28,13 @@ def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> 
         return None
     last = parts[1]
     assert last is not None
-    sizes_fit = x.ndim == 4 and x.shape[1] == (parts[0] or last)[0].shape[1]
-    if not sizes_fit or (parts[0] is not None and last[0].shape[1] != len(parts[0][0])):
-        return None  # the layers say what is wrong
+    if x.ndim != 4:
+        return None
+    width = x.shape[1]
+    for weight, bias in [part for part in parts if part is not None]:
+        # the layers say what is wrong; nothing beside the tensors is read, not even beside a bias that they repeat
+        if weight.ndim != 2 or weight.shape[1] != width or (bias is not None and bias.shape != weight.shape[:1]):
+            return None
+        width = len(weight)
     sizes = last[0].numel() + (0 if parts[0] is None else parts[0][0].numel())
     return None if len(x) * sizes > _LARGE else native.perceptron(x, parts[0], last)

@@ -35,11 +35,11 @@ def is_plain_inference(input: Tensor, others: Iterable[Tensor | None]) -> bool:
         return False
     if not all(type(tensor) in PLAIN and tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors):
         return False
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        return False
     return not is_watched() and not autocasts(input.device) and input.is_contiguous() and input.numel() > 0
 
 
-# checking and preparing take longer than a small convolution; as many signatures as the operators remember
-@lru_cache(4096)
 def plain_convolution(
     shape: tuple[int, ...],
     kernel_shape: tuple[int, ...],
@@ -72,9 +72,32 @@ def plain_convolution(
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
+    arguments = (shape, kernel_shape, stride, padding, dilation, groups, mixed, per_channel, bias, by_channel)
+    try:
+        return _remembered(*arguments)
+    except TypeError:  # a list of integers
+        return _prepare(*arguments)
+
+
+def _prepare(
+    shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    mixed: int,
+    per_channel: bool,
+    bias: str,
+    by_channel: bool,
+) -> native.Convolution | None:
     edges, geometry = resolve(shape, kernel_shape[2:], stride, padding, dilation, groups)
     if edges is not None:
         return None
     return native.convolution(
         shape[0], shape[2:], kernel_shape, geometry, mixed, per_channel, bias, by_channel=by_channel
     )
+
+
+# checking and preparing take longer than a small convolution; as many signatures as the operators remember
+_remembered = lru_cache(4096)(_prepare)

@@ -25,7 +25,8 @@ class Convolution:
         self._call, self._index, self._plan = library.functions.dyv_convolve, library.number, plan
         #: ``(B, C_out, H', W')``
         self.output_shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
-        weakref.finalize(self, library.functions.dyv_free, plan)
+        # not at exit: a thread that outlives the interpreter may be computing
+        weakref.finalize(self, library.functions.dyv_free, plan).atexit = False
 
     def __call__(
         self,
@@ -118,6 +119,7 @@ def convolution(
 
 def in_memory(tensor: Tensor) -> Tensor:
     """The same numbers as they are read: one after the other, none of them marked as negated."""
-    if tensor.is_contiguous() and not tensor.is_neg():
+    # zeros that forward-mode differentiation makes are nowhere in memory
+    if tensor.is_contiguous() and not tensor.is_neg() and tensor.data_ptr():
         return tensor
-    return tensor.resolve_neg().contiguous()
+    return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import struct
 from ctypes import POINTER, c_char_p, c_int64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -111,6 +112,8 @@ def _open() -> ctypes.CDLL:
     if path is None:
         raise _UnusableError("not built: install dyvision where there is a C compiler (gcc or clang)")
     try:
+        if _is_cut_off(path):
+            raise _UnusableError(f"{path} cannot be loaded (its end is missing): install dyvision again")
         functions = ctypes.CDLL(str(path))
         functions.dyv_abi.restype = functions.dyv_problem_size.restype = c_int64
         found, size = functions.dyv_abi(), functions.dyv_problem_size()
@@ -131,6 +134,16 @@ def _open() -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise _UnusableError(f"{path} cannot be loaded ({' '.join(str(error).split())})") from error
     return functions
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a file of ELF, 64 bits, ends before its table of sections: a loader maps it, and dies of a signal."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+        return False  # the loader has its own word for these
+    (offset,), (size, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<HH", header, 58)
+    return bool(offset + size * count > path.stat().st_size)
 
 
 def _present(functions: ctypes.CDLL) -> dict[str, int]:

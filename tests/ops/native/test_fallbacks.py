@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import itertools
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyvision.layers import get_layer
@@ -80,6 +82,20 @@ def counted(x, bank, mix):
     return output
 
 
+def seen(x, bank, mix):
+    class Mode(TorchFunctionMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.names.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Mode() as mode:
+        output = mixture_conv2d(x, bank, mix, padding=1)
+    assert {"conv2d", "bmm", "baddbmm", "mm", "matmul"} & set(mode.names)
+    return output
+
+
 def gradient(x, bank, mix):
     bank = bank.clone().requires_grad_()
     output = mixture_conv2d(x, bank, mix, padding=1)
@@ -119,7 +135,7 @@ def subclass(x, bank, mix):
         lambda x, bank, mix: mixture_conv2d(x.to(memory_format=torch.channels_last), bank, mix, padding=1),
         lambda x, bank, mix: mixture_conv2d(x.double(), bank.double(), mix.double(), padding=1).float(),
         lambda x, bank, mix: mixture_conv2d(x.bfloat16(), bank.bfloat16(), mix.bfloat16(), padding=1).float(),
-        *(autocast, counted, gradient, compiled, traced, vmapped, differentiated, subclass),
+        *(autocast, counted, seen, gradient, compiled, traced, vmapped, differentiated, subclass),
     ],
 )
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -233,3 +249,17 @@ def test_it_is_left_to_others_where_they_are_faster(used, batch, size, leads):
     assert bool(used) == leads
     with formulation("native"):
         torch.testing.assert_close(found, mixture_conv2d(x, bank, mix, padding=1, groups=16), rtol=1e-4, atol=1e-4)
+
+
+def test_a_default_device_is_no_watcher(used):
+    x, bank, mix = tensors()
+    with torch.device("cpu"):
+        mixture_conv2d(x, bank, mix, padding=1)
+    assert used == ["native"]
+
+
+def test_zeros_that_are_nowhere_in_memory_are_zeros(used):
+    x, bank, mix = tensors()
+    zeros = torch._efficientzerotensor(x.shape)  # private: what forward-mode differentiation makes
+    assert mixture_conv2d(zeros, bank, mix, padding=1).eq(0).all()
+    assert used == ["native"]

@@ -51,3 +51,28 @@ def test_it_is_used_in_inference_only():
         assert call(x, bank) is not None
         assert call(x.double(), bank.double()) is None
         assert call(x.to(memory_format=torch.channels_last), bank) is None
+
+
+@pytest.mark.parametrize("bias", [7, 9])
+def test_a_bias_of_another_size_is_told(bias):
+    layer = get_layer("odconv")(8, 8, 3, padding=1, bias=True).eval()
+    layer.bias = torch.nn.Parameter(torch.zeros(bias))
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+        layer(torch.randn(2, 8, 6, 6))
+
+
+@pytest.mark.parametrize("kernels", [3, 5])
+def test_more_or_fewer_kernels_than_the_branch_knows_are_told(kernels):
+    layer = get_layer("odconv")(8, 8, 3, padding=1, num_kernels=4).eval()
+    layer.weight = torch.nn.Parameter(torch.zeros(kernels, 8, 8, 3, 3))
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+        layer(torch.randn(2, 8, 6, 6))
+
+
+def test_arguments_may_be_lists():
+    layer = get_layer("odconv")(8, 8, 3, padding=1).eval()
+    x = torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        expected = layer(x)
+        layer.stride, layer.padding = [1, 1], [1, 1]
+        torch.testing.assert_close(layer(x), expected)

@@ -95,3 +95,19 @@ def test_a_broken_library_is_one_line(folder, caplog, kind, text):
         assert not native.available() and native.reason()
     assert text in native.reason() and "\n" not in native.reason() and len(caplog.records) == 1
     assert mixture_conv2d(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 2, 1, 1), torch.ones(1, 1)).eq(2).all()
+
+
+@built
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file of ELF")
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_library_that_was_cut_off_is_one_line(tmp_path, share):
+    binary = library.find_binary()
+    assert binary is not None
+    content = binary.read_bytes()
+    (tmp_path / "_kernels.abi3.so").write_bytes(content[: int(share * len(content))])
+    program = (
+        "import sys; from dyvision.ops.native import library; library.__file__ = sys.argv[1]; print(library.load()[1])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "library.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)  # a loader dies of a signal
+    assert done.returncode == 0 and "cannot be loaded (its end is missing)" in done.stdout

@@ -139,3 +139,35 @@ def test_hooks_and_classes_of_ones_own_are_called():
         branch.fc2.__class__ = Other
         torch.testing.assert_close(branch(x), expected, rtol=1e-4, atol=1e-5)
     assert called == ["hook", "class"]
+
+
+def test_hooks_of_all_modules_and_replaced_methods_are_called():
+    branch, x, called = DyConvAttention(8, 4, 0.5), torch.randn(2, 8, 5, 5), []
+    with torch.no_grad():
+        expected = branch(x)
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(module))
+        try:
+            torch.testing.assert_close(branch(x), expected, rtol=1e-4, atol=1e-5)
+        finally:
+            handle.remove()
+        assert branch.fc1 in called and branch.fc2 in called
+        branch.fc1.forward = torch.zeros_like
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):  # 8 numbers instead of the 4
+            branch(x)
+
+
+def test_a_bias_of_another_size_is_the_layers_affair():
+    first, second = layers()
+    x = torch.randn(2, 8, 4, 4)
+    second.bias = nn.Parameter(torch.ones(1), requires_grad=False)  # which the library repeats
+    assert pooled_perceptron(x, first, second) is None
+    first.bias = nn.Parameter(torch.ones(9), requires_grad=False)
+    assert pooled_perceptron(x, first, layers()[1]) is None
+
+
+def test_weights_that_are_sparse_are_multiplied_by_the_library():
+    branch, x = DyConvAttention(8, 4, 0.5), torch.randn(2, 8, 5, 5)
+    with torch.no_grad():
+        expected = branch(x)
+        branch.fc1.weight = nn.Parameter(branch.fc1.weight.to_sparse_csr())
+        torch.testing.assert_close(branch(x), expected, rtol=1e-4, atol=1e-5)
