@@ -159,9 +159,12 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         if request.checkpoint_path is not None:
             raise ValueError(f"--model {exported} and --ckpt_path {request.checkpoint_path}: give one of them")
         request.exported = read_exported(exported, command)
-        request.checkpoint = as_checkpoint(
-            request.exported, photos=command == "predict" and request.value("data", "predict_root") is not None
-        )
+        photos = command == "predict" and request.value("data", "predict_root") is not None
+        if command == "predict" and not photos and request.value("data", "root") is None:
+            raise ValueError(
+                f"--model {exported}: which images? Give one, or a folder of them, behind it, or a data set as --data.root"
+            )
+        request.checkpoint = as_checkpoint(request.exported, photos)
     if request.checkpoint:
         decided = request.checkpoint["data"]
         request.layers = [(path, _without_open(content, decided)) for path, content in request.layers]

@@ -31,6 +31,7 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
         A copy for inference, whose outputs are those of ``model`` up to rounding.
 
     Raises:
+        TypeError: If ``input_size`` is a tensor instead of its shape.
         ValueError: If the network is in training mode, or its outputs would change.
 
     Example:
@@ -38,6 +39,8 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
         >>> model = dyvision.fuse(dyvision.create_model("mobilenetv2_035", layer="dyconv").eval())
     """
     check_is_plain(model, "fuse")
+    if isinstance(input_size, Tensor):
+        raise TypeError(f"fuse takes the shape of a batch: fuse(model, {tuple(input_size.shape)})")
     if model.training:
         raise ValueError("fuse folds the running statistics of BatchNorm: call model.eval() first")
     example = torch.randn(tuple(input_size), device=next(model.parameters()).device, dtype=torch.float64)

@@ -227,6 +227,7 @@ class TestExportedFiles:
                 ["validate", "--model=a.onnx"],
                 "--data.root is missing: the folder of the data set; give --data.root",
             ),
+            (["predict", "--model=a.onnx"], "--model a.onnx: which images? Give one, or a folder of them, behind it"),
             (["predict", "--model=a.onnx", "photos"], r"takes images of 16 x 16 pixels"),
             (["predict", "--model=evil.onnx", "photos"], "--model evil.onnx: model.optimizer names 'subprocess.Popen'"),
         ],

@@ -92,6 +92,11 @@ def test_branches_fold_in(layer, kernel):
     torch.testing.assert_close(again(x), fused(x))
 
 
+def test_a_batch_instead_of_its_shape_is_told() -> None:
+    with pytest.raises(TypeError, match=r"fuse\(model, \(2, 3, 8, 8\)\)"):
+        dyvision.fuse(nn.Conv2d(3, 4, 1).eval(), torch.randn(2, 3, 8, 8))
+
+
 def test_outputs_that_are_not_finite_are_named() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     model[1].running_mean.fill_(float("inf"))
