@@ -162,7 +162,8 @@ def read_request(arguments: Sequence[str], command: str = "fit") -> Request:
         photos = command == "predict" and request.value("data", "predict_root") is not None
         if command == "predict" and not photos and request.value("data", "root") is None:
             raise ValueError(
-                f"--model {exported}: which images? Give one, or a folder of them, behind it, or a data set as --data.root"
+                f"--model {exported}: which images? Give one, or a folder of them, behind it, or a data set as "
+                "--data.root"
             )
         request.checkpoint = as_checkpoint(request.exported, photos)
     if request.checkpoint:
