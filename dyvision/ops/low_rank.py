@@ -41,7 +41,9 @@ def low_rank_conv2d(
     """
     if not is_plain_inference(input, (static, *weights)):
         return None
-    if len(input) > (_MOST_POINTWISE if static.shape[2:] == (1, 1) else 1) or not _fit(input, static, weights, pool):
+    if len(input) > (_MOST_POINTWISE if static.shape[2:] == (1, 1) else 1) or not _fit(
+        input, static, weights, pool, arguments
+    ):
         return None
     scaled = plain_convolution(input.shape, static.shape, **arguments, mixed=1, per_channel=True, bias="samples")
     if scaled is None:
@@ -63,11 +65,11 @@ def low_rank_conv2d(
     return output
 
 
-def _fit(input: Tensor, static: Tensor, weights: LowRankWeights, pool: int) -> bool:
+def _fit(input: Tensor, static: Tensor, weights: LowRankWeights, pool: int, arguments: dict[str, Any]) -> bool:
     """Whether the parameters have the sizes of one layer: nothing beside them is read."""
     (outputs, rank), channels, width = weights.expand.shape, input.shape[1], len(weights.gate)
     shapes = (
-        (outputs, *static.shape[1:]),
+        (outputs, channels // arguments["groups"], *static.shape[2:]),
         (width, channels * pool**2),
         (width, width),
         (outputs + rank**2, width),

@@ -159,8 +159,20 @@ def test_numbers_that_are_not_finite_reach_the_output_of_their_sample_only(value
     assert not found[1].isfinite().any()
 
 
-def test_parameters_that_do_not_fit_are_refused_as_before():
-    layer = fused_layer(8, 8, 1)
-    layer.branch.gate.weight = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
-    with pytest.raises(RuntimeError):
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("branch.gate.weight", (2, 2)),
+        ("weight", (8, 7, 3, 3)),
+        ("weight", (8, 9, 3, 3)),
+        ("weight", (7, 8, 3, 3)),
+        ("conv_q.weight", (3, 8, 1, 1)),
+        ("conv_p.weight", (8, 1, 1, 1)),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_as_before(name, shape):
+    layer = fused_layer(8, 8, 3, padding=1)
+    holder, _, last = name.rpartition(".")
+    setattr(layer.get_submodule(holder), last, nn.Parameter(torch.zeros(shape), requires_grad=False))
+    with pytest.raises((RuntimeError, ValueError)):
         layer(torch.randn(1, 8, 9, 9))
