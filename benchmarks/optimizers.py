@@ -2,7 +2,8 @@
 
 Each row is a process of its own: fused, one parameter after the other, ``foreach``, and fused within the backward pass
 (``optimizer_in_backward``). Peak memory is what the process holds at its highest beyond what it held before the network
-was made (Linux: ``ru_maxrss``; on a GPU what PyTorch allocated); times are medians with the range of the middle half.
+was made (of Linux; on a GPU what PyTorch allocated); times are medians with the range of the middle half, of the fastest
+round.
 
     python benchmarks/optimizers.py --network resnet18 --layer dyconv --optimizer adamw sgd
 """
@@ -12,11 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -69,8 +70,10 @@ class _Times(Callback):
             torch.cuda.synchronize()
 
 
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident(name: str) -> int:
+    """Bytes: ``VmRSS`` now, ``VmHWM`` at most (``ru_maxrss`` would begin with what the parent process had)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
 
 
 def measure(way: str, optimizer: str, options: argparse.Namespace) -> dict[str, float]:
@@ -84,7 +87,7 @@ def measure(way: str, optimizer: str, options: argparse.Namespace) -> dict[str, 
     in_backward = arguments.pop("in_backward", False)
     kwargs = {"num_kernels": options.kernels} if options.layer != "static" else None
     gpu = torch.cuda.is_available()
-    before = _resident()
+    before = _resident("VmRSS")
     task = ClassificationTask(
         options.network, options.layer, num_classes=10, layer_kwargs=kwargs, warmup_steps=0,
         optimizer={"name": optimizer, **arguments}, optimizer_in_backward=in_backward,
@@ -96,7 +99,7 @@ def measure(way: str, optimizer: str, options: argparse.Namespace) -> dict[str, 
     )  # fmt: skip
     trainer.fit(task, DataLoader(_Images(options.size, options.batch * (options.steps + WARMUP)), options.batch))
     low, median, high = statistics.quantiles(times.times[WARMUP:], n=4)
-    memory = torch.cuda.max_memory_allocated() if gpu else _resident() - before
+    memory = torch.cuda.max_memory_allocated() if gpu else _resident("VmHWM") - before
     parameters = sum(parameter.numel() * parameter.element_size() for parameter in task.network.parameters())
     return {"median": median, "low": low, "high": high, "memory": memory, "parameters": parameters}
 
@@ -127,6 +130,7 @@ def main() -> None:
                 command = [sys.executable, __file__, *sys.argv[1:], "--one", way, optimizer]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 found.setdefault((optimizer, way), []).append(json.loads(done.stdout.splitlines()[-1]))
+                print(optimizer, way, found[optimizer, way][-1], file=sys.stderr, flush=True)
     print("| optimiser | way | ms per step | peak memory, MB | times the parameters |\n|---|---|---|---|---|")
     for (optimizer, way), rows in found.items():
         best = min(rows, key=lambda row: row["median"])

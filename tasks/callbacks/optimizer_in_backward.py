@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
@@ -92,7 +91,7 @@ class OptimizerInBackward(Callback):
         return apply
 
 
-def _obstacles(trainer: L.Trainer, module: L.LightningModule) -> Any:
+def _obstacles(trainer: L.Trainer, module: L.LightningModule) -> Iterator[tuple[str, str]]:
     """What there is that needs all gradients at once, or those of several batches, and what to do."""
     if trainer.world_size > 1 or not isinstance(trainer.strategy, SingleDeviceStrategy):
         name = type(trainer.strategy).__name__
