@@ -41,7 +41,10 @@ class TaskArguments(SharesArguments, L.LightningModule):
         class_colors: ``[r, g, b]`` of each class; from the data if None.
         class_ids: The data set's own number of each class (COCO's category ids), which saved results have; from the
             data if None.
-        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments.
+        optimizer: ``"adamw"``, ``"sgd"``, the name of any class of ``torch.optim``, or a dict with arguments; fused
+            where torch has that, unless the dict has ``fused`` or ``foreach``.
+        optimizer_in_backward: Apply each gradient as soon as it is there and free it, which saves the memory of all
+            gradients; not with gradient clipping or accumulation, 16-mixed, or several processes.
         lr: Learning rate at its highest.
         weight_decay: Of everything but norms, biases and coefficient branches.
         backbone_lr_scale: Factor on ``lr`` for the backbone, of a classifier everything but its last layer.
@@ -75,6 +78,7 @@ class TaskArguments(SharesArguments, L.LightningModule):
         class_colors: list[list[int]] | None = None,
         class_ids: list[int] | None = None,
         optimizer: str | dict[str, Any] = "adamw",
+        optimizer_in_backward: bool = False,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         backbone_lr_scale: float = 1.0,
@@ -113,7 +117,7 @@ def check_shared_arguments(hparams: Mapping[str, Any]) -> None:
         value = hparams.get(name)
         if value is not None and (not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value)):
             raise ValueError(f"{name}={shown(value)}: expected a mapping from argument names to values")
-    for name in ("channels_last", "freeze_norm"):
+    for name in ("channels_last", "freeze_norm", "optimizer_in_backward"):
         if name in hparams:
             check_flag(name, hparams[name])
     frozen = hparams.get("freeze")

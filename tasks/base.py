@@ -21,6 +21,7 @@ from dyvision.tasks.classes import merge_classes
 from dyvision.tasks.components import check_arguments
 from dyvision.tasks.divergence import check_loss
 from dyvision.tasks.freezing import freeze, freeze_norm, freeze_parameters
+from dyvision.tasks.fused import check_steps_by_parameter, has_sparse_gradients, prepare
 from dyvision.tasks.metrics.mean import WeightedMean
 from dyvision.tasks.optim import build_optimizer, build_schedule, parameter_groups
 from dyvision.tasks.training_length import schedule_length
@@ -64,7 +65,9 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         self.network: nn.Module | None = None
         check_shared_arguments(self.hparams)
         get_layer(self.hparams.layer)
-        build_optimizer(self.hparams, [{"params": [nn.Parameter(torch.zeros(1))]}])
+        optimizer = build_optimizer(self.hparams, [{"params": [nn.Parameter(torch.zeros(1))]}])
+        if self.hparams.get("optimizer_in_backward"):
+            check_steps_by_parameter(optimizer)
         build_schedule(self.hparams, None, total_steps=100)
         self._wanted_callbacks()
         self.check_arguments()
@@ -179,10 +182,20 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
     def configure_optimizers(self) -> Any:
         """The optimiser with its parameter groups, and a schedule that advances every step."""
         groups = parameter_groups(self, list(self.backbone_parameters()), self.hparams)
-        optimizer = build_optimizer(self.hparams, groups)
+        optimizer = build_optimizer(self.hparams, groups, has_sparse_gradients(self))
         self.total_steps = schedule_length(self.trainer, self._progress)
         schedule = build_schedule(self.hparams, optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_fit_start(self) -> None:
+        """Look at the optimisers, whoever built them, before the state of a checkpoint comes into them.
+
+        Raises:
+            ValueError: If one of them cannot be used with the trainer's precision, or is another than the checkpoint's.
+        """
+        super().on_fit_start()
+        for optimizer in self.trainer.optimizers:
+            prepare(optimizer, self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         """Schedules of layers and EMA, unless the trainer has its own."""
@@ -194,7 +207,7 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         ]
 
     def _wanted_callbacks(self) -> list[Callback]:
-        from dyvision.tasks.callbacks import EMA, TemperatureAnnealing, TrainingProgress
+        from dyvision.tasks.callbacks import EMA, OptimizerInBackward, TemperatureAnnealing, TrainingProgress
 
         wanted: list[Callback] = [TrainingProgress()]
         annealing = self.hparams.anneal_temperature
@@ -203,6 +216,8 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         callback = TemperatureAnnealing(**arguments)  # its arguments are checked whatever the layer
         if annealing is not False and hasattr(get_layer(self.hparams.layer), "set_temperature"):
             wanted.append(callback)
+        if self.hparams.get("optimizer_in_backward"):
+            wanted.append(OptimizerInBackward())
         if self.hparams.ema_decay is not None:
             wanted.append(EMA(self.hparams.ema_decay))
         return wanted

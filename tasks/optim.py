@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from dyvision.arguments import check_flag, check_number, check_numbers, shown
 from dyvision.layers import CoefficientBranch
 from dyvision.tasks.components import accepted_arguments, check_arguments, choose, import_object, parse_component
+from dyvision.tasks.fused import IMPLEMENTATION, implementation
 from dyvision.text import one_line
 
 #: arguments that differ from torch.optim's defaults, because nobody in this field uses those
@@ -32,14 +33,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "eps": {"minimum": 0, "maximum": 1},
 }
 _FLAGS = ("amsgrad", "nesterov", "maximize", "decoupled_weight_decay", "centered", "capturable", "differentiable")
-#: torch chooses where they are null
-_OPTIONAL_FLAGS = ("foreach", "fused")
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
 def parameter_groups(
@@ -86,13 +80,14 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
+def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]], sparse: bool = False) -> Optimizer:
     """Build the optimiser of ``hparams["optimizer"]``.
 
     Args:
         hparams: With ``optimizer`` (a name of ``torch.optim`` in any case, or a dict with arguments), ``lr`` and
             ``weight_decay``.
         groups: Parameter groups.
+        sparse: Whether some gradients are sparse.
 
     Raises:
         ValueError: For an unknown name or argument, or a value the optimiser does not take.
@@ -127,6 +122,8 @@ def build_optimizer(hparams: Mapping[str, Any], groups: list[dict[str, Any]]) ->
             group["lr"] *= component.arguments["lr"] / hparams["lr"] if hparams["lr"] else 0.0
         if "weight_decay" in component.arguments and group.get("weight_decay"):
             group["weight_decay"] = component.arguments["weight_decay"]
+    parameters = (parameter for group in groups for parameter in group["params"])
+    arguments |= implementation(optimizer_class, component.arguments, names, parameters, sparse)
     try:
         return optimizer_class(groups, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -149,7 +146,7 @@ def check_ranges(arguments: Mapping[str, Any], what: str) -> None:
             check_number(f"{what}: {name}", value, **_RANGES[name])
         elif name == "betas":
             check_numbers(f"{what}: {name}", value, length=2, **_BELOW_ONE)
-        elif name in _FLAGS or (name in _OPTIONAL_FLAGS and value is not None):
+        elif name in _FLAGS or (name in IMPLEMENTATION and value is not None):  # torch chooses where they are null
             check_flag(f"{what}: {name}", value)
 
 

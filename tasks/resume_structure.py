@@ -15,12 +15,11 @@ from torch.optim import Optimizer
 
 from dyvision.arguments import shown
 from dyvision.tasks.components import accepted_arguments
+from dyvision.tasks.fused import IMPLEMENTATION
 from dyvision.tasks.optim import check_ranges
 from dyvision.tasks.resume_state import MOST, refuse
 from dyvision.text import one_line
 
-#: how an optimiser computes, not what: another machine may do it otherwise
-_SPEED = ("foreach", "fused")
 #: what versions of torch keep of a schedule or do not
 _VERSIONS = ("_is_initial", "_get_lr_called_within_step", "verbose")
 _COUNTERS = ("last_epoch", "_step_count")
@@ -103,7 +102,7 @@ def _of_group(name: str, stored: Mapping[str, Any], group: Mapping[str, Any], op
             # torch completes what an earlier version did not have; that is switches only
             if built is not None and not isinstance(built, bool):
                 yield f"{name} has no {key}, expected one such as {shown(_plain(built))}"
-        elif key in _SPEED:
+        elif key in IMPLEMENTATION:  # another machine may compute otherwise
             if not isinstance(stored[key], bool | None):
                 yield f"{name}.{key} is {shown(stored[key])}, expected true, false or null"
         elif isinstance(built, bool | str) or built is None:

@@ -5,6 +5,7 @@ from dyvision.tasks.callbacks.ema import EMA
 from dyvision.tasks.callbacks.final_validation import FinalValidation
 from dyvision.tasks.callbacks.finish_epoch import FinishEpoch
 from dyvision.tasks.callbacks.last_checkpoint import LastCheckpoint
+from dyvision.tasks.callbacks.optimizer_in_backward import OptimizerInBackward
 from dyvision.tasks.callbacks.pictures import PredictionPictures
 from dyvision.tasks.callbacks.predictions import PredictionWriter
 from dyvision.tasks.callbacks.progress import TrainingProgress
@@ -18,6 +19,7 @@ __all__ = (
     "FinalValidation",
     "FinishEpoch",
     "LastCheckpoint",
+    "OptimizerInBackward",
     "PredictionPictures",
     "PredictionWriter",
     "ResultsTable",
