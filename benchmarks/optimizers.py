@@ -2,8 +2,8 @@
 
 Each row is a process of its own: fused, one parameter after the other, ``foreach``, and fused within the backward pass
 (``optimizer_in_backward``). Peak memory is what the process holds at its highest beyond what it held before the network
-was made (of Linux; on a GPU what PyTorch allocated); times are medians with the range of the middle half, of the fastest
-round.
+was made (of Linux; on a GPU what PyTorch allocated); times are medians of the fastest round, with the range of its
+middle half.
 
     python benchmarks/optimizers.py --network resnet18 --layer dyconv --optimizer adamw sgd
 """

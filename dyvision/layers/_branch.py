@@ -13,7 +13,7 @@ from torch.nn.modules import module as _of_all
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer
 from dyvision.ops.autocast import autocasts, without_autocast
-from dyvision.ops.modes import is_exporting
+from dyvision.ops.modes import is_exporting, is_traced
 from dyvision.ops.perceptron import pooled_perceptron
 
 
@@ -70,7 +70,8 @@ class CoefficientBranch(nn.Module):
 
     def _begin_at_once(self, x: Tensor) -> Tensor | None:
         """Pool and call the perceptron in one call; None where its layers have to be called."""
-        layers = self.perceptron() if self.pool_size == 1 else None
+        # what a compiler cannot ask stands behind this question
+        layers = self.perceptron() if self.pool_size == 1 and not is_traced() else None
         # a hook expects to be called, and a layer of another class computes what it likes
         if layers is None or not all(layer is None or is_ordinary(layer, PreciseLinear) for layer in layers):
             return None

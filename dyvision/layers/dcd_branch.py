@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinary
 from dyvision.layers._initialise import Initializer, reset_children
+from dyvision.ops.modes import is_traced
 from dyvision.ops.native import LowRankWeights
 
 
@@ -128,7 +129,7 @@ class DCDBranch(CoefficientBranch):
         None before :meth:`fuse`, and where modules have to be called: if one is of another class or has a hook.
         """
         predict = self.fused_fc
-        if predict is None or not is_ordinary(self, DCDBranch):
+        if predict is None or is_traced() or not is_ordinary(self, DCDBranch):
             return None
         if not all(is_ordinary(linear, PreciseLinear) for linear in (self.squeeze, self.gate, predict)):
             return None

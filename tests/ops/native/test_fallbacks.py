@@ -158,7 +158,8 @@ def test_what_they_cannot_do_others_do(used, call, forced):
 def test_export_and_functional_call_are_right(used):
     layer = get_layer("dyconv")(4, 6, 3, padding=1).eval()
     x = torch.randn(2, 4, 6, 6)
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=8)},))
+    sizes = ({0: torch.export.Dim("batch", min=1, max=8)},)
+    program = torch.export.export(layer, (x,), dynamic_shapes=sizes, strict=False)
     assert not used
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-4)
