@@ -214,11 +214,12 @@ def test_option_of_the_head_names_every_head(task) -> None:
 
 
 def test_networks_and_formulations_of_the_measurements() -> None:
-    for row in rows_of("docs/performance.md", "network", "layer", "over", "batch 1"):
-        for name in names(row[0]):
-            assert name in list_backbones()
-        if (stated := re.fullmatch(r"(\w+) K=(\d+)", row[1])) and stated[1] != "timm":
-            assert defaults(stated[1].lower())["num_kernels"] == int(stated[2])
+    for columns in (("batch 1", "batch 1, off"), ("batch 1", "batch 8")):
+        for row in rows_of("docs/performance.md", "network", "layer", "over", *columns):
+            for name in names(row[0]):
+                assert name in list_backbones()
+            if (stated := re.fullmatch(r"(\w+) K=(\d+)", row[1])) and stated[1] != "timm":
+                assert defaults(stated[1].lower())["num_kernels"] == int(stated[2])
     for row in rows_of("docs/performance.md", "pass", "kind"):
         assert names(row[5])[0] in FORMULATIONS
 
