@@ -18,7 +18,7 @@ def without_pair_rules() -> Iterator[None]:
     rewriter: Any = need("onnxscript.rewriter")[0]
     # private: torch hands no rules on, and they are in no public list; where they are kept otherwise, all are used
     rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)
-    patterns = [getattr(rule, "_target_pattern", None) for rule in rules or ()]
+    patterns: list[Any] = [getattr(rule, "_target_pattern", None) for rule in rules or ()]
     if not isinstance(rules, tuple | list) or not all(hasattr(p, "has_single_output_node") for p in patterns):
         yield
         return
