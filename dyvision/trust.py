@@ -134,7 +134,7 @@ def without_folders(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     its name: so it is missed where it is not, instead of other samples being read.
 
     Example:
-        >>> without_folders({"root": "/home/me/pets", "split_file": "/home/me/pets/lists/val.txt", "image_size": 64})
+        >>> without_folders({"root": "/data/pets", "split_file": "/data/pets/lists/val.txt", "image_size": 64})
         {'split_file': 'lists/val.txt', 'image_size': 64}
     """
     root = str(hyperparameters.get("root"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dyvision.ops.plain import is_plain_inference, plain_convolution
+from dyvision.ops.plain import have_shapes, is_plain_inference, plain_convolution
 
 
 def gated_mixture(
@@ -35,19 +35,28 @@ def gated_mixture(
         ``[B, C_out, H', W']``; None where a call is no plain inference, where the padding is not the same on both
         sides, and for kernels in groups of several channels.
     """
-    groups, depth = arguments["groups"], kernels.shape[2]
+    if input.ndim != 4 or kernels.ndim != 5:
+        return None
+    groups, (batch, inputs), (count, outputs, depth, *kernel) = arguments["groups"], input.shape[:2], kernels.shape
     if groups > 1 and depth > 1:
         return None
     if not is_plain_inference(input, (kernels, coefficients, channels, filters, taps, bias)):
         return None
     per_channel, kind = groups > 1 or filters is not None, "none" if bias is None else "channels"
-    if not _fit(input, kernels, coefficients, channels, filters, taps, bias, groups):
+    fits = inputs == groups * depth and outputs % groups == 0 and (coefficients is not None or count == 1)
+    if not fits or not have_shapes(
+        (coefficients, (batch, count)),
+        (channels, (batch, inputs)),
+        (filters, (batch, outputs)),
+        (taps, (batch, *kernel)),
+        (bias, (outputs,)),
+    ):
         return None  # the general way says what is wrong
     convolve = plain_convolution(
         input.shape,
         kernels.shape[1:],
         **arguments,
-        mixed=len(kernels),
+        mixed=count,
         per_channel=per_channel,
         bias=kind,
         by_channel=groups == 1,
@@ -57,35 +66,10 @@ def gated_mixture(
     rows = None if filters is None else filters[:, None]
     factors = taps
     if groups > 1:  # an output channel has one input channel
-        by_output = channels.repeat_interleave(kernels.shape[1] // groups, 1)[:, None]
+        by_output = channels.repeat_interleave(outputs // groups, 1)[:, None]
         rows = by_output if rows is None else rows * by_output
     else:
         factors = channels[:, :, None, None] if taps is None else channels[:, :, None, None] * taps[:, None]
-    coefficients = channels.new_ones(len(channels), 1) if coefficients is None else coefficients
+    coefficients = channels.new_ones(batch, 1) if coefficients is None else coefficients
     mix = coefficients if rows is None else coefficients[:, :, None] * rows
     return convolve(input, kernels, mix, bias, factors)
-
-
-def _fit(
-    input: Tensor,
-    kernels: Tensor,
-    coefficients: Tensor | None,
-    channels: Tensor,
-    filters: Tensor | None,
-    taps: Tensor | None,
-    bias: Tensor | None,
-    groups: int,
-) -> bool:
-    """Whether the tensors have the sizes of one layer: nothing beside them is read."""
-    if input.ndim != 4 or kernels.ndim != 5:
-        return False
-    (batch, inputs), (count, outputs, depth, *kernel) = input.shape[:2], kernels.shape
-    expected = (
-        (coefficients, (batch, count)),
-        (channels, (batch, inputs)),
-        (filters, (batch, outputs)),
-        (taps, (batch, *kernel)),
-        (bias, (outputs,)),
-    )
-    fits = inputs == groups * depth and outputs % groups == 0 and (coefficients is not None or count == 1)
-    return fits and all(tensor is None or tensor.shape == shape for tensor, shape in expected)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyvision.ops import native
 from dyvision.ops.native import LowRankWeights
-from dyvision.ops.plain import is_plain_inference, plain_convolution
+from dyvision.ops.plain import have_shapes, is_plain_inference, plain_convolution
 
 #: samples up to which this is faster for 1x1 kernels; of more, and with other kernels of more than one, the library's
 #: convolution with W0 and its batched products take less time (measured on an AMD EPYC, AVX-512)
@@ -80,5 +80,4 @@ def _fit(input: Tensor, static: Tensor, weights: LowRankWeights, pool: int, argu
         (rank,),
         (outputs,),
     )
-    tensors = (static, *weights)
-    return all(tensor is None or tensor.shape == shape for tensor, shape in zip(tensors, shapes, strict=True))
+    return have_shapes(*zip((static, *weights), shapes, strict=True))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import ParamSpec
 
 from dyvision.ops import native
 from dyvision.ops.autocast import autocasts
 from dyvision.ops.geometry import Padding, Size, resolve
 from dyvision.ops.modes import is_traced, is_watched
 
+_P = ParamSpec("_P")
 #: subclasses may have no memory, or give another meaning to it
 PLAIN = (Tensor, nn.Parameter, type(None))
 
@@ -40,6 +43,22 @@ def is_plain_inference(input: Tensor, others: Iterable[Tensor | None]) -> bool:
     return not is_watched() and not autocasts(input.device) and input.is_contiguous() and input.numel() > 0
 
 
+def _remembered(prepare: Callable[_P, native.Convolution | None]) -> Callable[_P, native.Convolution | None]:
+    """Keep what was prepared: checking and preparing take longer than a small convolution."""
+    # as many signatures as the operators remember; a cache has no type for its arguments
+    kept = cast("Callable[_P, native.Convolution | None]", lru_cache(4096)(prepare))
+
+    @wraps(prepare)
+    def find(*args: _P.args, **kwargs: _P.kwargs) -> native.Convolution | None:
+        try:
+            return kept(*args, **kwargs)
+        except TypeError:  # a list of integers
+            return prepare(*args, **kwargs)
+
+    return find
+
+
+@_remembered
 def plain_convolution(
     shape: tuple[int, ...],
     kernel_shape: tuple[int, ...],
@@ -72,25 +91,6 @@ def plain_convolution(
     Raises:
         ValueError: If an argument is out of range, or the kernel is larger than the padded input.
     """
-    arguments = (shape, kernel_shape, stride, padding, dilation, groups, mixed, per_channel, bias, by_channel)
-    try:
-        return _remembered(*arguments)
-    except TypeError:  # a list of integers
-        return _prepare(*arguments)
-
-
-def _prepare(
-    shape: tuple[int, ...],
-    kernel_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
-    mixed: int,
-    per_channel: bool,
-    bias: str,
-    by_channel: bool,
-) -> native.Convolution | None:
     edges, geometry = resolve(shape, kernel_shape[2:], stride, padding, dilation, groups)
     if edges is not None:
         return None
@@ -99,5 +99,6 @@ def _prepare(
     )
 
 
-# checking and preparing take longer than a small convolution; as many signatures as the operators remember
-_remembered = lru_cache(4096)(_prepare)
+def have_shapes(*expected: tuple[Tensor | None, tuple[int, ...]]) -> bool:
+    """Whether tensors have the sizes of one layer, so that nothing beside them is read; None fits."""
+    return all(tensor is None or tensor.shape == shape for tensor, shape in expected)
