@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as _of_all
+from typing_extensions import TypeGuard
 
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer
 from dyvision.ops.autocast import autocasts, without_autocast
 from dyvision.ops.modes import is_exporting, is_traced
 from dyvision.ops.perceptron import pooled_perceptron
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class CoefficientBranch(nn.Module):
@@ -31,8 +34,8 @@ class CoefficientBranch(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        owner = {name: _owner(cls, name) for name in ("perceptron", "predict", "_pool")}
-        cls._begins_at_once = all(issubclass(owner["perceptron"], owner[name]) for name in ("predict", "_pool"))
+        says = owner(cls, "perceptron")
+        cls._begins_at_once = all(issubclass(says, owner(cls, name)) for name in ("predict", "_pool"))
 
     def forward(self, x: Tensor) -> Any:
         """Predict the coefficients of ``x [B, C, H, W]``."""
@@ -89,13 +92,15 @@ class CoefficientBranch(nn.Module):
         refuse_script(self)
 
 
-def _owner(cls: type, name: str) -> type:
+def owner(cls: type, name: str) -> type:
     """The class from which a class has a method."""
     return next(base for base in cls.__mro__ if name in vars(base))
 
 
-def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_ordinary(module: nn.Module | None, kind: type[_Module]) -> TypeGuard[_Module]:
     """Whether to call a module is to compute what its class does, with nobody who listens."""
+    if module is None:
+        return False
     # private: torch lists the hooks of modules, and those of all modules, nowhere else
     listens = module._forward_hooks or module._forward_pre_hooks or _of_all._global_forward_hooks
     replaced = "forward" in vars(module)  # on the instance, as accelerate does

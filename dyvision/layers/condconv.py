@@ -22,6 +22,7 @@ from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
 from dyvision.ops.geometry import Size
+from dyvision.ops.native import Gates
 
 #: start of the routing's weights
 ROUTING: Initializer = partial(nn.init.normal_, std=0.01)
@@ -54,6 +55,7 @@ class CondConv2d(MixtureConv2d):
     """
 
     shares_coefficients = True
+    branch_type = CondConvRouting
 
     def __init__(
         self,
@@ -89,6 +91,10 @@ class CondConv2d(MixtureConv2d):
     def coefficients(self, x: Tensor) -> Tensor:
         """Return the routing weights ``[B, K]`` in (0, 1)."""
         return require_branch(self)(x)
+
+    def gates(self) -> Gates:
+        """See the base class."""
+        return Gates(kernel=self.num_kernels, softmax=False)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = 2 W / K`` plus noise that sums to zero, under routing weights of exactly 0.5."""

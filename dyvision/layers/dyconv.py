@@ -22,6 +22,7 @@ from dyvision.layers.arguments import Conv2dArguments, check_between, check_posi
 from dyvision.layers.mixture import MixtureConv2d
 from dyvision.layers.tempered import Tempered
 from dyvision.ops.geometry import Size
+from dyvision.ops.native import Gates
 
 
 class DyConvAttention(CoefficientBranch):
@@ -80,6 +81,7 @@ class DyConv2d(Tempered, MixtureConv2d):
     """
 
     sums_to_one = True
+    branch_type = DyConvAttention
 
     def __init__(
         self,
@@ -118,6 +120,10 @@ class DyConv2d(Tempered, MixtureConv2d):
         if not self.fused:
             logits = logits / self.temperature.to(logits.dtype)
         return torch.softmax(logits, 1)
+
+    def gates(self) -> Gates | None:
+        """See the base class."""
+        return Gates(kernel=self.num_kernels) if self.fused else None
 
     def fuse_branch(self) -> None:
         """Fold the temperature into the branch's second layer."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dyvision.layers._base import DynamicConv2d
+from dyvision.layers._at_once import PredictsGates
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.norm import absorb
 from dyvision.ops import mixture_conv2d
 from dyvision.ops.kernels import mix_kernels
 
 
-class MixtureConv2d(DynamicConv2d, abstract=True):
+class MixtureConv2d(PredictsGates, abstract=True):
     """Base of layers with stacked kernels ``weight [K, C_out, C_in/groups, kH, kW]``, mixed by their coefficients."""
 
     num_kernels: int
@@ -20,7 +20,10 @@ class MixtureConv2d(DynamicConv2d, abstract=True):
 
     def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` with the kernels mixed by ``coefficients [B, K]`` or ``[B, K, C_out]``."""
-        coefficients = self.coefficients(x) if coefficients is None else coefficients
+        if coefficients is None:
+            if (found := self.convolve_at_once(x)) is not None:
+                return found
+            coefficients = self.coefficients(x)
         x, geometry = self.convolution_arguments(x)
         return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
 

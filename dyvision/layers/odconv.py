@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import DynamicConv2d, spread_kernels
+from dyvision.layers._at_once import PredictsGates
+from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
@@ -30,6 +31,7 @@ from dyvision.ops.gated import gated_mixture
 from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
 from dyvision.ops.modes import has_open_size
+from dyvision.ops.native import Gates
 
 
 class ODConvCoefficients(NamedTuple):
@@ -123,7 +125,7 @@ class ODConvAttention(CoefficientBranch):
 
 
 @register_layer("odconv")
-class ODConv2d(Tempered, DynamicConv2d):
+class ODConv2d(Tempered, PredictsGates):
     """Convolution with ``y = a_f * ((a_c * x) * sum_n a_w[n] a_s W_n) + bias``.
 
     The official layer has no bias; ours is static and added at the end. The filter attention is left out for depthwise
@@ -142,6 +144,8 @@ class ODConv2d(Tempered, DynamicConv2d):
         >>> ODConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
         torch.Size([2, 32, 9, 9])
     """
+
+    branch_type = ODConvAttention
 
     def __init__(
         self,
@@ -204,12 +208,18 @@ class ODConv2d(Tempered, DynamicConv2d):
             torch.softmax(kernel, 1) if kernels else None,
         )
 
+    def gates(self) -> Gates | None:
+        """See the base class."""
+        return Gates(*self.branch.sizes) if self.branch.fused_fc is not None else None
+
     def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]``.
 
         The gates of channels act on the kernels as they are mixed where there is code for that; else on the kernels or
         on the maps, whichever has fewer numbers.
         """
+        if coefficients is None and (found := self.convolve_at_once(x)) is not None:
+            return found
         attention = self.coefficients(x) if coefficients is None else coefficients
         padded, geometry = self.convolution_arguments(x)
         channel, filters, spatial, mixture = attention

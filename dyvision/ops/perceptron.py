@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from dyvision.ops import native
@@ -36,5 +39,10 @@ def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> 
         if weight.ndim != 2 or weight.shape[1] != width or (bias is not None and bias.shape != weight.shape[:1]):
             return None
         width = len(weight)
-    sizes = last[0].numel() + (0 if parts[0] is None else parts[0][0].numel())
-    return None if len(x) * sizes > _LARGE else native.perceptron(x, parts[0], last)
+    weights = [part[0].shape for part in parts if part is not None]
+    return native.perceptron(x, parts[0], last) if is_small(len(x), *weights) else None
+
+
+def is_small(batch: int, *weights: Sequence[int]) -> bool:
+    """Whether linear layers with weights of these shapes are too small for the library's products."""
+    return batch * sum(math.prod(shape) for shape in weights) <= _LARGE

@@ -7,6 +7,7 @@ switches them off (``off``).
 from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
+from dyvision.ops.native._layer import Gates, Layer, layer
 from dyvision.ops.native._low_rank import LowRank, LowRankWeights, low_rank
 from dyvision.ops.native._perceptron import perceptron
 from dyvision.ops.native.library import VARIABLE, available, instruction_set, instruction_sets, reason
@@ -16,12 +17,15 @@ __all__ = (
     "BIASES",
     "VARIABLE",
     "Convolution",
+    "Gates",
+    "Layer",
     "LowRank",
     "LowRankWeights",
     "available",
     "convolution",
     "instruction_set",
     "instruction_sets",
+    "layer",
     "low_rank",
     "perceptron",
     "reason",

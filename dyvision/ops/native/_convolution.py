@@ -51,23 +51,9 @@ class Convolution:
         Raises:
             MemoryError: If there is no room for what it works with.
         """
-        # what is read has to outlive the call: a contiguous copy has no other owner
-        input, kernels = in_memory(input), in_memory(kernels)
-        coefficients = None if coefficients is None else in_memory(coefficients)
-        factors = None if factors is None else in_memory(factors)
-        bias = None if bias is None else in_memory(bias)
         output = input.new_empty(self.output_shape)
-        failed = self._call(
-            self._index,
-            self._plan,
-            input.data_ptr(),
-            kernels.data_ptr(),
-            None if coefficients is None else coefficients.data_ptr(),
-            None if factors is None else factors.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            output.data_ptr(),
-            torch.get_num_threads(),
-        )
+        read, _kept = addresses((input, kernels, coefficients, factors, bias))
+        failed = self._call(self._index, self._plan, *read, output.data_ptr(), torch.get_num_threads())
         if failed:
             raise MemoryError(f"no memory for a convolution with an output of {list(self.output_shape)}")
         return output
@@ -117,9 +103,18 @@ def convolution(
     return None if plan is None else Convolution(library, problem, plan)
 
 
-def in_memory(tensor: Tensor) -> Tensor:
-    """The same numbers as they are read: one after the other, none of them marked as negated."""
-    # zeros that forward-mode differentiation makes are nowhere in memory
-    if tensor.is_contiguous() and not tensor.is_neg() and tensor.data_ptr():
-        return tensor
-    return tensor.resolve_neg().clone(memory_format=torch.contiguous_format)
+def addresses(tensors: Sequence[Tensor | None]) -> tuple[list[int | None], list[Tensor]]:
+    """Where the numbers of tensors are read, None for None; and the copies among them, which have no other owner."""
+    found: list[int | None] = []
+    copies: list[Tensor] = []
+    for tensor in tensors:
+        if tensor is None:
+            found.append(None)
+            continue
+        address = tensor.data_ptr()
+        # zeros that forward-mode differentiation makes are nowhere in memory
+        if not address or not tensor.is_contiguous() or tensor.is_neg():
+            copies.append(tensor.resolve_neg().clone(memory_format=torch.contiguous_format))
+            address = copies[-1].data_ptr()
+        found.append(address)
+    return found, copies

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyvision.ops.native._convolution import in_memory
+from dyvision.ops.native._convolution import addresses
 from dyvision.ops.native.library import load
 
 
@@ -83,12 +83,12 @@ def low_rank(
         None if static is None else input.new_empty(batch, outputs, channels),
     )
     *others, bias = weights
-    # what is read has to outlive the call: a contiguous copy has no other owner
-    read = [None if tensor is None else in_memory(tensor) for tensor in (input, *others, static, bias)]
+    read, _kept = addresses((input, *others, static, bias))
     failed = library.functions.dyv_fuse(
         library.number,
         *(batch, channels, height, width, pool, weights.gate.shape[0], outputs, rank),
-        *[None if tensor is None else tensor.data_ptr() for tensor in (*read, *found)],
+        *read,
+        *[None if tensor is None else tensor.data_ptr() for tensor in found],
         torch.get_num_threads(),
     )
     if failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyvision.ops.native._convolution import in_memory
+from dyvision.ops.native._convolution import addresses
 from dyvision.ops.native.library import load
 
 
@@ -35,14 +35,11 @@ def perceptron(
     batch, channels = input.shape[:2]
     outputs, hidden = second[0].shape[0], 0 if first is None else first[0].shape[0]
     output = input.new_empty(batch, outputs)
-    # what is read has to outlive the call: a contiguous copy has no other owner
-    input = in_memory(input)
-    read = [None if tensor is None else in_memory(tensor) for tensor in (*(first or (None, None)), *second)]
+    read, _kept = addresses((input, *(first or (None, None)), *second))
     failed = library.functions.dyv_perceive(
         library.number,
         *(batch, channels, input.shape[2] * input.shape[3], hidden, outputs),
-        input.data_ptr(),
-        *[None if tensor is None else tensor.data_ptr() for tensor in read],
+        *read,
         output.data_ptr(),
         torch.get_num_threads(),
     )

@@ -5,13 +5,16 @@
 
 int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_generic(const dyv_perceptron *, const float *, float *, int);
+int dyv_layer_generic(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_generic(const dyv_low_rank *, int);
 #if defined(__x86_64__)
 int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
+int dyv_layer_avx2(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_avx2(const dyv_low_rank *, int);
 int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
+int dyv_layer_avx512(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_avx512(const dyv_low_rank *, int);
 static int has_avx2(void) {
     __builtin_cpu_init(); /* not every compiler's runtime has asked the processor when it is loaded */
@@ -21,6 +24,7 @@ static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx51
 #elif defined(__aarch64__)
 int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_neon(const dyv_perceptron *, const float *, float *, int);
+int dyv_layer_neon(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_neon(const dyv_low_rank *, int);
 #endif
 static int always(void) { return 1; }
@@ -31,15 +35,16 @@ static const struct {
     int (*present)(void);
     dyv_convolve_function convolve;
     dyv_perceive_function perceive;
+    dyv_layer_function layer;
     dyv_fuse_function fuse;
 } sets[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_fuse_avx512},
-    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_fuse_avx2},
+    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_layer_avx512, dyv_fuse_avx512},
+    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_layer_avx2, dyv_fuse_avx2},
 #elif defined(__aarch64__)
-    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_fuse_neon},
+    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_layer_neon, dyv_fuse_neon},
 #endif
-    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_fuse_generic},
+    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_layer_generic, dyv_fuse_generic},
 };
 
 int64_t dyv_abi(void) { return DYV_ABI; }
@@ -72,6 +77,20 @@ int64_t dyv_perceive(
         batch, channels, pixels, hidden, outputs, first, first_bias, second, second_bias
     };
     return sets[index].perceive(&perceptron, input, output, (int)threads);
+}
+
+/* The plan is that of the convolution, with `kernel` kernels, or one if the branch predicts none. */
+int64_t dyv_apply_layer(
+    int64_t index, const dyv_plan *plan, int64_t hidden, int64_t channel, int64_t filter, int64_t tap, int64_t kernel,
+    int64_t softmax, const float *input, const float *first, const float *first_bias, const float *second,
+    const float *second_bias, const float *kernels, const float *bias, float *output, int64_t threads
+) {
+    const dyv_layer layer = {
+        {.hidden = hidden, .first = first, .first_bias = first_bias, .second = second, .second_bias = second_bias},
+        channel, filter, tap, kernel, softmax,
+    };
+    const dyv_tensors tensors = {input, kernels, NULL, NULL, bias, output};
+    return sets[index].layer(&layer, plan, &tensors, (int)threads);
 }
 
 int64_t dyv_fuse(

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
-#define DYV_ABI 3
+#define DYV_ABI 4
 
 enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
 enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
@@ -69,7 +69,7 @@ void dyv_run(dyv_work work, void *argument, int threads);
 void dyv_wait(int team);
 
 /* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
-enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PURPOSES };
+enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_GATES, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
 /* Give back what the calling thread holds beyond 64 MiB for a purpose: maps of that size are rare. */
 void dyv_trim(void);
@@ -79,6 +79,17 @@ typedef struct {
     int64_t batch, channels, pixels, hidden, outputs; /* hidden: 0 for one layer */
     const float *first, *first_bias, *second, *second_bias;
 } dyv_perceptron;
+
+/* A branch and the convolution that it steers; the branch's sizes are the convolution's. */
+typedef struct {
+    dyv_perceptron branch;
+    int64_t channel, filter, tap, kernel; /* numbers that it predicts, in this order: gates of each kind, or none */
+    int64_t softmax;                      /* of the kernels' numbers; else they are gates, too */
+} dyv_layer;
+
+static inline int64_t dyv_predicted(const dyv_layer *layer) {
+    return layer->channel + layer->filter + layer->tap + layer->kernel;
+}
 
 /* Predicts a scale and Phi of each sample, and works out what they make of a layer's weights; for one group. */
 typedef struct {
@@ -94,9 +105,12 @@ typedef struct {
     float *kernel;                                /* [B, O, C], or NULL */
 } dyv_low_rank;
 
-/* One instruction set: convolve.h, perceptron.h and lowrank.h compiled for it. */
+/* One instruction set: convolve.h, perceptron.h, layer.h and lowrank.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
 typedef int (*dyv_perceive_function)(const dyv_perceptron *perceptron, const float *input, float *output, int threads);
+typedef int (*dyv_layer_function)(
+    const dyv_layer *layer, const dyv_plan *plan, const dyv_tensors *tensors, int threads
+);
 typedef int (*dyv_fuse_function)(const dyv_low_rank *low_rank, int threads);
 
 #endif

@@ -10,6 +10,7 @@
 #define DYV_MOST_VECTORS 2
 #define DYV_CONVOLVE dyv_convolve_avx2
 #define DYV_PERCEIVE dyv_perceive_avx2
+#define DYV_LAYER dyv_layer_avx2
 #define DYV_FUSE dyv_fuse_avx2
 #include "vector.h"
 #include "product.h"
@@ -19,6 +20,8 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "exponential.h"
+#include "layer.h"
 #include "lowrank.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -4,6 +4,7 @@
 #define DYV_MOST_VECTORS 2
 #define DYV_CONVOLVE dyv_convolve_generic
 #define DYV_PERCEIVE dyv_perceive_generic
+#define DYV_LAYER dyv_layer_generic
 #define DYV_FUSE dyv_fuse_generic
 #include "vector.h"
 #include "product.h"
@@ -13,4 +14,6 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "exponential.h"
+#include "layer.h"
 #include "lowrank.h"

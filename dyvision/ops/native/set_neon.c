@@ -5,6 +5,7 @@
 #define DYV_MOST_VECTORS 4
 #define DYV_CONVOLVE dyv_convolve_neon
 #define DYV_PERCEIVE dyv_perceive_neon
+#define DYV_LAYER dyv_layer_neon
 #define DYV_FUSE dyv_fuse_neon
 #include "vector.h"
 #include "product.h"
@@ -14,5 +15,7 @@
 #include "depthwise.h"
 #include "convolve.h"
 #include "perceptron.h"
+#include "exponential.h"
+#include "layer.h"
 #include "lowrank.h"
 #endif

@@ -1,0 +1,110 @@
+"""Layers whose branch, mixture and convolution are one call, where there is code for it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Size as Shape
+from torch import Tensor, nn
+
+from dyvision.ops import native
+from dyvision.ops.geometry import Padding, Size, resolve
+from dyvision.ops.measuring import find_fastest, wants_measurement
+from dyvision.ops.native import Gates
+from dyvision.ops.perceptron import is_small
+from dyvision.ops.plain import is_plain_inference
+from dyvision.ops.planner import forced_formulation, make_plan
+from dyvision.ops.problem import Problem
+
+
+def predicted_conv2d(
+    input: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None,
+    first: nn.Linear | None,
+    second: nn.Linear,
+    gates: Gates,
+    arguments: tuple[Size, Padding, Size, int],
+    activation: str = "none",
+) -> Tensor | None:
+    """Convolve each sample with the kernels and gates that ``second(relu(first(mean(input))))`` predicts.
+
+    Args:
+        input: ``[B, C_in, H, W]``.
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        bias: ``[C_out]``, which nothing scales, or ``[K, C_out]``, mixed as the kernels, or None.
+        first: From C_in to any number; None without such a layer.
+        second: From that, or C_in, to the gates.
+        gates: What the numbers are; kernels are multiplied by their gates of channels, filters and taps.
+        arguments: Stride, padding, dilation and groups.
+        activation: One of :data:`dyvision.ops.native.ACTIVATIONS`, applied to the output.
+
+    Returns:
+        ``[B, C_out, H', W']``; None where a call is no plain inference, or another way is faster or forced.
+    """
+    hidden, hidden_bias = (None, None) if first is None else (first.weight, first.bias)
+    tensors = (kernels, bias, hidden, hidden_bias, second.weight, second.bias)
+    if not is_plain_inference(input, tensors):
+        return None
+    shapes = tuple([None if tensor is None else tensor.shape for tensor in tensors])
+    # what is planned may be forced, or measured
+    call = _prepare(input.shape, shapes, gates, arguments, activation, forced_formulation(), wants_measurement())
+    return None if call is None else call(input, *tensors)
+
+
+@lru_cache(4096)
+def _prepare(
+    shape: Shape,
+    shapes: tuple[Shape | None, ...],
+    gates: Gates,
+    arguments: tuple[Size, Padding, Size, int],
+    activation: str,
+    *_: object,
+) -> native.Layer | None:
+    """What computes tensors of these shapes; None if they are not those of one layer, or other ways are faster."""
+    kernels, bias, first, first_bias, second, second_bias = shapes
+    if len(shape) != 4 or kernels is None or len(kernels) != 5 or second is None:
+        return None
+    (batch, channels), (count, outputs, depth, *kernel), groups = shape[:2], kernels, arguments[3]
+    hidden = 0 if first is None else first[0]
+    expected = Gates(
+        channels if gates.channel and (groups == 1 or depth == 1) else 0,
+        outputs if gates.filter else 0,
+        kernel[0] * kernel[1] if gates.tap else 0,
+        count if gates.kernel or count > 1 else 0,
+        gates.softmax,
+    )
+    fits = (
+        gates == expected
+        and channels == groups * depth
+        and outputs % groups == 0
+        and (first is None or first == (hidden, channels))
+        and first_bias in (None, (hidden,))
+        and second == (gates.count, hidden or channels)
+        and second_bias in (None, (gates.count,))
+        and bias in (None, (outputs,), (count, outputs))
+    )
+    if not fits or not is_small(batch, *(weight for weight in (first, second) if weight is not None)):
+        return None
+    edges, geometry = resolve(shape, kernel, *arguments)
+    if edges is not None:
+        return None
+    problem = Problem(
+        batch=batch,
+        in_channels=channels,
+        out_channels=outputs,
+        kernel=(kernel[0], kernel[1]),
+        size=(shape[2], shape[3]),
+        geometry=geometry,
+        mixed=count,
+        device="cpu",
+        dtype=torch.float32,
+        channels_last=False,
+        training=False,
+        linear=not gates.tap,
+    )
+    if make_plan(problem, find_fastest).forward != "native":
+        return None
+    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
+    return native.layer(batch, problem.size, kernels[1:], geometry, gates, hidden, kind, activation)
