@@ -139,9 +139,9 @@ class DCDBranch(CoefficientBranch):
             gate=self.gate.weight,
             predict=predict.weight,
             predict_bias=predict.bias,
-            expand=expand.weight.flatten(1),
+            expand=expand.weight,
             expand_bias=expand.bias,
-            reduce=reduce.weight.flatten(1),
+            reduce=reduce.weight,
             reduce_bias=reduce.bias,
             bias=bias,
         )

@@ -1,16 +1,19 @@
-"""Kernels with a low-rank part that depends on the input (DCD): branch, folding and convolution in a few calls."""
+"""Kernels with a low-rank part that depends on the input (DCD): branch, folding and convolution in a call or a few."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Size as Shape
 from torch import Tensor
 
 from dyvision.ops import native
+from dyvision.ops.geometry import resolve
 from dyvision.ops.native import LowRankWeights
-from dyvision.ops.plain import have_shapes, is_plain_inference, plain_convolution
+from dyvision.ops.plain import is_plain_inference, plain_convolution
 
 #: samples up to which this is faster for 1x1 kernels; of more, and with other kernels of more than one, the library's
 #: convolution with W0 and its batched products take less time (measured on an AMD EPYC, AVX-512)
@@ -41,43 +44,63 @@ def low_rank_conv2d(
     """
     if not is_plain_inference(input, (static, *weights)):
         return None
-    if len(input) > (_MOST_POINTWISE if static.shape[2:] == (1, 1) else 1) or not _fit(
-        input, static, weights, pool, arguments
-    ):
+    shapes = tuple([None if tensor is None else tensor.shape for tensor in (static, *weights)])
+    groups = arguments["groups"]
+    if not _is_worth_it(input.shape, shapes, pool, groups):
         return None
-    scaled = plain_convolution(input.shape, static.shape, **arguments, mixed=1, per_channel=True, bias="samples")
-    if scaled is None:
-        return None
-    batch, outputs, height, width = scaled.output_shape
-    channels, rank = weights.reduce.shape[1], weights.reduce.shape[0]
-    # per sample: what folding takes, and what the part takes if it is applied to maps
-    cheaper = outputs * channels < height * width * (outputs + channels)
-    folds = static.shape[1:] == (channels, 1, 1) and arguments["padding"] in ((0, 0), "same", "valid") and cheaper
-    found = native.low_rank(input, weights, static.flatten(1) if folds else None, pool)
-    if found is None:
-        return None
-    if found.kernel is not None:
-        convolve = plain_convolution(input.shape, static.shape, **arguments, bias="samples")
-        return None if convolve is None else convolve(input, found.kernel, None, found.shift)
-    output = scaled(input, static, found.scale, found.shift)
-    low = torch.conv2d(centre(input), weights.reduce.view(rank, channels, 1, 1), None, arguments["stride"])
-    output.view(batch, outputs, -1).baddbmm_(found.up, low.flatten(2))
-    return output
+    if groups > 1:
+        return _convolve_grouped(input, static, weights, pool, centre, arguments)
+    layer = _prepare(input.shape, static.shape, len(weights.gate), weights.reduce.shape[0], pool, *arguments.values())
+    return None if layer is None else layer(input, static, weights)
 
 
-def _fit(input: Tensor, static: Tensor, weights: LowRankWeights, pool: int, arguments: dict[str, Any]) -> bool:
-    """Whether the parameters have the sizes of one layer: nothing beside them is read."""
-    (outputs, rank), channels, width = weights.expand.shape, input.shape[1], len(weights.gate)
-    shapes = (
-        (outputs, channels // arguments["groups"], *static.shape[2:]),
+@lru_cache(4096)
+def _is_worth_it(shape: Shape, shapes: tuple[Shape | None, ...], pool: int, groups: int) -> bool:
+    """Whether there are few samples, and the parameters' sizes are those of one layer: nothing beside them is read."""
+    static, _, gate, *_, expand, _, _, _, _ = shapes
+    if len(shape) != 4 or static is None or gate is None or expand is None or len(expand) != 4:
+        return False
+    (outputs, rank), channels, width = expand[:2], shape[1], gate[0]
+    expected = (
+        (outputs, channels // groups, *static[2:]),
         (width, channels * pool**2),
         (width, width),
         (outputs + rank**2, width),
         (outputs + rank**2,),
-        (outputs, rank),
+        (outputs, rank, 1, 1),
         (outputs,),
-        (rank, channels),
+        (rank, channels, 1, 1),
         (rank,),
         (outputs,),
     )
-    return have_shapes(*zip((static, *weights), shapes, strict=True))
+    most = _MOST_POINTWISE if static[2:] == (1, 1) else 1
+    return shape[0] <= most and all(one in (None, size) for one, size in zip(shapes, expected, strict=True))
+
+
+@lru_cache(4096)
+def _prepare(
+    shape: Shape, kernel_shape: Shape, width: int, rank: int, pool: int, *arguments: Any
+) -> native.LowRankLayer | None:
+    edges, geometry = resolve(shape, kernel_shape[2:], *arguments)
+    if edges is not None:
+        return None
+    return native.low_rank_layer(shape[0], (shape[2], shape[3]), tuple(kernel_shape), geometry, width, rank, pool)
+
+
+def _convolve_grouped(
+    input: Tensor,
+    static: Tensor,
+    weights: LowRankWeights,
+    pool: int,
+    centre: Callable[[Tensor], Tensor],
+    arguments: dict[str, Any],
+) -> Tensor | None:
+    """With a W0 in groups, to whose kernels the dense part cannot be added."""
+    scaled = plain_convolution(input.shape, static.shape, **arguments, mixed=1, per_channel=True, bias="samples")
+    found = None if scaled is None else native.low_rank(input, weights, pool)
+    if scaled is None or found is None:
+        return None
+    output = scaled(input, static, found.scale, found.shift)
+    low = torch.conv2d(centre(input), weights.reduce, None, arguments["stride"])
+    output.flatten(2).baddbmm_(found.up, low.flatten(2))
+    return output

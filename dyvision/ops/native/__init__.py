@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
 from dyvision.ops.native._layer import Gates, Layer, layer
-from dyvision.ops.native._low_rank import LowRank, LowRankWeights, low_rank
+from dyvision.ops.native._low_rank import LowRank, LowRankLayer, LowRankWeights, low_rank, low_rank_layer
 from dyvision.ops.native._perceptron import perceptron
 from dyvision.ops.native.library import VARIABLE, available, instruction_set, instruction_sets, reason
 
@@ -20,6 +20,7 @@ __all__ = (
     "Gates",
     "Layer",
     "LowRank",
+    "LowRankLayer",
     "LowRankWeights",
     "available",
     "convolution",
@@ -27,6 +28,7 @@ __all__ = (
     "instruction_sets",
     "layer",
     "low_rank",
+    "low_rank_layer",
     "perceptron",
     "reason",
 )

@@ -22,7 +22,8 @@ class Convolution:
     """Convolution of contiguous float32 tensors of fixed shapes in memory, for inference; see :func:`convolution`."""
 
     def __init__(self, library: Library, problem: Problem, plan: int) -> None:
-        self._call, self._index, self._plan = library.functions.dyv_convolve, library.number, plan
+        self.library, self.plan = library, plan
+        self._call = library.functions.dyv_convolve
         #: ``(B, C_out, H', W')``
         self.output_shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
         # not at exit: a thread that outlives the interpreter may be computing
@@ -53,7 +54,7 @@ class Convolution:
         """
         output = input.new_empty(self.output_shape)
         read, _kept = addresses((input, kernels, coefficients, factors, bias))
-        failed = self._call(self._index, self._plan, *read, output.data_ptr(), torch.get_num_threads())
+        failed = self._call(self.library.number, self.plan, *read, output.data_ptr(), torch.get_num_threads())
         if failed:
             raise MemoryError(f"no memory for a convolution with an output of {list(self.output_shape)}")
         return output
@@ -71,6 +72,7 @@ def convolution(
     bias: str = "none",
     activation: str = "none",
     by_channel: bool = False,
+    accumulate: bool = False,
     instructions: str | None = None,
 ) -> Convolution | None:
     """Prepare a convolution with one kernel per sample.
@@ -85,10 +87,11 @@ def convolution(
         bias: One of :data:`BIASES`.
         activation: One of :data:`ACTIVATIONS`, applied to the output.
         by_channel: Whether the factors of the weights are per input channel and tap, not per tap.
+        accumulate: Whether the output is added to what is there, for callers of the library.
         instructions: One of :func:`instruction_sets`; by default the fastest, or what the environment says.
 
     Returns:
-        The convolution; None if the map is too large for it, or the kernels are not available.
+        The convolution; None if the map is too large for it, if it cannot accumulate, or the kernels are not available.
     """
     library = load(instructions)[0]
     if library is None:
@@ -97,7 +100,7 @@ def convolution(
     problem = Problem(
         *(batch, depth * geometry.groups, out_channels, geometry.groups, mixed, *kernel),
         *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
-        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
+        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation), accumulate),
     )
     plan = library.functions.dyv_prepare(library.number, ctypes.byref(problem))
     return None if plan is None else Convolution(library, problem, plan)

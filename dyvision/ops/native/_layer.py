@@ -122,7 +122,7 @@ def layer(
     problem = Problem(
         *(batch, depth * groups, out_channels, groups, max(gates.kernel, 1), *kernel),
         *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
-        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation)),
+        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation), False),
     )
     plan = library.functions.dyv_prepare(library.number, byref(problem))
     return None if plan is None else Layer(library, problem, plan, hidden, gates)

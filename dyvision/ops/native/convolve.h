@@ -1,7 +1,6 @@
 /* The convolution: kernels are mixed into a tile that stays in the cache, and applied from there. */
 
-/* Numbers of a tile's row, rows of a tile, and sums that wait for the next block of channels. */
-#define BLOCK 640
+/* Rows of a tile, and sums that wait for the next block of channels. */
 #define PANEL (4 * DYV_MOST_ROWS)
 #define MOST_SUMS 65536
 /* Numbers of the K kernels from which they are read once for several samples, and ahead of their use. */
@@ -19,17 +18,17 @@ static int convolve_part(const struct call *call, const struct part *part, const
     const dyv_problem *p = &plan->problem;
     const int64_t rows = part->row_end - part->row, vectors = part->vector_end - part->vector, taps = plan->taps;
     const int64_t channel = part->group * plan->rows + part->row; /* of the output */
-    const int64_t deepest = taps >= BLOCK ? 1 : BLOCK / taps;
+    const int64_t deepest = taps >= DYV_BLOCK ? 1 : DYV_BLOCK / taps;
     const int64_t blocks = (plan->depth + deepest - 1) / deepest, block = (plan->depth + blocks - 1) / blocks;
     const int64_t stride = TILE_ROW(block * taps), kernel = p->out_channels * plan->inner;
     /* straight into the output, if its pixels are those of the vectors and no block adds to another's */
     const int straight = plan->gapless && blocks == 1 && plan->pixels >= plan->lanes;
     const int64_t sums_stride = straight ? plan->pixels : vectors * DYV_LANES, of_sample = rows * sums_stride;
-    float *tile = dyv_memory(DYV_TILE, (size_t)((PANEL + 1) * stride + PANEL));
+    float *tile = dyv_memory(DYV_TILE, (size_t)((PANEL + 1 + DYV_MOST_ROWS) * stride + PANEL));
     float *sums = NULL;
     if (!straight) sums = dyv_memory(DYV_SUMS, (size_t)((part->sample_end - part->sample) * of_sample));
     if (!tile || (!straight && !sums)) return 1;
-    float *factors = tile + PANEL * stride, *bias = factors + stride;
+    float *factors = tile + PANEL * stride, *room = factors + stride, *bias = room + DYV_MOST_ROWS * stride;
     struct product product = {
         .taps = taps, .plane = plan->plane, .tap_offset = plan->tap_offset, .activation = p->activation,
         .sums_stride = sums_stride, .ahead_rows = plan->inner, .ahead_kernels = kernel,
@@ -38,7 +37,7 @@ static int convolve_part(const struct call *call, const struct part *part, const
     const int large = (p->kernels ? p->kernels : p->batch) * kernel >= LARGE_BANK;
     for (int64_t depth = 0; depth < plan->depth; depth += block) {
         product.channels = smaller(plan->depth - depth, block);
-        product.first = depth == 0, product.last = depth + block >= plan->depth;
+        product.first = depth == 0 && !p->accumulate, product.last = depth + block >= plan->depth;
         for (int64_t sample = part->sample; sample < part->sample_end; sample++) {
             const int64_t unit = sample * p->groups + part->group;
             const float *planes = plan->direct ? map_of(call, unit) : packed;
@@ -52,6 +51,7 @@ static int convolve_part(const struct call *call, const struct part *part, const
                     call, sample, channel, rows, depth * taps, product.channels * taps, tile, stride,
                     t->factors ? factors : NULL
                 );
+                if (t->up) add_low_rank(call, sample, channel, rows, depth, product.channels, tile, stride, room);
             } else {
                 weights = given += sample * kernel;
             }
@@ -117,7 +117,7 @@ static void work_apart(void *argument, int index, int team) {
         }
     }
     if (failed) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
-    dyv_trim();
+    dyv_trim(DYV_GATES);
 }
 
 /* All threads pack all units, and compute parts of them. */
@@ -186,6 +186,6 @@ int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) 
         if (!call.packed) return 1;
     }
     dyv_run(work_together, &call, threads);
-    dyv_trim();
+    dyv_trim(DYV_GATES);
     return call.failed;
 }

@@ -64,5 +64,7 @@ int DYV_LAYER(const dyv_layer *layer, const dyv_plan *plan, const dyv_tensors *g
     }
     dyv_tensors tensors = *given;
     tensors.coefficients = gating.coefficients, tensors.factors = gating.factors;
-    return DYV_CONVOLVE(plan, &tensors, threads);
+    const int failed = DYV_CONVOLVE(plan, &tensors, threads);
+    dyv_trim(DYV_PURPOSES);
+    return failed;
 }

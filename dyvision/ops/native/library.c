@@ -7,15 +7,18 @@ int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_generic(const dyv_perceptron *, const float *, float *, int);
 int dyv_layer_generic(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_generic(const dyv_low_rank *, int);
+int dyv_low_rank_generic(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
 #if defined(__x86_64__)
 int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
 int dyv_layer_avx2(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_avx2(const dyv_low_rank *, int);
+int dyv_low_rank_avx2(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
 int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
 int dyv_layer_avx512(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_avx512(const dyv_low_rank *, int);
+int dyv_low_rank_avx512(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
 static int has_avx2(void) {
     __builtin_cpu_init(); /* not every compiler's runtime has asked the processor when it is loaded */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -26,6 +29,7 @@ int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_neon(const dyv_perceptron *, const float *, float *, int);
 int dyv_layer_neon(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
 int dyv_fuse_neon(const dyv_low_rank *, int);
+int dyv_low_rank_neon(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
 #endif
 static int always(void) { return 1; }
 
@@ -37,14 +41,15 @@ static const struct {
     dyv_perceive_function perceive;
     dyv_layer_function layer;
     dyv_fuse_function fuse;
+    dyv_low_rank_function low_rank;
 } sets[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_layer_avx512, dyv_fuse_avx512},
-    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_layer_avx2, dyv_fuse_avx2},
+    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_layer_avx512, dyv_fuse_avx512, dyv_low_rank_avx512},
+    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_layer_avx2, dyv_fuse_avx2, dyv_low_rank_avx2},
 #elif defined(__aarch64__)
-    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_layer_neon, dyv_fuse_neon},
+    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_layer_neon, dyv_fuse_neon, dyv_low_rank_neon},
 #endif
-    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_layer_generic, dyv_fuse_generic},
+    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_layer_generic, dyv_fuse_generic, dyv_low_rank_generic},
 };
 
 int64_t dyv_abi(void) { return DYV_ABI; }
@@ -64,7 +69,7 @@ int64_t dyv_convolve(
     int64_t index, const dyv_plan *plan, const float *input, const float *kernels, const float *coefficients,
     const float *factors, const float *bias, float *output, int64_t threads
 ) {
-    const dyv_tensors tensors = {input, kernels, coefficients, factors, bias, output};
+    const dyv_tensors tensors = {input, kernels, coefficients, factors, bias, output, NULL, NULL, 0, 0};
     return sets[index].convolve(plan, &tensors, (int)threads);
 }
 
@@ -89,7 +94,7 @@ int64_t dyv_apply_layer(
         {.hidden = hidden, .first = first, .first_bias = first_bias, .second = second, .second_bias = second_bias},
         channel, filter, tap, kernel, softmax,
     };
-    const dyv_tensors tensors = {input, kernels, NULL, NULL, bias, output};
+    const dyv_tensors tensors = {.input = input, .kernels = kernels, .bias = bias, .output = output};
     return sets[index].layer(&layer, plan, &tensors, (int)threads);
 }
 
@@ -97,12 +102,28 @@ int64_t dyv_fuse(
     int64_t index, int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t pool, int64_t width_of_branch,
     int64_t outputs, int64_t rank, const float *input, const float *squeeze, const float *gate, const float *predict,
     const float *predict_bias, const float *expand, const float *expand_bias, const float *reduce,
-    const float *reduce_bias, const float *weight, const float *bias, float *scale, float *up, float *shift, float *kernel,
-    int64_t threads
+    const float *reduce_bias, const float *bias, float *scale, float *up, float *shift, int64_t threads
 ) {
     const dyv_low_rank low_rank = {
         batch, channels, height, width, pool, width_of_branch, outputs, rank, input, squeeze, gate, predict, predict_bias,
-        expand, expand_bias, reduce, reduce_bias, weight, bias, scale, up, shift, kernel
+        expand, expand_bias, reduce, reduce_bias, bias, scale, up, shift
     };
     return sets[index].fuse(&low_rank, (int)threads);
+}
+
+/* The plans: with W0 as one kernel that is mixed by output channel, with a bias of samples; and NULL, or with Q and P. */
+int64_t dyv_apply_low_rank(
+    int64_t index, const dyv_plan *plan, const dyv_plan *down, const dyv_plan *up, int64_t centre, int64_t pool,
+    int64_t width_of_branch, int64_t rank, const float *input, const float *squeeze, const float *gate,
+    const float *predict, const float *predict_bias, const float *expand, const float *expand_bias, const float *reduce,
+    const float *reduce_bias, const float *bias, const float *weight, float *output, int64_t threads
+) {
+    const dyv_problem *p = &plan->problem;
+    const dyv_low_rank low_rank = {
+        p->batch, p->in_channels, p->in_h, p->in_w, pool, width_of_branch, p->out_channels, rank, input, squeeze, gate,
+        predict, predict_bias, expand, expand_bias, reduce, reduce_bias, bias, NULL, NULL, NULL
+    };
+    const dyv_low_rank_plans plans = {plan, down, up, centre};
+    const dyv_tensors tensors = {.input = input, .kernels = weight, .output = output};
+    return sets[index].low_rank(&low_rank, &plans, &tensors, (int)threads);
 }

@@ -32,7 +32,7 @@ class Problem(ctypes.Structure):
         for name in (
             *("batch", "in_channels", "out_channels", "groups", "kernels", "kernel_h", "kernel_w"),
             *("in_h", "in_w", "out_h", "out_w", "stride_h", "stride_w", "top", "left", "dilation_h", "dilation_w"),
-            *("per_channel", "by_channel", "bias", "activation"),
+            *("per_channel", "by_channel", "bias", "activation", "accumulate"),
         )
     ]
 
@@ -128,7 +128,8 @@ def _open() -> ctypes.CDLL:
             ("dyv_convolve", c_int64, [c_int64, *pointers, c_int64]),
             ("dyv_perceive", c_int64, [*[c_int64] * 6, *pointers[1:], c_int64]),
             ("dyv_apply_layer", c_int64, [c_int64, c_void_p, *[c_int64] * 6, *[c_void_p] * 8, c_int64]),
-            ("dyv_fuse", c_int64, [*[c_int64] * 9, *[c_void_p] * 15, c_int64]),
+            ("dyv_fuse", c_int64, [*[c_int64] * 9, *[c_void_p] * 13, c_int64]),
+            ("dyv_apply_low_rank", c_int64, [c_int64, *pointers[:3], *[c_int64] * 4, *[c_void_p] * 12, c_int64]),
         ):
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments

@@ -5,7 +5,6 @@ struct fusion {
     float *pooled, *squeezed, *embedded; /* [B, C p p], [B, S], [B, S] */
     float *predicted, *centre;           /* [B, O + L L], [B, L] */
     int64_t next[6];                     /* tasks that are taken of each step */
-    int failed;
 };
 
 /* relu6(z + 3) / 3; NaN stays. */
@@ -32,52 +31,19 @@ static void pool_parts(const dyv_low_rank *p, const float *map, float *to) {
     }
 }
 
-/* Rows of [rows, depth] by a matrix [depth, columns] whose rows lie one after the other, at most DYV_MOST_ROWS. */
-static void multiply_matrix(
-    int64_t rows, int64_t depth, int64_t columns, const float *left, const float *right, float *to
-) {
-    if (columns < DYV_LANES) {
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < columns; c++) {
-                float sum = 0.0f;
-                for (int64_t d = 0; d < depth; d++) sum += left[r * depth + d] * right[d * columns + c];
-                to[r * columns + c] = sum;
-            }
-        return;
-    }
-    struct product product = {
-        .channels = depth, .taps = 1, .plane = columns, .sums_stride = columns, .weight_stride = depth, .first = 1,
-    };
-    const int64_t vectors = (columns + DYV_LANES - 1) / DYV_LANES;
-    for (int64_t v = 0; v < vectors; v += DYV_MOST_VECTORS) {
-        const int64_t wide = smaller(vectors - v, DYV_MOST_VECTORS);
-        /* the last one repeats some columns: nothing beyond a row is read or written */
-        for (int64_t i = 0; i < wide; i++)
-            product.start[i] = product.offset[i] = smaller((v + i) * DYV_LANES, columns - DYV_LANES);
-        multiplications[rows - 1][wide - 1](&product, left, right, NULL, to);
-    }
-}
-
-/* Output channels [first, end) of a sample: their part of P Phi, of the shift, and of the kernel. */
-static void write_outputs(const struct fusion *call, int64_t sample, int64_t first, int64_t end, float *product) {
+/* Output channels [first, end) of a sample: their part of P Phi, and of the shift. */
+static void write_outputs(const struct fusion *call, int64_t sample, int64_t first, int64_t end) {
     const dyv_low_rank *p = call->p;
     const float *phi = call->predicted + sample * (p->outputs + p->rank * p->rank) + p->outputs;
     float *scale = p->scale + sample * p->outputs, *shift = p->shift + sample * p->outputs;
     float *up = p->up + sample * p->outputs * p->rank;
     for (int64_t o = first; o < end; o += DYV_MOST_ROWS) {
         const int64_t rows = smaller(end - o, DYV_MOST_ROWS);
-        multiply_matrix(rows, p->rank, p->rank, p->expand + o * p->rank, phi, up + o * p->rank);
+        multiply_matrix(rows, p->rank, p->rank, p->rank, p->expand + o * p->rank, phi, up + o * p->rank);
         for (int64_t r = o; r < o + rows; r++) {
             float sum = p->expand_bias ? p->expand_bias[r] : 0.0f;
             for (int64_t l = 0; l < p->rank; l++) sum += p->expand[r * p->rank + l] * call->centre[sample * p->rank + l];
             shift[r] = p->bias ? sum + scale[r] * p->bias[r] : sum;
-        }
-        if (!p->kernel) continue;
-        multiply_matrix(rows, p->rank, p->channels, up + o * p->rank, p->reduce, product);
-        for (int64_t r = 0; r < rows; r++) {
-            const float *weight = p->weight + (o + r) * p->channels, *low = product + r * p->channels;
-            float *to = p->kernel + (sample * p->outputs + o + r) * p->channels, factor = scale[o + r];
-            for (int64_t c = 0; c < p->channels; c++) to[c] = factor * weight[c] + low[c];
         }
     }
 }
@@ -87,8 +53,6 @@ static void work_low_rank(void *argument, int index, int team) {
     const dyv_low_rank *p = call->p;
     const int64_t maps = p->batch * p->channels, parts = p->pool * p->pool, pixels = p->height * p->width;
     const int64_t numbers = p->outputs + p->rank * p->rank;
-    float *product = dyv_memory(DYV_SUMS, (size_t)(DYV_MOST_ROWS * p->channels));
-    if (!product) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
     (void)index;
     const int64_t some = maps / (4 * team) + 1;
     for (int64_t m = take(&call->next[0], some); m < maps; m = take(&call->next[0], some))
@@ -130,9 +94,9 @@ static void work_low_rank(void *argument, int index, int team) {
     dyv_wait(team);
     const int64_t each = smaller(p->outputs, (p->outputs / (4 * team * DYV_MOST_ROWS) + 1) * DYV_MOST_ROWS);
     const int64_t blocks = (p->outputs + each - 1) / each, tasks = p->batch * blocks;
-    for (int64_t t = take(&call->next[5], 1); product && t < tasks; t = take(&call->next[5], 1)) {
+    for (int64_t t = take(&call->next[5], 1); t < tasks; t = take(&call->next[5], 1)) {
         const int64_t first = t % blocks * each;
-        write_outputs(call, t / blocks, first, smaller(first + each, p->outputs), product);
+        write_outputs(call, t / blocks, first, smaller(first + each, p->outputs));
     }
 }
 
@@ -145,11 +109,39 @@ int DYV_FUSE(const dyv_low_rank *p, int threads) {
     if (!call.pooled || !others) return 1;
     call.squeezed = others, call.embedded = others + p->batch * p->width_of_branch;
     call.predicted = call.embedded + p->batch * p->width_of_branch, call.centre = call.predicted + p->batch * numbers;
-    const double fold = p->kernel ? (double)p->channels : 0.0;
     const double work = (double)p->batch
         * ((double)p->channels * (double)(p->height * p->width + p->width_of_branch * parts)
            + (double)numbers * (double)p->width_of_branch
-           + (double)p->outputs * (double)p->rank * ((double)p->rank + fold));
+           + (double)p->outputs * (double)p->rank * (double)p->rank);
     dyv_run(work_low_rank, &call, (int)smaller(threads, 1 + (int64_t)(work / 100000.0)));
-    return call.failed;
+    return 0;
+}
+
+/*
+ * The whole layer: branch, and the convolution with scale W0 + P Phi Q, whose second part acts at one tap. It is added
+ * to the kernels as they are mixed, or applied to maps. Returns 0, or 1 if there was no memory.
+ */
+int DYV_LOW_RANK(const dyv_low_rank *p, const dyv_low_rank_plans *plans, const dyv_tensors *given, int threads) {
+    const int64_t scales = p->batch * p->outputs, ups = scales * p->rank;
+    const int64_t maps = plans->expand ? p->batch * p->rank * plans->expand->pixels : 0;
+    float *memory = dyv_memory(DYV_GATES, (size_t)(2 * scales + ups + maps + p->batch));
+    if (!memory) return 1;
+    dyv_low_rank layer = *p;
+    layer.scale = memory, layer.shift = memory + scales, layer.up = memory + 2 * scales;
+    float *low = layer.up + ups, *ones = low + maps;
+    if (DYV_FUSE(&layer, threads)) return 1;
+    dyv_tensors tensors = *given;
+    tensors.coefficients = layer.scale, tensors.bias = layer.shift;
+    if (!plans->expand) {
+        tensors.up = layer.up, tensors.reduce = p->reduce, tensors.rank = p->rank, tensors.centre = plans->centre;
+    }
+    int failed = DYV_CONVOLVE(plans->whole, &tensors, threads);
+    if (plans->expand && !failed) {
+        for (int64_t sample = 0; sample < p->batch; sample++) ones[sample] = 1.0f;
+        const dyv_tensors down = {.input = given->input, .kernels = p->reduce, .coefficients = ones, .output = low};
+        const dyv_tensors up = {.input = low, .kernels = layer.up, .output = given->output};
+        failed = DYV_CONVOLVE(plans->reduce, &down, threads) || DYV_CONVOLVE(plans->expand, &up, threads);
+    }
+    dyv_trim(DYV_PURPOSES);
+    return failed;
 }

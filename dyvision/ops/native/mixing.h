@@ -88,3 +88,25 @@ static void mix_tile(
             tile + r * stride
         );
 }
+
+/* Add the low-rank part to the rows of a tile, at its tap, for `count` input channels from `first` on. */
+static void add_low_rank(
+    const struct call *call, int64_t sample, int64_t channel, int64_t rows, int64_t first, int64_t count, float *tile,
+    int64_t stride, float *room
+) {
+    const dyv_plan *plan = call->plan;
+    const dyv_tensors *t = call->tensors;
+    const float *up = t->up + (sample * plan->problem.out_channels + channel) * t->rank;
+    for (int64_t r = 0; r < rows; r += DYV_MOST_ROWS) {
+        const int64_t some = smaller(rows - r, DYV_MOST_ROWS);
+        multiply_matrix(some, t->rank, count, plan->depth, up + r * t->rank, t->reduce + first, room);
+        for (int64_t i = 0; i < some; i++) {
+            float *restrict to = tile + (r + i) * stride + t->centre;
+            const float *restrict from = room + i * count;
+            if (plan->taps == 1)
+                for (int64_t c = 0; c < count; c++) to[c] += from[c];
+            else
+                for (int64_t c = 0; c < count; c++) to[c * plan->taps] += from[c];
+        }
+    }
+}

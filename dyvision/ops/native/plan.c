@@ -71,7 +71,8 @@ dyv_plan *dyv_plan_for(const dyv_problem *problem, int64_t lanes) {
     plan->phase_first = calloc(taps, sizeof(int32_t)), plan->phase_end = calloc(taps, sizeof(int32_t));
     plan->tap_offset = calloc(taps, sizeof(int32_t));
     const int complete = plan->phase_y && plan->phase_x && plan->phase_first && plan->phase_end && plan->tap_offset;
-    if (largest > 1e9 || !complete) return dyv_free(plan), NULL;
+    const int kept = !p->accumulate || (plan->direct && plan->depth <= DYV_BLOCK);
+    if (largest > 1e9 || !complete || !kept) return dyv_free(plan), NULL;
     plan->phase_h = p->out_h + below, plan->pitch = p->out_w + plan->reach;
     place_taps(plan);
     plan->pitch -= shared_zeros(plan);

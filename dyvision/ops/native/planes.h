@@ -12,8 +12,6 @@ struct call {
 
 static int64_t unit_floats(const dyv_plan *plan) { return plan->depth * plan->plane + plan->reach + 2 * DYV_LANES; }
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* The first of the next `count` tasks. */
 static int64_t take(int64_t *counter, int64_t count) { return __atomic_fetch_add(counter, count, __ATOMIC_RELAXED); }
 

@@ -8,6 +8,9 @@
 /* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
 #define DYV_ABI 4
 
+/* Numbers of a tile's row: one block of input channels, whose kernels are mixed and applied in one go. */
+#define DYV_BLOCK 640
+
 enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
 enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
 
@@ -21,6 +24,7 @@ typedef struct {
     int64_t by_channel;  /* factors are per input channel and tap, not per tap */
     int64_t bias;        /* one of DYV_*BIAS* */
     int64_t activation;
+    int64_t accumulate;  /* whether the output is added to what is there; of 1x1 kernels, see dyv_plan_for */
 } dyv_problem;
 
 typedef struct {
@@ -30,6 +34,9 @@ typedef struct {
     const float *factors;      /* of weights, [B, kH, kW] or [B, C_in/groups, kH, kW], or NULL */
     const float *bias;         /* [C_out], [B, C_out] or [K, C_out], or NULL */
     float *output;             /* [B, C_out, H', W'] */
+    /* A low-rank part of the kernels, which acts at one tap, or NULL; of one group, with kernels that are mixed. */
+    const float *up, *reduce;  /* [B, C_out, rank], [rank, C_in] */
+    int64_t rank, centre;
 } dyv_tensors;
 
 /*
@@ -56,7 +63,10 @@ typedef struct {
     int64_t vectors;
 } dyv_plan;
 
-/* Work out a plan for vectors of so many lanes; NULL if there is no memory, or a map is too large for 32 bits. */
+/*
+ * Work out a plan for vectors of so many lanes; NULL if there is no memory, a map is too large for 32 bits, or if an
+ * output that is to be accumulated is not computed where it is.
+ */
 dyv_plan *dyv_plan_for(const dyv_problem *problem, int64_t lanes);
 void dyv_free(dyv_plan *plan);
 
@@ -71,8 +81,8 @@ void dyv_wait(int team);
 /* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
 enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_GATES, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
-/* Give back what the calling thread holds beyond 64 MiB for a purpose: maps of that size are rare. */
-void dyv_trim(void);
+/* Give back what the calling thread holds beyond 64 MiB for each of the first purposes: such maps are rare. */
+void dyv_trim(int purposes);
 
 /* Linear layers on the means of channels; weights are [rows, columns], a bias may be NULL. */
 typedef struct {
@@ -91,7 +101,7 @@ static inline int64_t dyv_predicted(const dyv_layer *layer) {
     return layer->channel + layer->filter + layer->tap + layer->kernel;
 }
 
-/* Predicts a scale and Phi of each sample, and works out what they make of a layer's weights; for one group. */
+/* Predicts a scale and Phi of each sample, and works out what they make of a layer's weights. */
 typedef struct {
     int64_t batch, channels, height, width, pool; /* the map is pooled to pool x pool parts */
     int64_t width_of_branch, outputs, rank;       /* S, O, L */
@@ -100,10 +110,15 @@ typedef struct {
     const float *predict, *predict_bias;          /* [O + L L, S], [O + L L] */
     const float *expand, *expand_bias;            /* P [O, L], [O] or NULL */
     const float *reduce, *reduce_bias;            /* Q [L, C], [L] */
-    const float *weight, *bias;                   /* W0 [O, C] if a kernel is wanted, [O] or NULL */
+    const float *bias;                            /* [O] or NULL */
     float *scale, *up, *shift;                    /* [B, O], P Phi [B, O, L], [B, O] */
-    float *kernel;                                /* [B, O, C], or NULL */
 } dyv_low_rank;
+
+/* Convolutions with W0, and with Q and then P Phi; the last two are NULL if their product is part of the kernels. */
+typedef struct {
+    const dyv_plan *whole, *reduce, *expand;
+    int64_t centre; /* the tap at which the part acts */
+} dyv_low_rank_plans;
 
 /* One instruction set: convolve.h, perceptron.h, layer.h and lowrank.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
@@ -112,5 +127,8 @@ typedef int (*dyv_layer_function)(
     const dyv_layer *layer, const dyv_plan *plan, const dyv_tensors *tensors, int threads
 );
 typedef int (*dyv_fuse_function)(const dyv_low_rank *low_rank, int threads);
+typedef int (*dyv_low_rank_function)(
+    const dyv_low_rank *low_rank, const dyv_low_rank_plans *plans, const dyv_tensors *tensors, int threads
+);
 
 #endif

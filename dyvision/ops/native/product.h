@@ -105,3 +105,29 @@ static const multiply_function multiplications[8][DYV_MOST_VECTORS] = {
     NAMES(1), NAMES(2), NAMES(3), NAMES(4), NAMES(5), NAMES(6), NAMES(7), NAMES(8)
 };
 #endif
+
+/* Rows of [rows, depth], at most DYV_MOST_ROWS, by a matrix [depth, columns] with `pitch` floats from row to row. */
+static void multiply_matrix(
+    int64_t rows, int64_t depth, int64_t columns, int64_t pitch, const float *left, const float *right, float *to
+) {
+    if (columns < DYV_LANES) {
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < columns; c++) {
+                float sum = 0.0f;
+                for (int64_t d = 0; d < depth; d++) sum += left[r * depth + d] * right[d * pitch + c];
+                to[r * columns + c] = sum;
+            }
+        return;
+    }
+    struct product product = {
+        .channels = depth, .taps = 1, .plane = pitch, .sums_stride = columns, .weight_stride = depth, .first = 1,
+    };
+    const int64_t vectors = (columns + DYV_LANES - 1) / DYV_LANES;
+    for (int64_t v = 0; v < vectors; v += DYV_MOST_VECTORS) {
+        const int64_t wide = smaller(vectors - v, DYV_MOST_VECTORS);
+        /* the last one repeats some columns: nothing beyond a row is read or written */
+        for (int64_t i = 0; i < wide; i++)
+            product.start[i] = product.offset[i] = smaller((v + i) * DYV_LANES, columns - DYV_LANES);
+        multiplications[rows - 1][wide - 1](&product, left, right, NULL, to);
+    }
+}

@@ -12,6 +12,7 @@
 #define DYV_PERCEIVE dyv_perceive_avx512
 #define DYV_LAYER dyv_layer_avx512
 #define DYV_FUSE dyv_fuse_avx512
+#define DYV_LOW_RANK dyv_low_rank_avx512
 #include "vector.h"
 #include "product.h"
 #include "rows.h"

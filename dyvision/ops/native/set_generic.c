@@ -6,6 +6,7 @@
 #define DYV_PERCEIVE dyv_perceive_generic
 #define DYV_LAYER dyv_layer_generic
 #define DYV_FUSE dyv_fuse_generic
+#define DYV_LOW_RANK dyv_low_rank_generic
 #include "vector.h"
 #include "product.h"
 #include "rows.h"

@@ -7,6 +7,7 @@
 #define DYV_PERCEIVE dyv_perceive_neon
 #define DYV_LAYER dyv_layer_neon
 #define DYV_FUSE dyv_fuse_neon
+#define DYV_LOW_RANK dyv_low_rank_neon
 #include "vector.h"
 #include "product.h"
 #include "rows.h"

@@ -64,8 +64,8 @@ static void make_key(void) { usable = pthread_key_create(&key, free_buffer) == 0
 
 static __thread struct buffer *own;
 
-void dyv_trim(void) {
-    for (int i = 0; own && i < DYV_PURPOSES; i++) {
+void dyv_trim(int purposes) {
+    for (int i = 0; own && i < purposes; i++) {
         if (own->floats[i] <= ((size_t)1 << 24)) continue;
         free(own->at[i]);
         own->at[i] = NULL, own->floats[i] = 0;

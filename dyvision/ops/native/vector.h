@@ -16,6 +16,8 @@ INLINE vec load(const float *from) { return *(const vec_anywhere *)from; }
 
 INLINE void store(float *to, vec value) { *(vec_anywhere *)to = value; }
 
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* NaN stays, as in torch: it is in neither comparison. */
 INLINE vec activate(vec value, int64_t activation) {
     if (activation == DYV_NO_ACTIVATION) return value;
