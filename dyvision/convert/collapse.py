@@ -18,6 +18,7 @@ from dyvision.convert._shared_branches import BRANCH_NAME
 from dyvision.convert.fuse import normed_convs
 from dyvision.layers import DynamicConv2d, StaticConv2d
 from dyvision.layers.classifier import DynamicClassifier
+from dyvision.layers.fused import FusedConv2d
 from dyvision.ops.geometry import is_channels_last
 from dyvision.text import some
 
@@ -132,7 +133,7 @@ def _make_static(model: nn.Module, averages: Mapping[str, Any], norms: Mapping[s
             conv.bias = None
         made[layer] = conv
     for module in list(model.modules()):
-        if isinstance(module, StaticConv2d):
+        if isinstance(module, StaticConv2d) and not isinstance(module, FusedConv2d):
             made[module] = _plain(module)
         elif isinstance(module, DynamicClassifier):
             inner = made[module.conv]
@@ -188,6 +189,8 @@ def to_conv(layer: DynamicConv2d, coefficients: Any) -> nn.Conv2d:
     conv.weight.requires_grad_(any(kernel.requires_grad for kernel in kernels))
     if conv.bias is not None and biases:
         conv.bias.requires_grad_(any(own.requires_grad for own in biases))
+    if layer.fused_activation != "none":
+        conv = FusedConv2d.of(conv, layer.fused_activation)
     return conv.train(layer.training)
 
 

@@ -1,31 +1,44 @@
-"""BatchNorm folded into the convolutions before it, static and dynamic, for inference."""
+"""BatchNorm and activations folded into the convolutions before them, static and dynamic, for inference."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from dyvision.convert._refusals import check_is_plain
-from dyvision.layers import DynamicConv2d
+from dyvision.layers import DynamicConv2d, StaticConv2d
+from dyvision.layers._branch import is_ordinary
+from dyvision.layers.fused import FusedConv2d
 from dyvision.layers.norm import absorb, affine
 
 #: largest relative difference of the outputs that folding may make, in float64
 _TOLERANCE = 1e-6
 
 
-def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Module:
-    """Fold every BatchNorm into the convolution whose output it normalises.
+#: activations that can be part of a convolution, by what native kernels call them
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+
+#: names of a convolution, dynamic or not, and of what receives its output and nothing else
+Pairs = Sequence[tuple[str, str]]
+
+
+def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64), native_static: bool = True) -> nn.Module:
+    """Fold every BatchNorm, and then every ReLU and ReLU6, into the convolution behind which it stands.
 
     Which one that is, is seen in a forward pass. Static convolutions, CondConv (without bias), DyConv, DyNet, ODConv
-    and DCD layers take it in; where a BatchNorm cannot be folded, it stays.
+    and DCD layers take them in; what cannot be folded, stays.
 
     Args:
         model: A network in evaluation mode; it is not changed.
         input_size: Shape of a batch that the network accepts.
+        native_static: Let native kernels compute static convolutions, too, where they are faster than PyTorch's: 1x1
+            ones and those in groups.
 
     Returns:
         A copy for inference, whose outputs are those of ``model`` up to rounding.
@@ -47,31 +60,40 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64)) -> nn.Mod
     with torch.no_grad():
         # in float64: the rounding errors of some networks with random weights are larger than a wrong fold's effect
         checked = copy.deepcopy(model).double()
-        expected, pairs = _trace(checked, example)
+        expected, pairs = _trace(checked, example, nn.BatchNorm2d)
         if not all(bool(one.isfinite().all()) for one in _tensors(expected)):
             raise ValueError(
                 "fuse compares outputs for random numbers, and those of this network are not finite: weights or "
                 "statistics of norms let it overflow"
             )
-        found = _fold_all(checked, pairs)(example)
-        for one, other in zip(_tensors(expected), _tensors(found), strict=True):
-            if not (one - other).abs().max() <= _TOLERANCE * one.abs().max():
-                raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
-        return _fold_all(copy.deepcopy(model), pairs)
+        checked = _fold_norms(checked, pairs)
+        found, activations = _trace(checked, example, tuple(_ACTIVATIONS))
+        if not _agree(found, expected):
+            raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
+        # what else reads a convolution's output, or an activation's input, is seen in the outputs
+        checked = _fold_activations(checked, activations, native_static)
+        if not _agree(checked(example), expected):
+            activations = []
+        return _fold_activations(_fold_norms(copy.deepcopy(model), pairs), activations, native_static)
 
 
-def normed_convs(model: nn.Module, example: object) -> list[tuple[str, str]]:
+def normed_convs(model: nn.Module, example: object) -> Pairs:
     """Names of convolutions, dynamic ones included, and of the BatchNorms that receive their output and nothing else.
 
     Args:
         model: In evaluation mode.
         example: What it is called with, once.
     """
-    return _trace(model, example)[1]
+    return _trace(model, example, nn.BatchNorm2d)[1]
 
 
-def _fold_all(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
-    """Fold in place; ``pairs`` are names of a convolution and of its BatchNorm."""
+def _agree(found: object, expected: object) -> bool:
+    pairs = zip(_tensors(found), _tensors(expected), strict=True)
+    return all(bool((one - other).abs().max() <= _TOLERANCE * one.abs().max()) for one, other in pairs)
+
+
+def _fold_norms(model: nn.Module, pairs: Pairs) -> nn.Module:
+    """Fold BatchNorms, and the branches of dynamic layers; in place."""
     for name, norm_name in pairs:
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
         if isinstance(norm, nn.BatchNorm2d) and _fold(conv, norm):
@@ -83,33 +105,68 @@ def _fold_all(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> nn.Module:
     return model
 
 
-def _trace(model: nn.Module, example: object) -> tuple[object, list[tuple[str, str]]]:
-    """Output, and names of convolutions and of BatchNorms that receive theirs and nothing else, both called once."""
-    made: dict[int, nn.Module] = {}
-    kept: list[Tensor] = []  # so that no other tensor takes the place of one that is gone
-    found: list[tuple[nn.Module, nn.BatchNorm2d]] = []
+def _fold_activations(model: nn.Module, pairs: Pairs, native_static: bool) -> nn.Module:
+    """Make activations part of the convolutions before them, and static ones what native kernels compute; in place."""
+    folded = dict(pairs)
+    for name, conv in _outside_layers(model):
+        activation = model.get_submodule(folded[name]) if name in folded else None
+        kind = "none" if activation is None else _ACTIVATIONS[type(activation)]
+        if isinstance(conv, DynamicConv2d):
+            if activation is None or not conv.applies_activation:
+                continue
+            conv.fused_activation = kind
+        elif native_static and name and _is_sparse(conv):
+            model.set_submodule(name, FusedConv2d.of(conv, kind))
+        else:
+            continue
+        if activation is not None:
+            model.set_submodule(folded[name], nn.Identity())
+    return model
+
+
+def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules by name, without those of which a dynamic layer consists."""
+    layers = [module for module in model.modules() if isinstance(module, DynamicConv2d)]
+    inside = {child for layer in layers for child in layer.modules()} - set(layers)
+    return [(name, module) for name, module in model.named_modules() if module not in inside]
+
+
+def _is_sparse(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is an ordinary static convolution, 1x1 or in groups: dense ones of the library are as fast."""
+    kinds = (nn.Conv2d, StaticConv2d, Conv2dSame)
+    return any(is_ordinary(module, kind) and (module.kernel_size == (1, 1) or module.groups > 1) for kind in kinds)
+
+
+def _trace(model: nn.Module, example: object, receivers: type | tuple[type, ...]) -> tuple[object, Pairs]:
+    """Output, and names of convolutions and of receivers that get theirs and nothing else, both called once."""
+    # objects and versions: no other tensor takes the place of one that is gone, and none that was changed counts
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}
+    found: list[tuple[nn.Module, nn.Module]] = []
     calls: Counter[nn.Module] = Counter()
 
-    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def after(module: nn.Module, output: Tensor) -> None:
         calls[module] += 1
-        if isinstance(module, nn.BatchNorm2d):
-            if id(inputs[0]) in made:
-                found.append((made[id(inputs[0])], module))
-        else:
-            made[id(output)] = module
-            kept.append(output)
+        made[id(output)] = (module, output, output._version)
 
-    inside = {child for layer in model.modules() if isinstance(layer, DynamicConv2d) for child in layer.modules()}
-    inside -= {layer for layer in model.modules() if isinstance(layer, DynamicConv2d)}
-    kinds = (nn.Conv2d, DynamicConv2d, nn.BatchNorm2d)
-    hooks = [m.register_forward_hook(after) for m in model.modules() if isinstance(m, kinds) and m not in inside]
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        maker, tensor, version = made.get(id(inputs[0]) if inputs else 0, (None, None, 0))
+        if maker is not None and tensor is not None and tensor._version == version:
+            found.append((maker, module))
+
+    hooks = []
+    for _, module in _outside_layers(model):
+        if isinstance(module, (nn.Conv2d, DynamicConv2d)):
+            hooks.append(module.register_forward_hook(lambda module, _, output: after(module, output)))
+        elif isinstance(module, receivers):
+            hooks.append(module.register_forward_pre_hook(before))
     try:
         output = model(example)
     finally:
         for hook in hooks:
             hook.remove()
     names = {module: name for name, module in model.named_modules()}
-    return output, [(names[conv], names[norm]) for conv, norm in found if calls[conv] == calls[norm] == 1]
+    return output, [(names[conv], names[other]) for conv, other in found if calls[conv] == calls[other] == 1]
 
 
 def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:

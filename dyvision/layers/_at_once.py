@@ -16,6 +16,7 @@ class PredictsGates(DynamicConv2d, abstract=True):
 
     #: The branch about which :meth:`gates` speaks; with one of another class, coefficients are asked for.
     branch_type: type[CoefficientBranch]
+    applies_activation = True
     #: Whether what ``gates`` says is about this class's ``coefficients``.
     _coefficients_are_gates: bool = False
     weight: Tensor
@@ -47,4 +48,4 @@ class PredictsGates(DynamicConv2d, abstract=True):
         if not all(layer is None or is_ordinary(layer, PreciseLinear) for layer in layers):
             return None
         arguments = (self.stride, self.padding, self.dilation, self.groups)
-        return predicted_conv2d(x, self.weight, self.bias, *layers, gates, arguments)
+        return predicted_conv2d(x, self.weight, self.bias, *layers, gates, arguments, self.fused_activation)

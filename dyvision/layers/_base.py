@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -28,9 +27,11 @@ from dyvision.signatures import SharesArguments
 
 Layer = TypeVar("Layer", bound="DynamicConv2d")
 
+_REPRESENTED = (
+    *(("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1)),
+    *(("padding_mode", "zeros"), ("fused_activation", "none")),
+)
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
-#: spread of the K kernels around the static one, in standard deviations of its weights
-KERNEL_NOISE = 0.1
 
 
 class DynamicConv2d(SharesArguments, nn.Module):
@@ -67,6 +68,9 @@ class DynamicConv2d(SharesArguments, nn.Module):
     shares_kernels: bool = False
     #: Whether :meth:`fuse_branch` has been called.
     fused: bool = False
+    #: Whether ``forward`` applies :attr:`fused_activation`, one of ``dyvision.ops.native.ACTIVATIONS``, to the output.
+    applies_activation: bool = False
+    fused_activation: str = "none"
     #: What holds the kernels: a parameter of this name, or the layer's own (FDConv's spectrum, a warehouse's cells).
     weight: Tensor = StoredKernels()  # type: ignore[assignment]  # a descriptor that gives tensors
     bias: Tensor | None
@@ -282,19 +286,7 @@ class DynamicConv2d(SharesArguments, nn.Module):
     def extra_repr(self) -> str:
         """Describe the layer as ``nn.Conv2d`` does."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros")):
+        for name, default in _REPRESENTED:
             value = getattr(self, name)
             text += "" if value == default else f", {name}={value!r}"
         return text if self.has_bias else f"{text}, bias=False"
-
-
-def spread_kernels(weight: Tensor, count: int) -> Tensor:
-    """Return ``count`` copies of a weight plus noise that sums to zero over the copies, ``[count, *weight.shape]``.
-
-    Equal kernels would get equal gradients for ever; the noise lets them part without changing their mean.
-    """
-    spread = weight.std(correction=0)
-    # a kernel of zeros would stay one under noise in proportion to it
-    spread = torch.where(spread > 0, spread, 1 / math.sqrt(weight[0].numel()))
-    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (KERNEL_NOISE * spread)
-    return weight + noise - noise.mean(0)

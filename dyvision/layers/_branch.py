@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as _of_all
-from typing_extensions import TypeGuard
 
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 #: sets a weight in place; a function of a module or a ``partial`` of one, so that layers can be pickled
 Initializer = Callable[[Tensor], object]
+
+#: spread of the K kernels around the static one, in standard deviations of its weights
+KERNEL_NOISE = 0.1
 
 #: kaiming-normal for the number of outputs, the start of most official branches
 FAN_OUT: Initializer = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
@@ -74,3 +78,15 @@ def reset_children(module: nn.Module) -> None:
     for child in module.modules():
         if child is not module and callable(getattr(child, "reset_parameters", None)):
             cast(Any, child).reset_parameters()
+
+
+def spread_kernels(weight: Tensor, count: int) -> Tensor:
+    """Return ``count`` copies of a weight plus noise that sums to zero over the copies, ``[count, *weight.shape]``.
+
+    Equal kernels would get equal gradients for ever; the noise lets them part without changing their mean.
+    """
+    spread = weight.std(correction=0)
+    # a kernel of zeros would stay one under noise in proportion to it
+    spread = torch.where(spread > 0, spread, 1 / math.sqrt(weight[0].numel()))
+    noise = torch.randn(count, *weight.shape, device=weight.device, dtype=weight.dtype) * (KERNEL_NOISE * spread)
+    return weight + noise - noise.mean(0)

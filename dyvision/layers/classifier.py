@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers.condconv import CondConv2d
-from dyvision.layers.dcd import SMALL, DCDConv2d
+from dyvision.layers.dcd import DCDConv2d
+from dyvision.layers.dcd_branch import SMALL
 
 #: rank of Phi and width of the branch in the official DCD classifier, whatever its size
 DCD_RANK = 32

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import LinearBranch, require_branch
-from dyvision.layers._initialise import Initializer, start_like_conv2d
+from dyvision.layers._initialise import Initializer, spread_kernels, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d

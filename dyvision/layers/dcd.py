@@ -11,7 +11,6 @@ B blocks ``P_b Phi_b Q_b^T``, each between its own part of the input and of the 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,21 +23,14 @@ from dyvision.layers._initialise import InitialisedConv2d, Initializer, by_outpu
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
-from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
+from dyvision.layers.dcd_branch import FORMS, SMALL, SQUEEZE, DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
 from dyvision.ops import dynamic_conv2d
+from dyvision.ops.activation import activated
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
 from dyvision.ops.low_rank import low_rank_conv2d
 from dyvision.ops.modes import has_open_size, is_exporting
-
-#: the released MobileNetV2 weights use 16; the official code's default is 8
-SQUEEZE = 16
-FORMS = ("pointwise", "basic", "bottleneck")
-
-
-#: start of the branch of pointwise layers
-SMALL: Initializer = partial(nn.init.normal_, std=0.01)
 
 
 @register_layer("dcd")
@@ -65,6 +57,8 @@ class DCDConv2d(DynamicConv2d):
         >>> DCDConv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 9, 9)).shape
         torch.Size([2, 32, 9, 9])
     """
+
+    applies_activation = True
 
     def __init__(
         self,
@@ -126,7 +120,10 @@ class DCDConv2d(DynamicConv2d):
         """Convolve ``[B, C_in, H, W]``."""
         if coefficients is None and (found := self._at_once(x)) is not None:
             return found
-        scale, fusion = self.coefficients(x) if coefficients is None else coefficients
+        predicted = self.coefficients(x) if coefficients is None else coefficients
+        return activated(self._convolve(x, *predicted), self.fused_activation)
+
+    def _convolve(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
@@ -139,7 +136,8 @@ class DCDConv2d(DynamicConv2d):
         if weights is None or self.padding_mode != "zeros":
             return None
         _, geometry = self.convolution_arguments(x)
-        return low_rank_conv2d(x, self.weight, weights, self.branch.pool_size, self.centred, geometry)
+        pool, activation = self.branch.pool_size, self.fused_activation
+        return low_rank_conv2d(x, self.weight, weights, pool, self.centred, geometry, activation)
 
     def _evaluate(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
         """Convolve with the BatchNorms' running statistics, by which the residual is one linear map per sample.

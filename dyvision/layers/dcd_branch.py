@@ -6,6 +6,7 @@ See :mod:`dyvision.layers.dcd` for paper and official files.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,12 @@ from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinar
 from dyvision.layers._initialise import Initializer, reset_children
 from dyvision.ops.modes import is_traced
 from dyvision.ops.native import LowRankWeights
+
+#: the released MobileNetV2 weights use 16; the official code's default is 8
+SQUEEZE = 16
+FORMS = ("pointwise", "basic", "bottleneck")
+#: start of the branch of pointwise layers
+SMALL: Initializer = partial(nn.init.normal_, std=0.01)
 
 
 class DCDCoefficients(NamedTuple):

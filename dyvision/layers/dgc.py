@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import KERNEL_NOISE, DynamicConv2d
+from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import start_like_conv2d
+from dyvision.layers._initialise import KERNEL_NOISE, start_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import (

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import FAN_OUT, reset_children
+from dyvision.layers._initialise import FAN_OUT, reset_children, spread_kernels
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d

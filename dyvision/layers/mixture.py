@@ -8,6 +8,7 @@ from dyvision.layers._at_once import PredictsGates
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.norm import absorb
 from dyvision.ops import mixture_conv2d
+from dyvision.ops.activation import activated
 from dyvision.ops.kernels import mix_kernels
 
 
@@ -25,7 +26,7 @@ class MixtureConv2d(PredictsGates, abstract=True):
                 return found
             coefficients = self.coefficients(x)
         x, geometry = self.convolution_arguments(x)
-        return mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry)
+        return activated(mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry), self.fused_activation)
 
     def static_kernel(self, coefficients: Tensor) -> StaticKernel:
         """See the base class."""

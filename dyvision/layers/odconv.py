@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._at_once import PredictsGates
-from dyvision.layers._base import spread_kernels
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import FAN_OUT, reset_children
+from dyvision.layers._initialise import FAN_OUT, reset_children, spread_kernels
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.ops.activation import activated
 from dyvision.ops.gated import gated_mixture
 from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
@@ -213,14 +213,14 @@ class ODConv2d(Tempered, PredictsGates):
         return Gates(*self.branch.sizes) if self.branch.fused_fc is not None else None
 
     def forward(self, x: Tensor, coefficients: ODConvCoefficients | None = None) -> Tensor:
-        """Convolve ``[B, C_in, H, W]``.
-
-        The gates of channels act on the kernels as they are mixed where there is code for that; else on the kernels or
-        on the maps, whichever has fewer numbers.
-        """
+        """Convolve ``[B, C_in, H, W]``."""
         if coefficients is None and (found := self.convolve_at_once(x)) is not None:
             return found
         attention = self.coefficients(x) if coefficients is None else coefficients
+        return activated(self._convolve_gated(x, attention), self.fused_activation)
+
+    def _convolve_gated(self, x: Tensor, attention: ODConvCoefficients) -> Tensor:
+        """Gate kernels as they are mixed, where there is code for that; else kernels or maps, whichever are smaller."""
         padded, geometry = self.convolution_arguments(x)
         channel, filters, spatial, mixture = attention
         gated = gated_mixture(padded, self.weight, mixture, channel, filters, spatial, self.bias, geometry)

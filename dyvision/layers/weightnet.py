@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import DynamicConv2d, check_positive, spread_kernels
+from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import LinearBranch, require_branch
+from dyvision.layers._initialise import spread_kernels
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor

@@ -11,6 +11,7 @@ from torch import Size as Shape
 from torch import Tensor
 
 from dyvision.ops import native
+from dyvision.ops.activation import activated
 from dyvision.ops.geometry import resolve
 from dyvision.ops.native import LowRankWeights
 from dyvision.ops.plain import is_plain_inference, plain_convolution
@@ -27,6 +28,7 @@ def low_rank_conv2d(
     pool: int,
     centre: Callable[[Tensor], Tensor],
     arguments: dict[str, Any],
+    activation: str = "none",
 ) -> Tensor | None:
     """Convolve each sample with ``scale W0``, plus ``P Phi Q`` at one tap; scale and Phi are predicted from ``input``.
 
@@ -37,6 +39,7 @@ def low_rank_conv2d(
         pool: Side of the pooled map from which the branch predicts.
         centre: Crops or pads ``input`` so that a 1x1 convolution with the stride, Q, visits that tap.
         arguments: Stride, padding, dilation and groups of the convolution with W0, by name.
+        activation: One of :data:`dyvision.ops.native.ACTIVATIONS`, applied to the output.
 
     Returns:
         ``[B, O, H', W']``; None where a call is no plain inference, pads one side more than the other, or has more
@@ -49,8 +52,11 @@ def low_rank_conv2d(
     if not _is_worth_it(input.shape, shapes, pool, groups):
         return None
     if groups > 1:
-        return _convolve_grouped(input, static, weights, pool, centre, arguments)
-    layer = _prepare(input.shape, static.shape, len(weights.gate), weights.reduce.shape[0], pool, *arguments.values())
+        output = _convolve_grouped(input, static, weights, pool, centre, arguments)
+        return None if output is None else activated(output, activation)
+    layer = _prepare(
+        input.shape, static.shape, len(weights.gate), weights.reduce.shape[0], pool, activation, *arguments.values()
+    )
     return None if layer is None else layer(input, static, weights)
 
 
@@ -79,12 +85,13 @@ def _is_worth_it(shape: Shape, shapes: tuple[Shape | None, ...], pool: int, grou
 
 @lru_cache(4096)
 def _prepare(
-    shape: Shape, kernel_shape: Shape, width: int, rank: int, pool: int, *arguments: Any
+    shape: Shape, kernel_shape: Shape, width: int, rank: int, pool: int, activation: str, *arguments: Any
 ) -> native.LowRankLayer | None:
     edges, geometry = resolve(shape, kernel_shape[2:], *arguments)
     if edges is not None:
         return None
-    return native.low_rank_layer(shape[0], (shape[2], shape[3]), tuple(kernel_shape), geometry, width, rank, pool)
+    sizes = (width, rank, pool)
+    return native.low_rank_layer(shape[0], (shape[2], shape[3]), tuple(kernel_shape), geometry, *sizes, activation)
 
 
 def _convolve_grouped(
