@@ -60,21 +60,22 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64), native_st
     with torch.no_grad():
         # in float64: the rounding errors of some networks with random weights are larger than a wrong fold's effect
         checked = copy.deepcopy(model).double()
-        expected, pairs = _trace(checked, example, nn.BatchNorm2d)
+        expected, found = _trace(checked, example, nn.BatchNorm2d)
+        norms = _alone(found)
         if not all(bool(one.isfinite().all()) for one in _tensors(expected)):
             raise ValueError(
                 "fuse compares outputs for random numbers, and those of this network are not finite: weights or "
                 "statistics of norms let it overflow"
             )
-        checked = _fold_norms(checked, pairs)
-        found, activations = _trace(checked, example, tuple(_ACTIVATIONS))
-        if not _agree(found, expected):
+        checked = _fold_norms(checked, norms)
+        outputs, activations = _trace(checked, example, tuple(_ACTIVATIONS))
+        if not _agree(outputs, expected):
             raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
         # what else reads a convolution's output, or an activation's input, is seen in the outputs
         checked = _fold_activations(checked, activations, native_static)
         if not _agree(checked(example), expected):
             activations = []
-        return _fold_activations(_fold_norms(copy.deepcopy(model), pairs), activations, native_static)
+        return _fold_activations(_fold_norms(copy.deepcopy(model), norms), activations, native_static)
 
 
 def normed_convs(model: nn.Module, example: object) -> Pairs:
@@ -84,7 +85,13 @@ def normed_convs(model: nn.Module, example: object) -> Pairs:
         model: In evaluation mode.
         example: What it is called with, once.
     """
-    return _trace(model, example, nn.BatchNorm2d)[1]
+    return _alone(_trace(model, example, nn.BatchNorm2d)[1])
+
+
+def _alone(pairs: Pairs) -> Pairs:
+    """Without those whose second receives the outputs of several."""
+    uses = Counter(receiver for _, receiver in pairs)
+    return [pair for pair in pairs if uses[pair[1]] == 1]
 
 
 def _agree(found: object, expected: object) -> bool:
@@ -93,7 +100,7 @@ def _agree(found: object, expected: object) -> bool:
 
 
 def _fold_norms(model: nn.Module, pairs: Pairs) -> nn.Module:
-    """Fold BatchNorms, and the branches of dynamic layers; in place."""
+    """Fold BatchNorms that have one convolution before them, and the branches of dynamic layers; in place."""
     for name, norm_name in pairs:
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
         if isinstance(norm, nn.BatchNorm2d) and _fold(conv, norm):
@@ -107,21 +114,33 @@ def _fold_norms(model: nn.Module, pairs: Pairs) -> nn.Module:
 
 def _fold_activations(model: nn.Module, pairs: Pairs, native_static: bool) -> nn.Module:
     """Make activations part of the convolutions before them, and static ones what native kernels compute; in place."""
-    folded = dict(pairs)
-    for name, conv in _outside_layers(model):
-        activation = model.get_submodule(folded[name]) if name in folded else None
-        kind = "none" if activation is None else _ACTIVATIONS[type(activation)]
-        if isinstance(conv, DynamicConv2d):
-            if activation is None or not conv.applies_activation:
-                continue
-            conv.fused_activation = kind
-        elif native_static and name and _is_sparse(conv):
-            model.set_submodule(name, FusedConv2d.of(conv, kind))
-        else:
-            continue
-        if activation is not None:
-            model.set_submodule(folded[name], nn.Identity())
+    modules = dict(_outside_layers(model))
+    before: dict[str, list[str]] = {}
+    for name, activation in pairs:
+        before.setdefault(activation, []).append(name)
+    folded: dict[str, str] = {}
+    for activation, names in before.items():
+        if all(_takes_activation(modules[name], native_static) for name in names):
+            folded.update(dict.fromkeys(names, _ACTIVATIONS[type(modules[activation])]))
+            model.set_submodule(activation, nn.Identity())
+    for name, module in modules.items():
+        if isinstance(module, DynamicConv2d):
+            module.fused_activation = folded.get(name, module.fused_activation)
+        elif name and native_static and _is_static(module):
+            # dense kernels of the library are as fast
+            if name in folded or module.kernel_size == (1, 1) or module.groups > 1:
+                model.set_submodule(name, FusedConv2d.of(module, folded.get(name, "none")))
     return model
+
+
+def _takes_activation(module: nn.Module, native_static: bool) -> bool:
+    if isinstance(module, DynamicConv2d):
+        return module.applies_activation and module.fused_activation == "none"
+    return native_static and _is_static(module)
+
+
+def _is_static(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return any(is_ordinary(module, kind) for kind in (nn.Conv2d, StaticConv2d, Conv2dSame))
 
 
 def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -131,14 +150,8 @@ def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if module not in inside]
 
 
-def _is_sparse(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is an ordinary static convolution, 1x1 or in groups: dense ones of the library are as fast."""
-    kinds = (nn.Conv2d, StaticConv2d, Conv2dSame)
-    return any(is_ordinary(module, kind) and (module.kernel_size == (1, 1) or module.groups > 1) for kind in kinds)
-
-
 def _trace(model: nn.Module, example: object, receivers: type | tuple[type, ...]) -> tuple[object, Pairs]:
-    """Output, and names of convolutions and of receivers that get theirs and nothing else, both called once."""
+    """Output, and names of convolutions that are called once, and of receivers that get theirs and nothing else."""
     # objects and versions: no other tensor takes the place of one that is gone, and none that was changed counts
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     found: list[tuple[nn.Module, nn.Module]] = []
@@ -166,7 +179,9 @@ def _trace(model: nn.Module, example: object, receivers: type | tuple[type, ...]
         for hook in hooks:
             hook.remove()
     names = {module: name for name, module in model.named_modules()}
-    return output, [(names[conv], names[other]) for conv, other in found if calls[conv] == calls[other] == 1]
+    received = Counter(other for _, other in found)
+    kept = [(conv, other) for conv, other in found if calls[conv] == 1 and received[other] == calls[other]]
+    return output, [(names[conv], names[other]) for conv, other in kept]
 
 
 def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:

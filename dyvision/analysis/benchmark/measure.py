@@ -23,7 +23,10 @@ from dyvision.analysis.benchmark.rows import Row
 from dyvision.analysis.benchmark.timing import Comparison, compare, describe_machine, make_timer
 from dyvision.backbones import create_model, fuse
 from dyvision.backbones.registry import find_builder
-from dyvision.ops import FORMULATIONS
+from dyvision.ops import FORMULATIONS, native
+
+#: the static network whose convolutions native kernels compute where they are faster
+NATIVE_STATIC = "native static"
 
 #: what is measured next or has been, how many there are, and rows once it has been
 Progressed = Iterator[tuple[str, int, list[Row]]]
@@ -125,8 +128,13 @@ def _networks(plan: Plan) -> Progressed:
         models = {label: build().to(setting.device).train(training) for label, build in group.builders.items()}
         for model in models.values():
             model.to(dtype=None if training else setting.dtype).to(memory_format=setting.memory_format)
+        pairs = group.pairs
         if plan.fused:
-            models = {label: fuse(model) for label, model in models.items()}
+            # ratios are to what PyTorch computes; with native kernels a static network is one more version
+            own = "static" in models and _uses_native(setting)
+            originals = {**models, NATIVE_STATIC: models["static"]} if own else models
+            models = {label: fuse(model, native_static=label != "static") for label, model in originals.items()}
+            pairs += ((NATIVE_STATIC, "static"),) if own else ()
         functions = {label: setting.compile(model) for label, model in models.items()}
         for batch in plan.batches:
             yield f"{group.name}, batch {batch}", total, []
@@ -142,11 +150,16 @@ def _networks(plan: Plan) -> Progressed:
                 for label, model in models.items():
                     model.zero_grad(set_to_none=True)
                     memory[label] = measure_peak_memory(runs[label], model, setting.device)
-            rows = [_row(plan, found, group.name, batch, pair, memory) for pair in group.pairs]
+            rows = [_row(plan, found, group.name, batch, pair, memory) for pair in pairs]
             yield f"{group.name}, batch {batch}", total, rows
         del models, functions, runs
         if setting.compiled:
             torch.compiler.reset()
+
+
+def _uses_native(setting: Setting) -> bool:
+    plain = setting.device.type == "cpu" and setting.dtype == torch.float32
+    return plain and not setting.channels_last and not setting.compiled and native.available()
 
 
 def _row(
