@@ -125,7 +125,7 @@ def call(generator: random.Random) -> None:
     second = (torch.randn(outputs, inputs if first is None else 7), None)
     pooled = x.mean((2, 3))
     hidden = pooled if first is None else F.linear(pooled, *first).relu()
-    found = native.perceptron(x, first, second, instructions)
+    found = native.perceptron(x, first, second, instructions=instructions)
     torch.testing.assert_close(found, F.linear(hidden, *second), rtol=1e-3, atol=1e-3)
     call_low_rank(generator, x, outputs, instructions)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dyvision.convert._refusals import check_is_plain
 from dyvision.layers import DynamicConv2d, StaticConv2d
-from dyvision.layers._branch import is_ordinary
+from dyvision.layers._branch import CoefficientBranch, is_ordinary
 from dyvision.layers.fused import FusedConv2d
 from dyvision.layers.norm import absorb, affine
 
@@ -109,6 +109,8 @@ def _fold_norms(model: nn.Module, pairs: Pairs) -> nn.Module:
         if isinstance(layer, DynamicConv2d) and not layer.fused:
             layer.fuse_branch()
             layer.fused = True
+        elif isinstance(layer, CoefficientBranch):
+            layer.prepare_inference()
     return model
 
 

@@ -28,6 +28,8 @@ class CoefficientBranch(nn.Module):
 
     #: side of the pooled map
     pool_size: int = 1
+    #: whether a sigmoid follows the perceptron, before :meth:`finish`
+    squashes: bool = False
     #: whether what ``perceptron`` says is about this class's ``predict``
     _begins_at_once: bool = False
 
@@ -60,8 +62,11 @@ class CoefficientBranch(nn.Module):
         return None
 
     def finish(self, predicted: Tensor) -> Any:
-        """What :meth:`predict` makes of the output of its :meth:`perceptron`."""
+        """What :meth:`predict` makes of the output of its :meth:`perceptron`, behind the sigmoid if there is one."""
         return predicted
+
+    def prepare_inference(self) -> None:
+        """Rearrange parameters, in place, so that coefficients lie in memory as native kernels read them."""
 
     def start_constant(self) -> None:
         """Predict the same coefficients for every input, those under which ``load_static`` preserves outputs.
@@ -77,7 +82,7 @@ class CoefficientBranch(nn.Module):
         # a hook expects to be called, and a layer of another class computes what it likes
         if layers is None or not all(layer is None or is_ordinary(layer, PreciseLinear) for layer in layers):
             return None
-        return pooled_perceptron(x, *layers)
+        return pooled_perceptron(x, *layers, sigmoid=self.squashes)
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.pool_size == 1 and x.dtype == torch.float32:

@@ -35,6 +35,10 @@ class DyNetBranch(CoefficientBranch):
         dtype: Type of the parameters.
     """
 
+    squashes = True
+    #: order of what the last layer predicts for a layer: kernels before output channels, or output channels first
+    by_kernel: bool = False
+
     def __init__(
         self,
         in_channels: int,
@@ -68,22 +72,32 @@ class DyNetBranch(CoefficientBranch):
     def predict(self, pooled: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map ``[B, C]`` to ``[B, g_t, C_out]`` per layer."""
         hidden = pooled if self.reduce is None else torch.relu(self.reduce(pooled))
-        return self.finish(self.fc(hidden))
+        return self.finish(torch.sigmoid(self.fc(hidden)))
 
     def perceptron(self) -> tuple[PreciseLinear | None, PreciseLinear]:
         """See the base class."""
         return self.reduce, self.fc
 
     def finish(self, predicted: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Activate and divide among the layers."""
-        eta = torch.sigmoid(predicted)
-        parts = eta.split([self.num_kernels * count for count in self.out_channels], 1)
-        # number t * g_t + i belongs to kernel i of output channel t
-        shaped = tuple(
-            part.unflatten(1, (count, self.num_kernels)).transpose(1, 2)
-            for part, count in zip(parts, self.out_channels, strict=True)
-        )
+        """Divide among the layers."""
+        count = self.num_kernels
+        parts = predicted.split([count * channels for channels in self.out_channels], 1)
+        if self.by_kernel:
+            shaped = tuple([part.unflatten(1, (count, -1)) for part in parts])
+        else:
+            # number t * g_t + i belongs to kernel i of output channel t
+            shaped = tuple([part.unflatten(1, (-1, count)).transpose(1, 2) for part in parts])
         return shaped[0] if self.single else shaped
+
+    def prepare_inference(self) -> None:
+        """Predict all numbers of a kernel one after the other, not those of an output channel."""
+        if self.by_kernel:
+            return
+        for parameter in (self.fc.weight, self.fc.bias):
+            parts = parameter.split([self.num_kernels * channels for channels in self.out_channels])
+            ordered = [part.unflatten(0, (-1, self.num_kernels)).transpose(0, 1).flatten(0, 1) for part in parts]
+            parameter.copy_(torch.cat(ordered))
+        self.by_kernel = True
 
 
 @register_layer("dynet")

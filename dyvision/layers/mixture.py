@@ -10,6 +10,7 @@ from dyvision.layers.norm import absorb
 from dyvision.ops import mixture_conv2d
 from dyvision.ops.activation import activated
 from dyvision.ops.kernels import mix_kernels
+from dyvision.ops.predicted import given_mixture
 
 
 class MixtureConv2d(PredictsGates, abstract=True):
@@ -25,6 +26,11 @@ class MixtureConv2d(PredictsGates, abstract=True):
             if (found := self.convolve_at_once(x)) is not None:
                 return found
             coefficients = self.coefficients(x)
+        elif self.padding_mode == "zeros":
+            arguments = (self.stride, self.padding, self.dilation, self.groups)
+            found = given_mixture(x, self.weight, coefficients, self.bias, arguments, self.fused_activation)
+            if found is not None:
+                return found
         x, geometry = self.convolution_arguments(x)
         return activated(mixture_conv2d(x, self.weight, coefficients, self.bias, **geometry), self.fused_activation)
 

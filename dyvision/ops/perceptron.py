@@ -14,13 +14,14 @@ from dyvision.ops.plain import is_plain_inference
 _LARGE = 2**22
 
 
-def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> Tensor | None:
+def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear, sigmoid: bool = False) -> Tensor | None:
     """Compute ``second(relu(first(pooled)))``, or ``second(pooled)``, of the means of the channels.
 
     Args:
         x: ``[B, C, H, W]``.
         first: From C to any number; None without such a layer.
         second: From that, or C, to N.
+        sigmoid: Whether it is applied to the result.
 
     Returns:
         ``[B, N]``; None where the layers have to be called: where a call is no plain inference, and for large layers.
@@ -40,7 +41,7 @@ def pooled_perceptron(x: Tensor, first: nn.Linear | None, second: nn.Linear) -> 
             return None
         width = len(weight)
     weights = [part[0].shape for part in parts if part is not None]
-    return native.perceptron(x, parts[0], last) if is_small(len(x), *weights) else None
+    return native.perceptron(x, parts[0], last, sigmoid) if is_small(len(x), *weights) else None
 
 
 def is_small(batch: int, *weights: Sequence[int]) -> bool:

@@ -9,7 +9,7 @@ from torch import Size as Shape
 from torch import Tensor, nn
 
 from dyvision.ops import native
-from dyvision.ops.geometry import Padding, Size, resolve
+from dyvision.ops.geometry import Geometry, Padding, Size, resolve
 from dyvision.ops.measuring import find_fastest, wants_measurement
 from dyvision.ops.native import Gates
 from dyvision.ops.perceptron import is_small
@@ -53,6 +53,34 @@ def predicted_conv2d(
     return None if call is None else call(input, *tensors)
 
 
+def given_mixture(
+    input: Tensor,
+    kernels: Tensor,
+    coefficients: Tensor,
+    bias: Tensor | None,
+    arguments: tuple[Size, Padding, Size, int],
+    activation: str = "none",
+) -> Tensor | None:
+    """Convolve each sample with a mixture of kernels, and activate, in one call.
+
+    Args:
+        input: ``[B, C_in, H, W]``.
+        kernels: ``[K, C_out, C_in/groups, kH, kW]``.
+        coefficients: ``[B, K]`` or ``[B, K, C_out]``.
+        bias: ``[C_out]``, or ``[K, C_out]``, mixed as the kernels, or None.
+        arguments: Stride, padding, dilation and groups.
+        activation: One of :data:`dyvision.ops.native.ACTIVATIONS`, applied to the output.
+
+    Returns:
+        ``[B, C_out, H', W']``; None where a call is no plain inference, or another way is faster or forced.
+    """
+    if not is_plain_inference(input, (kernels, coefficients, bias)):
+        return None
+    shapes = (kernels.shape, coefficients.shape, None if bias is None else bias.shape)
+    call = _prepare_given(input.shape, *shapes, arguments, activation, forced_formulation(), wants_measurement())
+    return None if call is None else call(input, kernels, coefficients, bias)
+
+
 @lru_cache(4096)
 def _prepare(
     shape: Shape,
@@ -87,24 +115,60 @@ def _prepare(
     )
     if not fits or not is_small(batch, *(weight for weight in (first, second) if weight is not None)):
         return None
-    edges, geometry = resolve(shape, kernel, *arguments)
+    geometry = _led_geometry(shape, kernels, arguments, not gates.tap)
+    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
+    if geometry is None:
+        return None
+    return native.layer(batch, (shape[2], shape[3]), tuple(kernels[1:]), geometry, gates, hidden, kind, activation)
+
+
+@lru_cache(4096)
+def _prepare_given(
+    shape: Shape,
+    kernels: Shape,
+    coefficients: Shape,
+    bias: Shape | None,
+    arguments: tuple[Size, Padding, Size, int],
+    activation: str,
+    *_: object,
+) -> native.Convolution | None:
+    """As :func:`_prepare`, with coefficients that are given."""
+    if len(shape) != 4 or len(kernels) != 5:
+        return None
+    (batch, channels), (count, outputs, depth), groups = shape[:2], kernels[:3], arguments[3]
+    fits = (
+        channels == groups * depth
+        and outputs % groups == 0
+        and coefficients in ((batch, count), (batch, count, outputs))
+        and bias in (None, (outputs,), (count, outputs))
+    )
+    geometry = _led_geometry(shape, kernels, arguments) if fits else None
+    if geometry is None:
+        return None
+    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
+    sizes = (batch, (shape[2], shape[3]), tuple(kernels[1:]), geometry, count)
+    return native.convolution(*sizes, len(coefficients) == 3, kind, activation)
+
+
+def _led_geometry(
+    shape: Shape, kernels: Shape, arguments: tuple[Size, Padding, Size, int], linear: bool = True
+) -> Geometry | None:
+    """The geometry of a mixture that native kernels compute; None if another way is faster or forced."""
+    edges, geometry = resolve(shape, kernels[3:], *arguments)
     if edges is not None:
         return None
     problem = Problem(
-        batch=batch,
-        in_channels=channels,
-        out_channels=outputs,
-        kernel=(kernel[0], kernel[1]),
+        batch=shape[0],
+        in_channels=shape[1],
+        out_channels=kernels[1],
+        kernel=(kernels[3], kernels[4]),
         size=(shape[2], shape[3]),
         geometry=geometry,
-        mixed=count,
+        mixed=kernels[0],
         device="cpu",
         dtype=torch.float32,
         channels_last=False,
         training=False,
-        linear=not gates.tap,
+        linear=linear,
     )
-    if make_plan(problem, find_fastest).forward != "native":
-        return None
-    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
-    return native.layer(batch, problem.size, kernels[1:], geometry, gates, hidden, kind, activation)
+    return geometry if make_plan(problem, find_fastest).forward == "native" else None

@@ -13,6 +13,7 @@ def perceptron(
     input: Tensor,
     first: tuple[Tensor, Tensor | None] | None,
     second: tuple[Tensor, Tensor | None],
+    sigmoid: bool = False,
     instructions: str | None = None,
 ) -> Tensor | None:
     """Compute ``second(relu(first(mean(input))))`` or ``second(mean(input))`` for float32 tensors in memory.
@@ -21,6 +22,7 @@ def perceptron(
         input: ``[B, C, H, W]``.
         first: Weight ``[A, C]`` and bias ``[A]`` or None; None without such a layer.
         second: Weight ``[N, A]`` or ``[N, C]`` and bias ``[N]`` or None.
+        sigmoid: Whether it is applied to the result.
         instructions: One of :func:`instruction_sets`; by default the fastest, or what the environment says.
 
     Returns:
@@ -38,7 +40,7 @@ def perceptron(
     read, _kept = addresses((input, *(first or (None, None)), *second))
     failed = library.functions.dyv_perceive(
         library.number,
-        *(batch, channels, input.shape[2] * input.shape[3], hidden, outputs),
+        *(batch, channels, input.shape[2] * input.shape[3], hidden, outputs, sigmoid),
         *read,
         output.data_ptr(),
         torch.get_num_threads(),

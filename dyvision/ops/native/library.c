@@ -74,12 +74,12 @@ int64_t dyv_convolve(
 }
 
 int64_t dyv_perceive(
-    int64_t index, int64_t batch, int64_t channels, int64_t pixels, int64_t hidden, int64_t outputs, const float *input,
-    const float *first, const float *first_bias, const float *second, const float *second_bias, float *output,
-    int64_t threads
+    int64_t index, int64_t batch, int64_t channels, int64_t pixels, int64_t hidden, int64_t outputs, int64_t sigmoid,
+    const float *input, const float *first, const float *first_bias, const float *second, const float *second_bias,
+    float *output, int64_t threads
 ) {
     const dyv_perceptron perceptron = {
-        batch, channels, pixels, hidden, outputs, first, first_bias, second, second_bias
+        batch, channels, pixels, hidden, outputs, first, first_bias, second, second_bias, sigmoid
     };
     return sets[index].perceive(&perceptron, input, output, (int)threads);
 }

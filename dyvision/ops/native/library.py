@@ -126,7 +126,7 @@ def _open() -> ctypes.CDLL:
             ("dyv_prepare", c_void_p, [c_int64, POINTER(Problem)]),
             ("dyv_free", None, [c_void_p]),
             ("dyv_convolve", c_int64, [c_int64, *pointers, c_int64]),
-            ("dyv_perceive", c_int64, [*[c_int64] * 6, *pointers[1:], c_int64]),
+            ("dyv_perceive", c_int64, [*[c_int64] * 7, *pointers[1:], c_int64]),
             ("dyv_apply_layer", c_int64, [c_int64, c_void_p, *[c_int64] * 6, *[c_void_p] * 8, c_int64]),
             ("dyv_fuse", c_int64, [*[c_int64] * 9, *[c_void_p] * 13, c_int64]),
             ("dyv_apply_low_rank", c_int64, [c_int64, *pointers[:3], *[c_int64] * 4, *[c_void_p] * 12, c_int64]),

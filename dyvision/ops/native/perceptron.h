@@ -100,5 +100,6 @@ int DYV_PERCEIVE(const dyv_perceptron *p, const float *input, float *output, int
     const double work = (double)(p->batch * p->channels) * (double)(p->pixels + p->hidden)
         + (double)(p->batch * p->outputs) * (double)(p->hidden ? p->hidden : p->channels);
     dyv_run(work_perceptron, &call, (int)smaller(threads, 1 + (int64_t)(work / 100000.0)));
+    if (p->sigmoid) apply_sigmoid(output, p->batch * p->outputs);
     return 0;
 }

@@ -88,6 +88,7 @@ void dyv_trim(int purposes);
 typedef struct {
     int64_t batch, channels, pixels, hidden, outputs; /* hidden: 0 for one layer */
     const float *first, *first_bias, *second, *second_bias;
+    int64_t sigmoid; /* whether it is applied to the output */
 } dyv_perceptron;
 
 /* A branch and the convolution that it steers; the branch's sizes are the convolution's. */

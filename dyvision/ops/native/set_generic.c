@@ -14,7 +14,7 @@
 #include "mixing.h"
 #include "depthwise.h"
 #include "convolve.h"
-#include "perceptron.h"
 #include "exponential.h"
+#include "perceptron.h"
 #include "layer.h"
 #include "lowrank.h"

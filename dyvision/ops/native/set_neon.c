@@ -15,8 +15,8 @@
 #include "mixing.h"
 #include "depthwise.h"
 #include "convolve.h"
-#include "perceptron.h"
 #include "exponential.h"
+#include "perceptron.h"
 #include "layer.h"
 #include "lowrank.h"
 #endif

@@ -45,7 +45,7 @@ def test_one_call_is_the_layers(instructions, threads, batch, channels, size, hi
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = native.perceptron(x, first, second, instructions)
+        found = native.perceptron(x, first, second, instructions=instructions)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-4)
@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_go_where_torch_lets_them(instructions, valu
     x, weight, last = torch.randn(2, 20, 5, 5), torch.randn(6, 20), torch.randn(3, 6)
     x[1, 7, 2, 2] = value
     expected = F.linear(F.linear(x.mean((2, 3)), weight).relu(), last)
-    found = native.perceptron(x, (weight, None), (last, None), instructions)
+    found = native.perceptron(x, (weight, None), (last, None), instructions=instructions)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
