@@ -83,7 +83,8 @@ class DyNetBranch(CoefficientBranch):
         count = self.num_kernels
         parts = predicted.split([count * channels for channels in self.out_channels], 1)
         if self.by_kernel:
-            shaped = tuple([part.unflatten(1, (count, -1)) for part in parts])
+            sizes = zip(parts, self.out_channels, strict=True)
+            shaped = tuple([part.view(-1, count, channels) for part, channels in sizes])
         else:
             # number t * g_t + i belongs to kernel i of output channel t
             shaped = tuple([part.unflatten(1, (-1, count)).transpose(1, 2) for part in parts])

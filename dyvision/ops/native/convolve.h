@@ -170,7 +170,9 @@ int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) 
         dyv_run(work_depthwise, &call, threads);
         return call.failed;
     }
-    if (!share_bank && (threads == 1 || call.units >= 8 * threads || call.units % threads == 0)) {
+    /* whole units for each thread, unless some would have nothing to do for long while others compute the last ones */
+    const int64_t rounds = (call.units + threads - 1) / threads;
+    if (!share_bank && (threads == 1 || 20 * rounds * threads <= 23 * call.units)) {
         dyv_run(work_apart, &call, threads);
         return call.failed;
     }

@@ -8,9 +8,15 @@ struct perception {
 };
 
 INLINE float sum_lanes(vec value) {
-    float sum = 0.0f;
-    for (int i = 0; i < DYV_LANES; i++) sum += value[i];
-    return sum;
+    float lanes[DYV_LANES];
+    store(lanes, value);
+#if DYV_LANES == 16
+    *(eight *)lanes += *(eight *)(lanes + 8);
+#endif
+#if DYV_LANES >= 8
+    *(four *)lanes += *(four *)(lanes + 4);
+#endif
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
 static float mean(const float *restrict from, int64_t count) {
@@ -26,26 +32,41 @@ static float mean(const float *restrict from, int64_t count) {
     return sum / (float)count;
 }
 
-/* One row of weights by up to four samples. */
-INLINE void multiply_row(
-    const int samples, const float *restrict row, int64_t count, const float *restrict from, float start, int relu,
-    float *to, int64_t stride
+/* Some rows of weights by some samples, as many sums as are computed at a time: one would wait for itself. */
+INLINE void multiply_rows_by(
+    const int rows, const int samples, const float *restrict weights, const float *bias, int64_t count,
+    const float *restrict from, int relu, float *to, int64_t stride
 ) {
-    vec sum[4];
+    vec sum[4][4];
+    float total[4][4];
 #pragma GCC unroll 4
-    for (int s = 0; s < samples; s++) sum[s] = (vec){0};
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) sum[r][s] = (vec){0};
     int64_t i = 0;
-    for (; i + DYV_LANES <= count; i += DYV_LANES) {
-        const vec weights = load(row + i);
+    for (; i + DYV_LANES <= count; i += DYV_LANES)
 #pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) sum[s] += weights * load(from + s * count + i);
-    }
+        for (int r = 0; r < rows; r++) {
+            const vec row = load(weights + r * count + i);
 #pragma GCC unroll 4
-    for (int s = 0; s < samples; s++) {
-        float total = start + sum_lanes(sum[s]);
-        for (int64_t j = i; j < count; j++) total += row[j] * from[s * count + j];
-        to[s * stride] = relu && total < 0.0f ? 0.0f : total; /* NaN stays */
-    }
+            for (int s = 0; s < samples; s++) sum[r][s] += row * load(from + s * count + i);
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) total[r][s] = (bias ? bias[r] : 0.0f) + sum_lanes(sum[r][s]);
+    for (; i < count; i++)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int s = 0; s < samples; s++) total[r][s] += weights[r * count + i] * from[s * count + i];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) {
+            const float value = total[r][s];
+            to[s * stride + r] = relu && value < 0.0f ? 0.0f : value; /* NaN stays */
+        }
 }
 
 /* Rows [first, end) of a linear layer, [B, count] to [B, stride]. */
@@ -53,12 +74,22 @@ static void multiply_rows(
     int64_t batch, const float *weights, const float *bias, int64_t count, int64_t first, int64_t end,
     const float *from, int relu, float *to, int64_t stride
 ) {
-    for (int64_t r = first; r < end; r++) {
-        const float *row = weights + r * count, start = bias ? bias[r] : 0.0f;
-        int64_t s = 0;
-        for (; s + 4 <= batch; s += 4)
-            multiply_row(4, row, count, from + s * count, start, relu, to + s * stride + r, stride);
-        for (; s < batch; s++) multiply_row(1, row, count, from + s * count, start, relu, to + s * stride + r, stride);
+    for (int64_t r = first, rows; r < end; r += rows) {
+        const float *row = weights + r * count, *start = bias ? bias + r : NULL;
+        rows = end - r >= 4 ? 4 : 1;
+        for (int64_t s = 0, samples; s < batch; s += samples) {
+            const float *x = from + s * count;
+            float *y = to + s * stride + r;
+            samples = batch - s >= 4 ? 4 : 1;
+            if (rows == 4 && samples == 4)
+                multiply_rows_by(4, 4, row, start, count, x, relu, y, stride);
+            else if (rows == 4)
+                multiply_rows_by(4, 1, row, start, count, x, relu, y, stride);
+            else if (samples == 4)
+                multiply_rows_by(1, 4, row, start, count, x, relu, y, stride);
+            else
+                multiply_rows_by(1, 1, row, start, count, x, relu, y, stride);
+        }
     }
 }
 
