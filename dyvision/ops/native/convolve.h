@@ -11,8 +11,39 @@ struct part {
     int64_t group, row, row_end, vector, vector_end, sample, sample_end;
 };
 
+/* The last pixels of a part, along its weights; `sums` has them behind its vectors, or the output where they are. */
+static void add_rest(
+    const struct call *call, const struct product *product, const float *weights, int64_t rows, const float *columns,
+    const float *bias, float *sums
+) {
+    const dyv_plan *plan = call->plan;
+    float found[4][4];
+    for (int64_t r = 0, some; r < rows; r += some) {
+        some = rows - r >= 4 ? 4 : 1;
+        for (int64_t c = 0, wide; c < plan->rest; c += wide) {
+            wide = sum_rows(
+                some, plan->rest - c, weights + r * product->weight_stride, product->weight_stride,
+                columns + c * plan->inner, plan->inner, product->channels * plan->taps, found
+            );
+            for (int64_t i = 0; i < some; i++)
+                for (int64_t j = 0; j < wide; j++) {
+                    float *to = sums + (r + i) * product->sums_stride + c + j;
+                    float value = product->first ? found[i][j] : *to + found[i][j];
+                    if (product->last) {
+                        value = bias ? value + bias[r + i] : value;
+                        if (product->activation != DYV_NO_ACTIVATION && value < 0.0f) value = 0.0f; /* NaN stays */
+                        if (product->activation == DYV_RELU6 && value > 6.0f) value = 6.0f;
+                    }
+                    *to = value;
+                }
+        }
+    }
+}
+
 /* A part of at most PANEL rows: block by block of channels, each mixed once per sample while the bank is at hand. */
-static int convolve_part(const struct call *call, const struct part *part, const float *packed) {
+static int convolve_part(
+    const struct call *call, const struct part *part, const float *packed, const float *columns
+) {
     const dyv_plan *plan = call->plan;
     const dyv_tensors *t = call->tensors;
     const dyv_problem *p = &plan->problem;
@@ -23,7 +54,8 @@ static int convolve_part(const struct call *call, const struct part *part, const
     const int64_t stride = TILE_ROW(block * taps), kernel = p->out_channels * plan->inner;
     /* straight into the output, if its pixels are those of the vectors and no block adds to another's */
     const int straight = plan->gapless && blocks == 1 && plan->pixels >= plan->lanes;
-    const int64_t sums_stride = straight ? plan->pixels : vectors * DYV_LANES, of_sample = rows * sums_stride;
+    const int64_t rest = part->vector_end == plan->vectors ? plan->rest : 0, computed = vectors * DYV_LANES;
+    const int64_t sums_stride = straight ? plan->pixels : computed + rest, of_sample = rows * sums_stride;
     float *tile = dyv_memory(DYV_TILE, (size_t)((PANEL + 1 + DYV_MOST_ROWS) * stride + PANEL));
     float *sums = NULL;
     if (!straight) sums = dyv_memory(DYV_SUMS, (size_t)((part->sample_end - part->sample) * of_sample));
@@ -76,9 +108,21 @@ static int convolve_part(const struct call *call, const struct part *part, const
                     );
                 }
             }
-            if (!straight && product.last)
-                for (int64_t r = 0; r < rows; r++)
-                    unpack(plan, into + r * sums_stride, part->vector, part->vector_end, output + r * plan->pixels);
+            if (rest) {
+                const float *of_unit = planes + place_of_columns(plan);
+                if (plan->direct) of_unit = columns + (sample - part->sample) * rest * plan->inner;
+                add_rest(
+                    call, &product, weights, rows, of_unit + depth * taps, p->bias == DYV_NO_BIAS ? NULL : bias,
+                    into + (straight ? plan->pixels - rest : computed)
+                );
+            }
+            if (straight || !product.last) continue;
+            for (int64_t r = 0; r < rows; r++) {
+                const float *row = into + r * sums_stride;
+                float *to = output + r * plan->pixels;
+                unpack(plan, row, part->vector, part->vector_end, to);
+                for (int64_t i = 0; i < rest; i++) to[plan->pixels - rest + i] = row[computed + i];
+            }
         }
     }
     return 0;
@@ -86,8 +130,20 @@ static int convolve_part(const struct call *call, const struct part *part, const
 
 /* Any part: at most PANEL rows, and as many vectors and samples as sums fit into the cache, at a time. */
 static int convolve_parts(const struct call *call, const struct part *part, const float *packed) {
+    const dyv_plan *plan = call->plan;
     const int64_t most = smaller(MOST_SUMS / (PANEL * DYV_LANES), part->vector_end - part->vector);
     const int64_t samples = MOST_SUMS / (PANEL * DYV_LANES * most);
+    const int64_t of_sample = plan->rest * plan->inner;
+    float *columns = NULL;
+    if (plan->direct && plan->rest) { /* there are no planes behind which they could be */
+        columns = dyv_memory(DYV_PACKED, (size_t)((part->sample_end - part->sample) * of_sample));
+        if (!columns) return 1;
+        for (int64_t s = part->sample; s < part->sample_end; s++) {
+            const float *map = map_of(call, s * plan->problem.groups + part->group);
+            for (int64_t c = 0; c < plan->depth; c++)
+                write_columns(plan, map + c * plan->pixels, c, columns + (s - part->sample) * of_sample);
+        }
+    }
     for (int64_t r = part->row; r < part->row_end; r += PANEL)
         for (int64_t s = part->sample; s < part->sample_end; s += samples)
             for (int64_t v = part->vector; v < part->vector_end; v += most) {
@@ -95,7 +151,8 @@ static int convolve_parts(const struct call *call, const struct part *part, cons
                     part->group, r, smaller(part->row_end, r + PANEL), v, smaller(part->vector_end, v + most),
                     s, smaller(part->sample_end, s + samples),
                 };
-                if (convolve_part(call, &one, packed)) return 1;
+                const float *own = columns ? columns + (s - part->sample) * of_sample : NULL;
+                if (convolve_part(call, &one, packed, own)) return 1;
             }
     return 0;
 }

@@ -7,18 +7,6 @@ struct perception {
     int64_t next[3];                   /* tasks that are taken of each step */
 };
 
-INLINE float sum_lanes(vec value) {
-    float lanes[DYV_LANES];
-    store(lanes, value);
-#if DYV_LANES == 16
-    *(eight *)lanes += *(eight *)(lanes + 8);
-#endif
-#if DYV_LANES >= 8
-    *(four *)lanes += *(four *)(lanes + 4);
-#endif
-    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
-}
-
 static float mean(const float *restrict from, int64_t count) {
     vec a = {0}, b = {0}, c = {0}, d = {0};
     int64_t i = 0;
@@ -32,63 +20,21 @@ static float mean(const float *restrict from, int64_t count) {
     return sum / (float)count;
 }
 
-/* Some rows of weights by some samples, as many sums as are computed at a time: one would wait for itself. */
-INLINE void multiply_rows_by(
-    const int rows, const int samples, const float *restrict weights, const float *bias, int64_t count,
-    const float *restrict from, int relu, float *to, int64_t stride
-) {
-    vec sum[4][4];
-    float total[4][4];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) sum[r][s] = (vec){0};
-    int64_t i = 0;
-    for (; i + DYV_LANES <= count; i += DYV_LANES)
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const vec row = load(weights + r * count + i);
-#pragma GCC unroll 4
-            for (int s = 0; s < samples; s++) sum[r][s] += row * load(from + s * count + i);
-        }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) total[r][s] = (bias ? bias[r] : 0.0f) + sum_lanes(sum[r][s]);
-    for (; i < count; i++)
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int s = 0; s < samples; s++) total[r][s] += weights[r * count + i] * from[s * count + i];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) {
-            const float value = total[r][s];
-            to[s * stride + r] = relu && value < 0.0f ? 0.0f : value; /* NaN stays */
-        }
-}
-
 /* Rows [first, end) of a linear layer, [B, count] to [B, stride]. */
 static void multiply_rows(
     int64_t batch, const float *weights, const float *bias, int64_t count, int64_t first, int64_t end,
     const float *from, int relu, float *to, int64_t stride
 ) {
     for (int64_t r = first, rows; r < end; r += rows) {
-        const float *row = weights + r * count, *start = bias ? bias + r : NULL;
+        float sums[4][4];
         rows = end - r >= 4 ? 4 : 1;
         for (int64_t s = 0, samples; s < batch; s += samples) {
-            const float *x = from + s * count;
-            float *y = to + s * stride + r;
-            samples = batch - s >= 4 ? 4 : 1;
-            if (rows == 4 && samples == 4)
-                multiply_rows_by(4, 4, row, start, count, x, relu, y, stride);
-            else if (rows == 4)
-                multiply_rows_by(4, 1, row, start, count, x, relu, y, stride);
-            else if (samples == 4)
-                multiply_rows_by(1, 4, row, start, count, x, relu, y, stride);
-            else
-                multiply_rows_by(1, 1, row, start, count, x, relu, y, stride);
+            samples = sum_rows(rows, batch - s, weights + r * count, count, from + s * count, count, count, sums);
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < samples; j++) {
+                    const float value = sums[i][j] + (bias ? bias[r + i] : 0.0f);
+                    to[(s + j) * stride + r + i] = relu && value < 0.0f ? 0.0f : value; /* NaN stays */
+                }
         }
     }
 }

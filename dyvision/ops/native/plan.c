@@ -84,10 +84,13 @@ dyv_plan *dyv_plan_for(const dyv_problem *problem, int64_t lanes) {
         plan->phase_h = plan->strip + below;
         plan->vectors = count_vectors(plan, plan->strip);
     } else {
-        const int64_t without = (plan->pixels + lanes - 1) / lanes;
+        /* a few pixels more than fill the vectors are no reason for another one */
+        const int64_t beyond = plan->pixels % lanes, rest = plan->pixels > lanes && beyond <= lanes / 3 ? beyond : 0;
+        const int64_t without = (plan->pixels - rest + lanes - 1) / lanes;
         plan->gapless = plan->direct || plan->pitch == p->out_w || 14 * without <= 13 * count_vectors(plan, p->out_h);
         if (plan->gapless) plan->pitch = p->out_w, plan->reach = 0;
-        plan->vectors = count_vectors(plan, p->out_h);
+        plan->rest = plan->gapless ? rest : 0;
+        plan->vectors = plan->gapless ? without : count_vectors(plan, p->out_h);
     }
     place_taps(plan);
     return plan;

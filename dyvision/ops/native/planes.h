@@ -10,7 +10,10 @@ struct call {
     int failed;
 };
 
-static int64_t unit_floats(const dyv_plan *plan) { return plan->depth * plan->plane + plan->reach + 2 * DYV_LANES; }
+/* Where the columns of the last pixels are, behind the planes: what the weights of a row are multiplied by. */
+static int64_t place_of_columns(const dyv_plan *plan) { return plan->depth * plan->plane + plan->reach + 2 * DYV_LANES; }
+
+static int64_t unit_floats(const dyv_plan *plan) { return place_of_columns(plan) + plan->rest * plan->inner; }
 
 /* The first of the next `count` tasks. */
 static int64_t take(int64_t *counter, int64_t count) { return __atomic_fetch_add(counter, count, __ATOMIC_RELAXED); }
@@ -52,12 +55,23 @@ static const float *map_of(const struct call *call, int64_t unit) {
     return call->tensors->input + unit * call->plan->depth * call->plan->problem.in_h * call->plan->problem.in_w;
 }
 
+/* Columns [rest, inner] of the last pixels, from the planes of one channel. */
+static void write_columns(const dyv_plan *plan, const float *plane, int64_t channel, float *columns) {
+    for (int64_t r = 0; r < plan->rest; r++) {
+        const float *from = plane + plan->pixels - plan->rest + r;
+        for (int64_t t = 0; t < plan->taps; t++)
+            columns[r * plan->inner + channel * plan->taps + t] = from[plan->tap_offset[t]];
+    }
+}
+
 static void pack_unit(const struct call *call, int64_t unit, int64_t first, int64_t end, float *planes) {
     const dyv_plan *plan = call->plan;
     const float *map = map_of(call, unit);
     const int64_t size = plan->problem.in_h * plan->problem.in_w;
     for (int64_t channel = first; channel < end; channel++)
         pack_channel(plan, map + channel * size, 0, 0, planes + channel * plan->plane);
+    for (int64_t channel = first; channel < end; channel++)
+        write_columns(plan, planes + channel * plan->plane, channel, planes + place_of_columns(plan));
     /* vectors reach beyond the last plane */
     if (end == plan->depth)
         memset(planes + end * plan->plane, 0, (size_t)(plan->reach + 2 * DYV_LANES) * sizeof(float));

@@ -61,6 +61,7 @@ typedef struct {
     int32_t *phase_first, *phase_end; /* columns of a phase that lie in the map */
     int32_t *tap_offset;              /* of a tap in a channel's planes */
     int64_t vectors;
+    int64_t rest; /* pixels beyond the last vector, too few for another: each is a sum along the weights ("gapless") */
 } dyv_plan;
 
 /*

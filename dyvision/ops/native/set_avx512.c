@@ -16,6 +16,7 @@
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
+#include "sums.h"
 #include "planes.h"
 #include "mixing.h"
 #include "depthwise.h"
