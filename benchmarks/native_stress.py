@@ -128,6 +128,7 @@ def call(generator: random.Random) -> None:
     found = native.perceptron(x, first, second, instructions=instructions)
     torch.testing.assert_close(found, F.linear(hidden, *second), rtol=1e-3, atol=1e-3)
     call_low_rank(generator, x, outputs, instructions)
+    call_layer(generator, x, instructions)
 
 
 def call_low_rank(generator: random.Random, x: torch.Tensor, outputs: int, instructions: str) -> None:
@@ -146,8 +147,7 @@ def call_low_rank(generator: random.Random, x: torch.Tensor, outputs: int, instr
         reduce_bias=make(rank),
         bias=generator.choice([None, make(outputs)]),
     )
-    static = make(outputs, channels)
-    found = native.low_rank(x, weights, generator.choice([None, static]), pool, instructions)
+    found = native.low_rank(x, weights, pool, instructions)
     assert found is not None
     squeezed = F.adaptive_avg_pool2d(x, pool).flatten(1) @ weights.squeeze.t()
     embedded = squeezed * F.relu6(squeezed @ weights.gate.t() + 3) / 3
@@ -155,9 +155,41 @@ def call_low_rank(generator: random.Random, x: torch.Tensor, outputs: int, instr
     scale, phi = F.relu6(predicted[:, :outputs] + 3) / 3, predicted[:, outputs:].view(batch, rank, rank)
     torch.testing.assert_close(found.scale, scale, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found.up, weights.expand @ phi, rtol=1e-3, atol=1e-3)
-    if found.kernel is not None:
-        kernel = scale[:, :, None] * static + weights.expand @ phi @ weights.reduce
-        torch.testing.assert_close(found.kernel, kernel, rtol=1e-3, atol=1e-3)
+    kernel, stride = generator.choice([(1, 1), (1, 1), (3, 3)]), generator.choice([1, 1, 2])
+    geometry, static = Geometry((stride, stride), (1, 1), (1, 1), 1), make(outputs, channels, *kernel)
+    sizes = (batch, tuple(x.shape[2:]), tuple(static.shape), geometry, width, rank, pool)
+    layer = native.low_rank_layer(*sizes, instructions=instructions)
+    if layer is None:
+        assert channels == 1
+        return
+    wide = scale[:, :, None, None, None] * static
+    wide[..., (kernel[0] - 1) // 2, (kernel[1] - 1) // 2] += found.up @ weights.reduce
+    each = [F.conv2d(x[b : b + 1], wide[b], found.shift[b], *geometry) for b in range(batch)]
+    torch.testing.assert_close(layer(x, static, weights), torch.cat(each), rtol=1e-3, atol=1e-3)
+
+
+def call_layer(generator: random.Random, x: torch.Tensor, instructions: str) -> None:
+    """One random layer with all gates for ``x [B, C, H, W]``, of one group or depthwise."""
+    batch, channels = x.shape[:2]
+    groups, hidden, count = generator.choice([1, channels]), generator.choice([0, 5]), generator.randint(1, 5)
+    outputs, kernel = groups * generator.choice([1, 2]), generator.choice([(1, 1), (3, 3)])
+    gates = native.Gates(channels, outputs, kernel[0] * kernel[1], count)
+    geometry = Geometry((1, 1), (1, 1), (1, 1), groups)
+    bank = torch.randn(count, outputs, channels // groups, *kernel) / math.sqrt(channels)
+    first, second = torch.randn(hidden, channels), torch.randn(gates.count, hidden or channels) / math.sqrt(channels)
+    layer = native.layer(
+        batch, tuple(x.shape[2:]), tuple(bank.shape[1:]), geometry, gates, hidden, instructions=instructions
+    )
+    assert layer is not None
+    pooled = x.mean((2, 3))
+    numbers = (F.linear(pooled, first).relu() if hidden else pooled) @ second.t()
+    channel, filters, taps, mix = numbers.split([channels, outputs, gates.tap, count], 1)
+    maps = x * channel.sigmoid()[:, :, None, None]
+    weight = torch.einsum("bk,koihw->boihw", mix.softmax(1), bank) * taps.sigmoid().view(batch, 1, 1, *kernel)
+    weight = weight * filters.sigmoid()[:, :, None, None, None]
+    expected = torch.cat([F.conv2d(maps[b : b + 1], weight[b], None, *geometry) for b in range(batch)])
+    found = layer(x, bank, None, first if hidden else None, None, second, None)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,12 @@ def low_rank_layer(
         instructions: One of :func:`instruction_sets`; by default the fastest, or what the environment says.
 
     Returns:
-        The layer; None if the map is too large for it, or the kernels are not available.
+        The layer; None if the map is too large for it, for a single input channel, whose convolution is computed in
+        another way, and if the kernels are not available.
     """
     outputs, channels, *kernel = kernel_shape
+    if channels == 1:
+        return None
     pixels, plain = math.prod(geometry.output_size(size, kernel)), Geometry((1, 1), (0, 0), (1, 1), 1)
     maps = None
     if kernel == [1, 1] and geometry == plain and pixels * (outputs + channels) < outputs * channels:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dyvision.layers import get_layer
-from dyvision.ops import low_rank, native
+from dyvision.ops import native
+from dyvision.ops.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.reason()}")
 
@@ -32,29 +33,29 @@ def hard_sigmoid2(z: Tensor) -> Tensor:
     width=st.sampled_from([1, 5, 20]),
     pool=st.integers(1, 3),
     size=st.sampled_from([(1, 1), (2, 5), (7, 7), (20, 33)]),
-    given_parts=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    given_parts=st.tuples(st.booleans(), st.booleans()),
 )
 def test_one_call_is_the_branch_and_the_products(
     instructions, threads, batch, channels, outputs, rank, width, pool, size, given_parts
 ):
     g = torch.Generator().manual_seed(channels + batch)
     make = lambda *shape: torch.randn(*shape, generator=g) / math.sqrt(shape[-1])  # noqa: E731
-    x, folds, static = make(batch, channels, *size), given_parts[0], make(outputs, channels)
+    x = make(batch, channels, *size)
     weights = native.LowRankWeights(
         squeeze=make(width, channels * pool**2),
         gate=make(width, width),
         predict=make(outputs + rank**2, width),
         predict_bias=make(outputs + rank**2),
         expand=make(outputs, rank),
-        expand_bias=make(outputs) if given_parts[1] else None,
+        expand_bias=make(outputs) if given_parts[0] else None,
         reduce=make(rank, channels),
         reduce_bias=make(rank),
-        bias=make(outputs) if given_parts[2] else None,
+        bias=make(outputs) if given_parts[1] else None,
     )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = native.low_rank(x, weights, static if folds else None, pool, instructions)
+        found = native.low_rank(x, weights, pool, instructions)
     finally:
         torch.set_num_threads(before)
     exact = native.LowRankWeights(*[None if tensor is None else tensor.double() for tensor in weights])
@@ -64,11 +65,57 @@ def test_one_call_is_the_branch_and_the_products(
     shift = (phi @ exact.reduce_bias) @ exact.expand.t()
     shift = shift if exact.expand_bias is None else shift + exact.expand_bias
     shift = shift if exact.bias is None else shift + scale * exact.bias
-    kernel = scale[:, :, None] * static.double() + exact.expand @ phi @ exact.reduce if folds else None
-    assert found is not None and (found.kernel is None) == (kernel is None)
-    for part, expected in zip(found, (scale, exact.expand @ phi, shift, kernel), strict=True):
-        if part is not None:
-            torch.testing.assert_close(part, expected.float(), rtol=1e-3, atol=1e-3)
+    assert found is not None
+    for part, expected in zip(found, (scale, exact.expand @ phi, shift), strict=True):
+        torch.testing.assert_close(part, expected.float(), rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    instructions=st.sampled_from(native.instruction_sets() or ("none",)),
+    threads=st.integers(1, 2),
+    batch=st.integers(1, 4),
+    channels=st.sampled_from([2, 3, 16, 37, 200, 700]),
+    outputs=st.sampled_from([1, 6, 13, 64]),
+    rank=st.sampled_from([1, 4, 17]),
+    kernel=st.sampled_from([(1, 1), (1, 1), (3, 3), (2, 1)]),
+    stride=st.integers(1, 2),
+    size=st.sampled_from([(3, 3), (4, 5), (7, 7), (20, 33)]),
+    activation=st.sampled_from(native.ACTIVATIONS),
+    bias=st.booleans(),
+)
+def test_one_call_is_the_layer(
+    instructions, threads, batch, channels, outputs, rank, kernel, stride, size, activation, bias
+):
+    g = torch.Generator().manual_seed(channels + outputs)
+    make = lambda *shape: torch.randn(*shape, generator=g) / math.sqrt(shape[1] if len(shape) > 1 else 1)  # noqa: E731
+    x, static = torch.randn(batch, channels, *size, generator=g), make(outputs, channels, *kernel)
+    weights = native.LowRankWeights(
+        squeeze=make(5, channels),
+        gate=make(5, 5),
+        predict=make(outputs + rank**2, 5),
+        predict_bias=make(outputs + rank**2),
+        expand=make(outputs, rank, 1, 1),
+        expand_bias=make(outputs),
+        reduce=make(rank, channels, 1, 1),
+        reduce_bias=make(rank),
+        bias=make(outputs) if bias else None,
+    )
+    geometry = Geometry((stride, stride), (kernel[0] // 2, kernel[1] // 2), (1, 1), 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer = native.low_rank_layer(batch, size, tuple(static.shape), geometry, 5, rank, 1, activation, instructions)
+        assert layer is not None
+        found = layer(x, static, weights)
+        scale, up, shift = native.low_rank(x, weights, 1, instructions)
+    finally:
+        torch.set_num_threads(before)
+    wide = static.double() * scale.double()[:, :, None, None, None]
+    wide[..., (kernel[0] - 1) // 2, (kernel[1] - 1) // 2] += up.double() @ weights.reduce.double().flatten(1)
+    each = [F.conv2d(x[b : b + 1].double(), wide[b], shift[b].double(), *geometry) for b in range(batch)]
+    expected = {"relu": F.relu, "relu6": F.relu6}.get(activation, lambda y: y)(torch.cat(each))
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
 
 
 def fused_layer(*arguments, **options) -> nn.Module:
@@ -110,8 +157,9 @@ def test_a_layer_computes_the_same_with_and_without(
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_where_modules_have_to_be_called_they_are(kernel, monkeypatch):
     calls = []
-    original = native.low_rank
-    monkeypatch.setattr(low_rank.native, "low_rank", lambda *args: calls.append(args) or original(*args))
+    original = native.LowRankLayer.__call__
+    record = lambda self, *args: calls.append(args) or original(self, *args)  # noqa: E731
+    monkeypatch.setattr(native.LowRankLayer, "__call__", record)
     x = torch.randn(1, 8, 5, 5)
     layer = fused_layer(8, 12, kernel, padding=kernel // 2)
     expected = layer(x)

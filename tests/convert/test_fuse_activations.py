@@ -1,0 +1,161 @@
+"""If these fail, a fused network activates twice, never, or in the wrong place."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+import dyvision
+from dyvision.layers import get_layer
+from dyvision.layers.fused import FusedConv2d
+from dyvision.ops import native
+
+
+def settle(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def block(layer: str, activation: nn.Module, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    conv = get_layer(layer)(8, 8, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return settle(nn.Sequential(conv, nn.BatchNorm2d(8), activation))
+
+
+@pytest.mark.parametrize("layer", ["static", "condconv", "dyconv", "dynet", "odconv", "dcd"])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(inplace=True)])
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 1), (3, 8)])
+def test_an_activation_is_part_of_the_convolution_before_it(layer, activation, kernel, groups):
+    net = block(layer, copy.deepcopy(activation), kernel, groups)
+    fused = dyvision.fuse(net, (1, 8, 9, 9))
+    assert not any(isinstance(module, (nn.ReLU, nn.ReLU6)) for module in fused.modules())
+    x = 5 * torch.randn(3, 8, 9, 9)
+    expected = net(x)
+    assert (expected == 0).any()
+    torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)  # gradients are recorded
+    for batch in (1, 3):
+        with torch.inference_mode():
+            torch.testing.assert_close(fused(x[:batch]), expected[:batch], rtol=1e-4, atol=1e-5)
+    grown = x.clone().requires_grad_()
+    fused(grown).sum().backward()
+    again = x.clone().requires_grad_()
+    net(again).sum().backward()
+    torch.testing.assert_close(grown.grad, again.grad, rtol=1e-3, atol=1e-4)
+
+
+class Network(nn.Module):
+    """Whose forward is given."""
+
+    def __init__(self, forward, *convs: nn.Module) -> None:
+        super().__init__()
+        self.convs, self.act, self.norm = nn.ModuleList(convs), nn.ReLU(inplace=True), nn.BatchNorm2d(8)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self, x)
+
+
+FORWARDS = {
+    "one activation behind two": (lambda net, x: net.act(net.convs[1](net.act(net.convs[0](x)))), 2),
+    "also behind a sum": (lambda net, x: net.act(net.convs[1](net.act(net.convs[0](x))) + x), 0),
+    "the convolution is read twice": (lambda net, x: (y := net.convs[0](x)) * 1 + net.act(y * 1) + net.convs[1](y), 0),
+    "read again after the activation": (lambda net, x: (y := net.convs[0](x)).sigmoid() + net.act(y), 0),
+    "the convolution is called twice": (lambda net, x: net.act(net.convs[0](net.convs[0](x))) + net.convs[1](x), 0),
+    "the norm is behind the activation": (lambda net, x: net.norm(net.act(net.convs[0](x))) + net.convs[1](x), 1),
+}
+
+
+@pytest.mark.parametrize("layer", ["static", "dyconv"])
+@pytest.mark.parametrize("case", FORWARDS)
+def test_what_else_reads_a_convolution_or_an_activation(layer, case):
+    forward, folded = FORWARDS[case]
+    make = get_layer(layer)
+    net = settle(Network(forward, *(make(8, 8, 1) for _ in range(2))))
+    x = torch.randn(2, 8, 6, 6)
+    expected = net(x.clone())
+    fused = dyvision.fuse(net, (1, 8, 6, 6))
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x.clone()), expected, rtol=1e-4, atol=1e-5)
+    assert (
+        sum(module.fused_activation == "relu" for module in fused.convs if hasattr(module, "fused_activation"))
+        == folded
+    )
+
+
+def test_static_convolutions_keep_their_parameters_and_names():
+    net = settle(
+        nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU(), Conv2dSame(16, 16, 3, stride=2, groups=16), nn.Conv2d(16, 4, 3))
+    )
+    fused = dyvision.fuse(net, (1, 8, 9, 9))
+    assert [type(module) for module in fused] == [FusedConv2d, nn.Identity, FusedConv2d, nn.Conv2d]
+    assert list(fused.state_dict()) == list(net.state_dict())
+    x = torch.randn(1, 8, 9, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fused[0](x[0]), F.relu(net[0](x[0])), rtol=1e-4, atol=1e-5)  # without a batch
+    torch.testing.assert_close(fused.double()(x.double()), net.double()(x.double()))
+    net.float()
+    kept = dyvision.fuse(net, (1, 8, 9, 9), native_static=False)
+    assert [type(module) for module in kept] == [type(module) for module in net]
+
+
+def test_convolutions_with_hooks_stay():
+    net = settle(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+    seen: list[int] = []
+    net[0].register_forward_hook(lambda *_: seen.append(1))
+    fused = dyvision.fuse(net, (1, 8, 5, 5))
+    seen.clear()
+    fused(torch.randn(1, 8, 5, 5))
+    assert seen and isinstance(fused[1], nn.ReLU)
+
+
+@pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.reason()}")
+@pytest.mark.parametrize("groups", [1, 8])
+def test_native_kernels_compute_static_convolutions(groups, monkeypatch):
+    calls = []
+    original = native.Convolution.__call__
+    monkeypatch.setattr(native.Convolution, "__call__", lambda self, *args: calls.append(1) or original(self, *args))
+    kernel = 3 if groups > 1 else 1
+    net = settle(nn.Sequential(nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=groups), nn.ReLU6()))
+    fused = dyvision.fuse(net, (1, 8, 9, 9))
+    x = 4 * torch.randn(1, 8, 9, 9)
+    calls.clear()
+    with torch.inference_mode():
+        expected = net(x)
+        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
+        assert calls == [1]
+        fused[0].weight.mul_(2)
+        net[0].weight.mul_(2)
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)  # changed weights are seen
+        assert calls == [1, 1]
+        with pytest.raises(RuntimeError, match="channels"):
+            fused(torch.randn(1, 7, 9, 9))
+
+
+@pytest.mark.parametrize("layer", ["dyconv", "dcd"])
+def test_a_fused_network_collapses_with_its_activations(layer):
+    net = settle(nn.Sequential(*block(layer, nn.ReLU()), *block("static", nn.ReLU6(), 1)))
+    fused = dyvision.fuse(net, (1, 8, 9, 9))
+    images = torch.randn(1, 8, 9, 9)
+    with torch.no_grad():
+        collapsed = dyvision.collapse(fused, [images])
+        torch.testing.assert_close(collapsed(images), net(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden_reduction", [None, 4])
+def test_the_order_of_coefficients_is_prepared_once(hidden_reduction):
+    net = nn.Sequential(get_layer("dynet")(8, 12, 3, hidden_reduction=hidden_reduction), nn.BatchNorm2d(12), nn.ReLU())
+    net = settle(net)
+    fused = dyvision.fuse(dyvision.fuse(net, (1, 8, 9, 9)), (1, 8, 9, 9))
+    x = torch.randn(3, 8, 9, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fused[0].coefficients(x), net[0].coefficients(x))
