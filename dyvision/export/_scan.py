@@ -1,6 +1,6 @@
 """What an ONNX file has in place of a convolution with one kernel per sample.
 
-In ONNX Runtime (``benchmarks/onnx_runtime.py``) a ``Scan`` over the samples around an ordinary ``Conv`` takes less time
+In ONNX Runtime (``benchmarks/exported.py``) a ``Scan`` over the samples around an ordinary ``Conv`` takes less time
 than products of the unfolded input, sums over the taps, or all K kernels for the whole batch at once, and it works with
 any batch. One sample needs no ``Scan``.
 """

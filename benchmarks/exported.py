@@ -1,12 +1,13 @@
-"""Time of networks in ONNX Runtime over a reference network, all measured in turn in one run.
+"""Time of exported networks over a reference network in the same runtime, all measured in turn in one run.
 
-    python -m benchmarks.onnx_runtime mobilenetv2_100 --layer dyconv condconv odconv dcd --batch 1 8
-    python -m benchmarks.onnx_runtime mobilenetv2_100 dy_mobilenetv2 fix_mobilenetv2 --files dynamic fixed
+    python -m benchmarks.exported mobilenetv2_100 --layer dyconv condconv odconv dcd --batch 1 8 --threads 1 2
+    python -m benchmarks.exported mobilenetv2_100 dy_mobilenetv2 fix_mobilenetv2 --files dynamic fixed
+    python -m benchmarks.exported resnet18 --layer dyconv --runtimes onnx openvino
 
 The first network is the reference; ``--layer`` adds its dynamic versions. Every network is exported by
-``dyvision.export.export_onnx``, for any batch or (``--files fixed``) one file per batch, and compared with PyTorch.
+``dyvision.export``, for any batch or (``--files fixed``) one file per batch, and compared with PyTorch.
 Where other programs run beside it, ``--cpu-time`` (one thread) leaves out what they take; the ratio of the shortest
-times is the one that they disturb least. Needs ``pip install "dyvision[export]"``.
+times is the one that they disturb least. Needs ``pip install "dyvision[export,openvino]"``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,8 +27,13 @@ from torch import nn
 import dyvision
 from dyvision.analysis.benchmark import compare, describe_machine
 from dyvision.analysis.benchmark.cases import SETTINGS
-from dyvision.export import OnnxFile, export_onnx
-from dyvision.export.session import open_session
+from dyvision.export import OnnxFile, OpenvinoFile, export_onnx, export_openvino
+
+#: how a network is written for a runtime, and what its files are called
+WRITERS: dict[str, tuple[Callable[..., OnnxFile | OpenvinoFile], str]] = {
+    "onnx": (export_onnx, ".onnx"),
+    "openvino": (export_openvino, ".xml"),
+}
 
 
 def main() -> None:
@@ -44,13 +49,13 @@ def main() -> None:
     )
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, not of the clock")
     parser.add_argument("--input-size", type=int, default=224)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runtimes", nargs="+", choices=tuple(WRITERS), default=["onnx"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    if options.cpu_time and options.threads != 1:
+    if options.cpu_time and options.threads != [1]:
         parser.error("--cpu-time adds up what all threads take: use it with --threads 1")
-    machine = describe_machine(torch.device("cpu"))["device"]
-    print(f"{machine}, ONNX Runtime {version('onnxruntime')}")
+    print(describe_machine(torch.device("cpu"))["device"])
     torch.manual_seed(0)
     builders: dict[str, Callable[[], nn.Module]] = {
         name: partial(dyvision.create_model, name) for name in options.networks
@@ -59,29 +64,37 @@ def main() -> None:
     for layer in options.layer:
         arguments = {**SETTINGS.get(layer, {}), **({"policy": options.policy} if options.policy else {})}
         builders[f"{reference}, {layer}"] = partial(dyvision.create_model, reference, layer, **arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    for runtime in options.runtimes:
         for batch in [b for kind in options.files for b in ([None] if kind == "dynamic" else options.batch)]:
-            files = {
-                name: export_onnx(
-                    build(),
-                    Path(folder) / f"{index}.onnx",
-                    image_size=options.input_size,
-                    batch=batch or "dynamic",
-                )
-                for index, (name, build) in enumerate(builders.items())
-            }
-            for measured in [batch] if batch else options.batch:
-                Console().print(table(files, measured, "fixed" if batch else "dynamic", options))
+            with tempfile.TemporaryDirectory() as folder:
+                files = write(builders, runtime, Path(folder), batch, options.input_size)
+                for measured in [batch] if batch else options.batch:
+                    for threads in options.threads:
+                        Console().print(table(files, measured, "fixed" if batch else "dynamic", threads, options))
 
 
-def table(files: dict[str, OnnxFile], batch: int, kind: str, options: argparse.Namespace) -> Table:
+def write(
+    builders: dict[str, Callable[[], nn.Module]], runtime: str, folder: Path, batch: int | None, size: int
+) -> dict[str, OnnxFile | OpenvinoFile]:
+    """Export and check all networks; ``batch`` None for any."""
+    export, suffix = WRITERS[runtime]
+    return {
+        name: export(build(), folder / f"{index}{suffix}", image_size=size, batch=batch or "dynamic")
+        for index, (name, build) in enumerate(builders.items())
+    }
+
+
+def table(
+    files: dict[str, OnnxFile | OpenvinoFile], batch: int, kind: str, threads: int, options: argparse.Namespace
+) -> Table:
     """Measure one batch size, all files in turn."""
     reference = next(iter(files))
     images = torch.randn(batch, 3, options.input_size, options.input_size)
-    runs = {name: make_run(file, images, options.threads) for name, file in files.items()}
+    runs = {name: partial(file.runner(threads), images) for name, file in files.items()}
     found = compare(runs, options.rounds, timer=_cpu_time if options.cpu_time else None)
     shortest = {name: 1e3 * min(found.seconds[name]) for name in files}
-    rows = Table(title=f"{kind} batch of {batch}, {options.input_size} pixels, {options.threads} thread(s)")
+    program = files[reference].program
+    rows = Table(title=f"{program}, {kind} batch of {batch}, {options.input_size} pixels, {threads} thread(s)")
     for column in ("network", "ms", "over first", "shortest", "over first", "nodes", "export s", "error"):
         rows.add_column(column)
     for name, file in files.items():
@@ -96,13 +109,6 @@ def _cpu_time(run: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         run()
     return time.process_time() - start
-
-
-def make_run(file: OnnxFile, images: torch.Tensor, threads: int) -> Callable[[], object]:
-    """Open a file; the call of its session."""
-    session = open_session(file.path, threads)
-    feed = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, feed)
 
 
 if __name__ == "__main__":
