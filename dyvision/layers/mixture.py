@@ -34,7 +34,7 @@ class MixtureConv2d(BankedConv2d, abstract=True):
         if self.bias is None or self.bias.ndim == 1:
             return self.expand_outputs(x, self.bias)
         output = self.expand_outputs(x)
-        return add_bias(output, mix_bias(self.bias, coefficients, len(x)).to(output.dtype))
+        return add_bias(output, mix_bias(self.bias, coefficients, x.shape[0]).to(output.dtype))
 
     def static_kernel(self, coefficients: Tensor) -> StaticKernel:
         """See the base class."""

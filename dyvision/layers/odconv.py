@@ -163,7 +163,7 @@ class ODConv2d(Tempered, BankedConv2d):
 
     def _by_sample(self, x: Tensor, factors: Tensor, bias: Tensor | None, stride: Size = 1) -> Tensor:
         """Apply a factor per sample, ``[B, C', C/groups]``, and a bias ``[C']`` that is the same for all."""
-        bias = None if bias is None else bias.expand(len(x), -1)
+        bias = None if bias is None else bias.expand(x.shape[0], -1)
         return dynamic_conv2d(x, factors.to(x.dtype)[..., None, None], bias, stride, groups=self.groups)
 
     def _gated_kernels(self, kernels: Tensor, attention: ODConvCoefficients) -> Tensor:

@@ -75,7 +75,7 @@ def _expand(equation: str, factor: Tensor, core: Tensor, groups: int) -> Tensor:
     dtype = torch.promote_types(core.dtype, factor.dtype)
     with without_autocast(core.device):
         expanded = torch.einsum(equation, by_group.to(dtype), parts.to(dtype))
-    return expanded.flatten(1, 2).unflatten(3, core.shape[3:])
+    return expanded.contiguous().flatten(1, 2).unflatten(3, core.shape[3:])
 
 
 def truncated_hosvd(weight: Tensor, ranks: Ranks, groups: int) -> Factors:
