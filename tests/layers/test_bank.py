@@ -262,13 +262,19 @@ def test_it_is_exported_with_free_sizes(name, kernel):
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("name", BANKED)
-def test_it_compiles_and_runs_in_onnx_runtime(name, kernel, tmp_path):
-    layer = build(name, kernel=kernel).float().eval()
-    x = torch.randn(3, 8, 9, 7)
+def test_it_compiles(name, kernel):
+    layer, x = build(name, kernel=kernel).float().eval(), torch.randn(3, 8, 9, 7)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("name", BANKED)
+def test_it_runs_in_onnx_runtime(name, kernel, tmp_path):
+    layer = build(name, kernel=kernel).float().eval()
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from dyvision.export import export_onnx  # a file has its name only if ONNX Runtime's outputs are these
 
-    for more in ({"batch": 1}, {"batch": "dynamic"}, {"dynamic_size": True}):
+    for more in ({"batch": 1}, {"dynamic_size": True}):
         assert export_onnx(layer, tmp_path / "layer.onnx", image_size=(12, 11), channels=8, tolerance=1e-4, **more)
