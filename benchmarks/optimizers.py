@@ -85,7 +85,8 @@ def measure(way: str, optimizer: str, options: argparse.Namespace) -> dict[str, 
     torch.set_num_threads(options.threads)
     arguments = dict(WAYS[way])
     in_backward = arguments.pop("in_backward", False)
-    kwargs = {"num_kernels": options.kernels} if options.layer != "static" else None
+    bank = {"bank": options.bank, "rank": options.rank} if options.bank else {}
+    kwargs = {"num_kernels": options.kernels, **bank} if options.layer != "static" else None
     gpu = torch.cuda.is_available()
     before = _resident("VmRSS")
     task = ClassificationTask(
@@ -110,6 +111,8 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--layer", default="dyconv")
     parser.add_argument("--kernels", type=int, default=4)
+    parser.add_argument("--bank", help="of layers that have one: full or tucker")
+    parser.add_argument("--rank", type=float, help="of a factorised bank, a share of the channels")
     parser.add_argument("--optimizer", nargs="+", default=["adamw", "sgd"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--batch", type=int, default=16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 import torch
@@ -15,6 +16,7 @@ from torchmetrics import Metric
 from dyvision.backbones import Backbone, load_backbone_weights
 from dyvision.backbones.registry import find_builder
 from dyvision.layers import get_layer
+from dyvision.layers.arguments import DoesNotFitError
 from dyvision.tasks.arguments import TaskArguments, check_shared_arguments, plain_value
 from dyvision.tasks.checkpoint import CheckpointMixin
 from dyvision.tasks.classes import merge_classes
@@ -87,7 +89,8 @@ class BaseTask(CheckpointMixin, TaskArguments, ABC):
         hparams = type(cls.__name__, (cls,), {"_build": lambda task: None})(**arguments).hparams
         find_builder(hparams.backbone)
         if hparams.get("layer_kwargs"):  # a layer of no weight
-            get_layer(hparams.layer)(64, 64, 3, padding=1, device="meta", **hparams.layer_kwargs)
+            with suppress(DoesNotFitError):  # of these channels
+                get_layer(hparams.layer)(64, 64, 3, padding=1, device="meta", **hparams.layer_kwargs)
 
     # What a task implements.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dyvision.layers import DCDConv2d, DynamicConv2d, ODConv2d
+from dyvision.layers.bank import BankedConv2d
 from dyvision.ops.kernels import mix_kernels
 
 #: bins of the histogram of |correlation| over [0, 1]
@@ -63,7 +64,7 @@ def effective_kernel(layer: DynamicConv2d, coefficients: Any, index: int) -> Ten
     statistics (their shifts are no part of the kernel); with groups it is written out dense, ``[C_out, C_in, ...]``.
     ODConv's has all four attentions.
     """
-    weight = layer.weight.double()
+    weight = (layer.kernels() if isinstance(layer, BankedConv2d) else layer.weight).double()
     if isinstance(layer, DCDConv2d):
         scale, fusion = coefficients.scale[index].double(), torch.block_diag(*coefficients.fusion[index].double())
         first, second = (

@@ -12,12 +12,14 @@ further rules::
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import accumulate
 from operator import mul
 from typing import Any
 
+from dyvision.layers.bank import BankedConv2d
 from dyvision.layers.channel_attention import ChannelAttentionConv2d
 from dyvision.layers.dcd import DCDConv2d
 from dyvision.layers.dgc import DGConv2d
@@ -101,6 +103,10 @@ def convolution(layer: Any, call: Call) -> int:
 def executed_cost(layer: Any, call: Call) -> Cost:
     """Split what was executed: the branch is measured, one convolution is computed, the rest is mixing."""
     rest = call.executed - call.branch
+    if isinstance(layer, BankedConv2d) and layer.ranks is not None:
+        form = min(layer.forms(call.inputs, call.outputs), key=lambda form: form.total(call.batch))
+        fixed, one = call.batch * form.static, call.batch * form.dynamic
+        return Cost(fixed, one, call.branch, rest - fixed - one)
     one = min(rest, convolution(layer, call))
     # the kernel of these does not depend on the input
     static = isinstance(layer, ChannelAttentionConv2d) or (isinstance(layer, FDConv2d) and not layer.is_dynamic)
@@ -131,9 +137,26 @@ def _output_mixing(layer: Any, call: Call, count: int) -> int:
 def _mixture(layer: MixtureConv2d, call: Call) -> Cost:
     """CondConv, DyConv, DyNet: mix K kernels, or the outputs of K convolutions."""
     count = layer.num_kernels
-    kernels = min(count * math.prod(layer.kernel_shape), _output_mixing(layer, call, count))
     biases = count * layer.out_channels if layer.bias is not None and layer.bias.ndim == 2 else 0
+    if layer.ranks is not None:
+        return _factorised(layer, call, [form.mixing + biases for form in layer.forms(call.inputs, call.outputs)])
+    kernels = min(count * math.prod(layer.kernel_shape), _output_mixing(layer, call, count))
     return _dynamic(layer, call, kernels + biases)
+
+
+def _factorised(layer: BankedConv2d, call: Call, mixing: Sequence[int]) -> Cost:
+    """Of a factorised bank: its factors are convolutions around that with the mixed core, or the kernels written out.
+
+    Args:
+        layer: The layer.
+        call: One call of it.
+        mixing: Multiply-adds per sample of the mixing in either form.
+    """
+    costs = [
+        Cost(call.batch * form.static, call.batch * form.dynamic, call.branch, call.batch * own + form.once)
+        for form, own in zip(layer.forms(call.inputs, call.outputs), mixing, strict=True)
+    ]
+    return min(costs, key=lambda cost: cost.total)
 
 
 @cheapest_cost.register
@@ -169,7 +192,11 @@ def _odconv(layer: ODConv2d, call: Call) -> Cost:
             costs.append(kernels + products + (0 if channel else on_input) + (0 if filters else on_output))
     if taps == 1 and count > 1:
         costs.append(_output_mixing(layer, call, count) + count * outputs + on_input)
-    return _dynamic(layer, call, min(costs))
+    if layer.ranks is None:
+        return _dynamic(layer, call, min(costs))
+    core = math.prod(always) * (len(always) > 1) + count * layer.weight[0].numel() * (len(always) > 0)
+    gates = min(layer.input_factor.numel(), on_input) + min(layer.output_factor.numel(), on_output)
+    return _factorised(layer, call, [core + gates, min(costs)])
 
 
 @cheapest_cost.register

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dyvision.analysis.correlation import BINS, Correlation, correlate, count_pairs, effective_kernel, write_dense
 from dyvision.analysis.macs import evaluating
 from dyvision.layers import CondConv2d, DCDConv2d, DyConv2d, DynamicConv2d, DyNetConv2d, ODConv2d
+from dyvision.layers.bank import BankedConv2d
 from dyvision.text import did_you_mean
 
 #: layers whose coefficients and kernels are reported, and what the coefficients are
@@ -236,7 +237,7 @@ def _reference(layer: DynamicConv2d, name: str, static: nn.Module | None) -> tup
     """Correlation of the static kernels a layer is compared with, and which those are."""
     dcd = isinstance(layer, DCDConv2d)
     if static is None:
-        kernel = layer.weight if dcd else layer.weight.mean(0)
+        kernel = layer.kernels().mean(0) if isinstance(layer, BankedConv2d) else layer.weight
         source = "own static kernel W0" if dcd else "mean of its own kernels"
     else:
         convs = {key: module for key, module in static.named_modules() if isinstance(module, nn.Conv2d)}

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyvision.cli._layer_arguments import add_layer_arguments, layer_arguments
+
 if TYPE_CHECKING:
     from dyvision.analysis.benchmark.measure import Plan
     from dyvision.analysis.benchmark.rows import Row
@@ -28,6 +30,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("what", choices=_WHAT, help="what is measured")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="networks (dyvision list backbones)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="dynamic layers (dyvision list layers)")
+    add_layer_arguments(parser)
     parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="batch sizes (1 8 32; training: 16)")
     parser.add_argument("--input-size", type=int, metavar="N", help="side of the images (224; training: 128)")
     parser.add_argument("--formulations", action="store_true", help="operators: force every formulation, name the best")
@@ -129,6 +132,10 @@ def _check(options: argparse.Namespace) -> Plan:
         raise ValueError(f"--budget must be more than 0 seconds, got {options.budget}")
     if options.what == "operators" and options.layers:
         raise ValueError("--layers applies to models and training; operators have no layers, only shapes of --networks")
+    if options.set and (options.what == "operators" or not options.layers):
+        raise ValueError("--set gives arguments of the layers of models and training: name these by --layers")
+    for layer in options.layers or ():
+        layer_arguments(layer, options.set)
     if options.what != "operators" and options.formulations:
         raise ValueError(f"--formulations applies to operators, not to {options.what}")
     if options.what != "models" and options.fuse:
@@ -148,6 +155,7 @@ def _check(options: argparse.Namespace) -> Plan:
         input_size=options.input_size,
         networks=options.networks,
         layers=options.layers,
+        arguments=dict(options.set),
         formulations=options.formulations,
         fused=options.fuse,
         rounds=options.rounds,

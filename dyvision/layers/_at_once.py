@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinary, owner
+from dyvision.layers.bank import BankedConv2d
 from dyvision.ops.modes import is_traced
 from dyvision.ops.native import Gates
 from dyvision.ops.predicted import predicted_conv2d
 
 
-class PredictsGates(DynamicConv2d, abstract=True):
+class PredictsGates(BankedConv2d, abstract=True):
     """Base of layers whose coefficients are softmaxes and sigmoids of what their branch's perceptron predicts."""
 
     #: The branch about which :meth:`gates` speaks; with one of another class, coefficients are asked for.
@@ -39,7 +39,7 @@ class PredictsGates(DynamicConv2d, abstract=True):
         # what a compiler cannot ask stands behind this question
         if is_traced() or not self._coefficients_are_gates or "coefficients" in vars(self):
             return None
-        if self.padding_mode != "zeros" or not is_ordinary(branch, self.branch_type):
+        if self.padding_mode != "zeros" or self.ranks is not None or not is_ordinary(branch, self.branch_type):
             return None
         gates, layers = self.gates(), branch.perceptron()
         if gates is None or layers is None:

@@ -23,6 +23,8 @@ KERNEL_NOISE = 0.1
 
 #: kaiming-normal for the number of outputs, the start of most official branches
 FAN_OUT: Initializer = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+#: the kernel of ``nn.Conv2d``
+LIKE_CONV2D: Initializer = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))
 
 
 class _Initialised(nn.Module):
@@ -67,10 +69,14 @@ def by_outputs(weight: Tensor) -> None:
 def start_like_conv2d(weight: Tensor, bias: Tensor | None) -> None:
     """Set a kernel ``[C_out, C_in/groups, kH, kW]``, or each of a stack of them, and the bias as ``nn.Conv2d`` does."""
     for kernel in weight if weight.ndim == 5 else (weight,):
-        nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        LIKE_CONV2D(kernel)
+    start_bias_like_conv2d(bias, math.prod(weight.shape[-3:]))
+
+
+def start_bias_like_conv2d(bias: Tensor | None, fan_in: int) -> None:
+    """Set the bias of a convolution, each of whose outputs sums up ``fan_in`` products, as ``nn.Conv2d`` does."""
     if bias is not None:
-        bound = 1 / math.sqrt(math.prod(weight.shape[-3:]))
-        nn.init.uniform_(bias, -bound, bound)
+        nn.init.uniform_(bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
 def reset_children(module: nn.Module) -> None:

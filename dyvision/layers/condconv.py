@@ -7,6 +7,7 @@ in ``d-li14/condconv.pytorch`` (weights N(0, 0.01), bias 0), of each kernel as i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from dyvision.layers._base import DynamicConv2d, check_positive
+from dyvision.layers._base import DynamicConv2d
 from dyvision.layers._branch import LinearBranch, require_branch
-from dyvision.layers._initialise import Initializer, spread_kernels, start_like_conv2d
+from dyvision.layers._initialise import LIKE_CONV2D, Initializer, start_bias_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
@@ -44,6 +45,10 @@ class CondConv2d(MixtureConv2d):
 
     Args:
         num_kernels: Kernels K; the paper uses 8.
+        bank: ``"full"`` for K whole kernels, ``"tucker"`` for a factorised bank, ``U_out G_k U_in``: two 1x1
+            convolutions around cores G_k, of which the K are mixed. Depthwise layers keep whole kernels.
+        rank: Of a factorised bank: a share of the channels, a float in (0, 1], by default 0.5, or the rank itself, an
+            int.
         branch: Own routing from the layer's input; False if the block's routing is handed to ``forward``.
 
     Shape:
@@ -64,14 +69,14 @@ class CondConv2d(MixtureConv2d):
         kernel_size: Size,
         *args: Any,
         num_kernels: int = 8,
+        bank: str = "full",
+        rank: float | None = None,
         branch: bool = True,
         **kwargs: Unpack[Conv2dArguments],
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
-        check_positive("num_kernels", num_kernels)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels = num_kernels
-        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.make_bank(num_kernels, bank, rank, **dd)
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
         self.branch = CondConvRouting(self.in_channels, num_kernels, **dd) if branch else None
         self.reset_parameters()
@@ -80,7 +85,8 @@ class CondConv2d(MixtureConv2d):
         """Initialise each kernel like ``nn.Conv2d``."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        start_like_conv2d(self.weight, self.bias)
+        self.reset_bank(LIKE_CONV2D)
+        start_bias_like_conv2d(self.bias, math.prod(self.kernel_shape[1:]))
 
     @classmethod
     def make_shared_branch(cls, in_channels: int, layers: Sequence[DynamicConv2d]) -> CondConvRouting:
@@ -98,7 +104,7 @@ class CondConv2d(MixtureConv2d):
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = 2 W / K`` plus noise that sums to zero, under routing weights of exactly 0.5."""
-        self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
+        self.start_bank(weight * (2 / self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_((bias * (2 / self.num_kernels)).expand_as(self.bias))
         if self.branch is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import FAN_OUT, reset_children, spread_kernels
+from dyvision.layers._initialise import FAN_OUT, reset_children
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
@@ -68,6 +68,10 @@ class DyConv2d(Tempered, MixtureConv2d):
 
     Args:
         num_kernels: Kernels K; the paper uses 4.
+        bank: ``"full"`` for K whole kernels, ``"tucker"`` for a factorised bank, ``U_out G_k U_in``: two 1x1
+            convolutions around cores G_k, of which the K are mixed. Depthwise layers keep whole kernels.
+        rank: Of a factorised bank: a share of the channels, a float in (0, 1], by default 0.5, or the rank itself, an
+            int.
         ratio: Width of the attention's hidden layer over ``in_channels``.
         temperature: Initial T; saved with the parameters (see ``set_temperature``).
 
@@ -89,6 +93,8 @@ class DyConv2d(Tempered, MixtureConv2d):
         kernel_size: Size,
         *args: Any,
         num_kernels: int = 4,
+        bank: str = "full",
+        rank: float | None = None,
         ratio: float = 0.25,
         temperature: float = 1.0,
         **kwargs: Unpack[Conv2dArguments],
@@ -97,9 +103,8 @@ class DyConv2d(Tempered, MixtureConv2d):
         check_positive("num_kernels", num_kernels)
         check_between("ratio", ratio, math.inf)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels = num_kernels
         self.branch = DyConvAttention(self.in_channels, num_kernels, ratio, **dd)
-        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.make_bank(num_kernels, bank, rank, **dd)
         self.bias = nn.Parameter(torch.empty(num_kernels, self.out_channels, **dd)) if self.has_bias else None
         self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
@@ -108,8 +113,7 @@ class DyConv2d(Tempered, MixtureConv2d):
         """Initialise each kernel kaiming-uniform (a=0), biases 0; T as at first."""
         self.set_temperature(self.initial_temperature)
         self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel)
+        self.reset_bank(nn.init.kaiming_uniform_)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -131,7 +135,7 @@ class DyConv2d(Tempered, MixtureConv2d):
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_k = W`` plus noise that sums to zero, under equal attention."""
-        self.weight.copy_(spread_kernels(weight, self.num_kernels))
+        self.start_bank(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias.expand_as(self.bias))
         nn.init.zeros_(self.branch.fc2.weight)

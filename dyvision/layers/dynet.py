@@ -6,6 +6,7 @@ Zhang et al., "DyNet: Dynamic Convolution for Accelerating Convolutional Neural 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from typing_extensions import Unpack
 
 from dyvision.layers._base import DynamicConv2d, check_positive
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, require_branch
-from dyvision.layers._initialise import reset_children, spread_kernels, start_like_conv2d
+from dyvision.layers._initialise import LIKE_CONV2D, reset_children, start_bias_like_conv2d
 from dyvision.layers._registry import register_layer
 from dyvision.layers.arguments import Conv2dArguments, factory_kwargs
 from dyvision.layers.mixture import MixtureConv2d
@@ -107,6 +108,10 @@ class DyNetConv2d(MixtureConv2d):
 
     Args:
         num_kernels: Kernels per output channel, g_t; the paper uses 6.
+        bank: ``"full"`` for K whole kernels, ``"tucker"`` for a factorised bank, ``U_out G_k U_in``: two 1x1
+            convolutions around cores G_k, of which those of a kernel are mixed. Depthwise layers keep whole kernels.
+        rank: Of a factorised bank: a share of the channels, a float in (0, 1], by default 0.5, or the rank itself, an
+            int.
         hidden_reduction: Of the layer's own branch; see :class:`DyNetBranch`.
         branch: Own branch on the layer's input; False if the block's coefficients are handed to ``forward``.
 
@@ -119,6 +124,7 @@ class DyNetConv2d(MixtureConv2d):
     """
 
     shares_coefficients = True
+    mixes_per_channel = True
 
     def __init__(
         self,
@@ -127,15 +133,15 @@ class DyNetConv2d(MixtureConv2d):
         kernel_size: Size,
         *args: Any,
         num_kernels: int = 6,
+        bank: str = "full",
+        rank: float | None = None,
         hidden_reduction: int | None = None,
         branch: bool = True,
         **kwargs: Unpack[Conv2dArguments],
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
-        check_positive("num_kernels", num_kernels)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels = num_kernels
-        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.make_bank(num_kernels, bank, rank, **dd)
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.branch = (
             DyNetBranch(self.in_channels, self.out_channels, num_kernels, hidden_reduction, **dd) if branch else None
@@ -146,7 +152,8 @@ class DyNetConv2d(MixtureConv2d):
         """Initialise each kernel and the bias like ``nn.Conv2d``; the paper does not say."""
         if self.branch is not None:
             self.branch.reset_parameters()
-        start_like_conv2d(self.weight, self.bias)
+        self.reset_bank(LIKE_CONV2D)
+        start_bias_like_conv2d(self.bias, math.prod(self.kernel_shape[1:]))
 
     @classmethod
     def make_shared_branch(
@@ -165,7 +172,7 @@ class DyNetConv2d(MixtureConv2d):
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``2 W / g_t`` plus noise that sums to zero, under coefficients of exactly 0.5."""
-        self.weight.copy_(spread_kernels(weight * (2 / self.num_kernels), self.num_kernels))
+        self.start_bank(weight * (2 / self.num_kernels))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
         if self.branch is not None:

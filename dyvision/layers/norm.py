@@ -51,15 +51,16 @@ def apply_norm(norm: nn.Module, input: Tensor) -> Tensor:
     return cast(Tensor, norm(input.to(own.dtype))).to(input.dtype)
 
 
-def absorb(conv: nn.Module, factor: Tensor, shift: Tensor) -> None:
+def absorb(conv: nn.Module, factor: Tensor, shift: Tensor, weight: Tensor | None = None) -> None:
     """Multiply a convolution's output channels by ``factor [C_out]`` and add ``shift [C_out]``, in place.
 
     Args:
-        conv: With ``weight [..., C_out, C_in/groups, kH, kW]``, and ``bias [..., C_out]`` or None.
+        conv: With ``bias [..., C_out]`` or None.
         factor: ``[C_out]``.
         shift: ``[C_out]``.
+        weight: What is multiplied, ``[..., C_out, C, kH, kW]``; the convolution's weight if None.
     """
-    cast(Tensor, conv.weight).mul_(factor[:, None, None, None])
+    (cast(Tensor, conv.weight) if weight is None else weight).mul_(factor[:, None, None, None])
     bias = cast("Tensor | None", conv.bias)
     conv.bias = nn.Parameter(shift if bias is None else bias * factor + shift)
 

@@ -10,7 +10,7 @@ first ten epochs.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dyvision.layers._at_once import PredictsGates
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear
-from dyvision.layers._initialise import FAN_OUT, reset_children, spread_kernels
+from dyvision.layers._initialise import FAN_OUT
+from dyvision.layers._odconv_branch import ODConvAttention, ODConvCoefficients
 from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel
 from dyvision.layers.arguments import Conv2dArguments, check_between, check_positive, factory_kwargs
-from dyvision.layers.norm import GuardedBatchNorm1d, absorb, affine, apply_norm, is_foldable
 from dyvision.layers.tempered import Tempered
 from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.activation import activated
@@ -32,96 +31,6 @@ from dyvision.ops.geometry import Size
 from dyvision.ops.kernels import mix_kernels
 from dyvision.ops.modes import has_open_size
 from dyvision.ops.native import Gates
-
-
-class ODConvCoefficients(NamedTuple):
-    """Attentions over the four dimensions of the kernels; None where the layer has none.
-
-    Attributes:
-        channel: a_c ``[B, C_in]`` in (0, 1), scales the input.
-        filter: a_f ``[B, C_out]`` in (0, 1), scales the output; None for a depthwise convolution.
-        spatial: a_s ``[B, kH, kW]`` in (0, 1), scales the kernels' taps; None for a 1x1 kernel.
-        kernel: a_w ``[B, K]``, rows sum to one; None for a single kernel.
-    """
-
-    channel: Tensor
-    filter: Tensor | None
-    spatial: Tensor | None
-    kernel: Tensor | None
-
-
-class ODConvAttention(CoefficientBranch):
-    """Logits of the attentions: linear layers on ``h = ReLU(BN(Wh GAP(x)))``.
-
-    Args:
-        in_channels: Channels of the input.
-        hidden: Width A of h.
-        out_channels: Outputs of the filter attention; 0 for none.
-        taps: Outputs of the spatial attention; 0 for none.
-        num_kernels: Outputs of the kernel attention; 0 for none.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        hidden: int,
-        out_channels: int,
-        taps: int,
-        num_kernels: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        #: lengths of the logits, in the order of :class:`ODConvCoefficients`
-        self.sizes = (in_channels, out_channels, taps, num_kernels)
-        start: dict[str, Any] = {"initializer": FAN_OUT, **dd}
-        self.fc = PreciseLinear(in_channels, hidden, bias=False, **start)
-        self.bn = GuardedBatchNorm1d(hidden, **dd)
-        self.channel_fc = PreciseLinear(hidden, in_channels, **start)
-        self.filter_fc: PreciseLinear | None = PreciseLinear(hidden, out_channels, **start) if out_channels else None
-        self.spatial_fc: PreciseLinear | None = PreciseLinear(hidden, taps, **start) if taps else None
-        self.kernel_fc: PreciseLinear | None = PreciseLinear(hidden, num_kernels, **start) if num_kernels else None
-        #: all of them as one, after :meth:`fuse`
-        self.fused_fc: PreciseLinear | None = None
-
-    @property
-    def heads(self) -> tuple[PreciseLinear | None, ...]:
-        """The layers that predict the logits, in the order of :class:`ODConvCoefficients`."""
-        return self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
-
-    def reset_parameters(self) -> None:
-        """Kaiming-normal (fan out), bias 0."""
-        reset_children(self)
-
-    def predict(self, pooled: Tensor) -> Tensor:
-        """Map ``[B, C_in]`` to the logits ``[B, sum(sizes)]``; the layer divides them by its temperature."""
-        hidden = self.fc(pooled)
-        if self.fused_fc is not None:
-            return self.fused_fc(torch.relu(hidden))
-        hidden = torch.relu(apply_norm(self.bn, hidden))
-        return torch.cat([head(hidden) for head in self.heads if head is not None], 1)
-
-    def perceptron(self) -> tuple[PreciseLinear, PreciseLinear] | None:
-        """See the base class."""
-        return None if self.fused_fc is None else (self.fc, self.fused_fc)
-
-    def fuse(self, temperature: float) -> None:
-        """Fold the norm into the layer before it, and the temperature into the heads, which become one; in place.
-
-        Nothing is done with a norm that is no factor and shift (see :func:`is_foldable`).
-        """
-        if not is_foldable(self.bn):
-            return
-        factor, shift = affine(self.bn, self.fc.weight.dtype)
-        self.fc.weight.mul_(factor[:, None])
-        self.fc.bias = nn.Parameter(shift)
-        heads = [head for head in self.heads if head is not None]
-        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-        self.fused_fc = PreciseLinear.of(weight / temperature, bias / temperature)
-        del self.bn, self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
 
 
 @register_layer("odconv")
@@ -133,6 +42,10 @@ class ODConv2d(Tempered, PredictsGates):
 
     Args:
         num_kernels: Kernels K; the paper uses 1 and 4.
+        bank: ``"full"`` for K whole kernels, ``"tucker"`` for a factorised bank, ``U_out G_k U_in``: two 1x1
+            convolutions around cores G_k, of which the K are mixed. Depthwise layers keep whole kernels.
+        rank: Of a factorised bank: a share of the channels, a float in (0, 1], by default 0.5, or the rank itself, an
+            int.
         reduction: Width of the attention's hidden layer over ``in_channels``.
         min_width: Lower bound of that width.
         temperature: Initial T, divides all four logits; saved with the parameters (see ``set_temperature``).
@@ -154,6 +67,8 @@ class ODConv2d(Tempered, PredictsGates):
         kernel_size: Size,
         *args: Any,
         num_kernels: int = 4,
+        bank: str = "full",
+        rank: float | None = None,
         reduction: float = 1 / 16,
         min_width: int = 16,
         temperature: float = 1.0,
@@ -164,7 +79,6 @@ class ODConv2d(Tempered, PredictsGates):
         check_positive("min_width", min_width)
         check_between("reduction", reduction, math.inf)
         dd = factory_kwargs(args, kwargs)
-        self.num_kernels = num_kernels
         height, width = self.kernel_size
         depthwise = self.groups == self.in_channels == self.out_channels
         self.branch = ODConvAttention(
@@ -175,7 +89,7 @@ class ODConv2d(Tempered, PredictsGates):
             num_kernels=0 if num_kernels == 1 else num_kernels,
             **dd,
         )
-        self.weight = nn.Parameter(torch.empty(num_kernels, *self.kernel_shape, **dd))
+        self.make_bank(num_kernels, bank, rank, **dd)
         self.bias = nn.Parameter(torch.empty(self.out_channels, **dd)) if self.has_bias else None
         self.keep_temperature(temperature, dd["device"])
         self.reset_parameters()
@@ -187,8 +101,7 @@ class ODConv2d(Tempered, PredictsGates):
         """
         self.set_temperature(self.initial_temperature)
         self.branch.reset_parameters()
-        for kernel in self.weight:
-            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+        self.reset_bank(FAN_OUT)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -221,9 +134,12 @@ class ODConv2d(Tempered, PredictsGates):
 
     def _convolve_gated(self, x: Tensor, attention: ODConvCoefficients) -> Tensor:
         """Gate kernels as they are mixed, where there is code for that; else kernels or maps, whichever are smaller."""
+        if self.uses_factors(x):
+            return self._convolve_factors(x, attention)
         padded, geometry = self.convolution_arguments(x)
         channel, filters, spatial, mixture = attention
-        gated = gated_mixture(padded, self.weight, mixture, channel, filters, spatial, self.bias, geometry)
+        kernels = self.kernels()
+        gated = gated_mixture(padded, kernels, mixture, channel, filters, spatial, self.bias, geometry)
         if gated is not None:
             return gated
         numbers = math.prod(self.kernel_shape)
@@ -231,19 +147,39 @@ class ODConv2d(Tempered, PredictsGates):
         # an exporter of free sizes would keep the answer for the one that it sees
         if has_open_size(x) or 2 * numbers < (self.in_channels + self.out_channels / strides) * x.shape[2] * x.shape[3]:
             bias = None if self.bias is None else self.bias.expand(x.shape[0], -1)
-            return dynamic_conv2d(padded, self._gated_kernels(attention).to(x.dtype), bias, **geometry)
-        gated = padded * attention.channel.to(x.dtype)[:, :, None, None]
-        output = self._convolve(gated, attention, geometry)
+            return dynamic_conv2d(padded, self._gated_kernels(kernels, attention).to(x.dtype), bias, **geometry)
+        output = self._convolve(_scale(padded, channel), kernels, attention, geometry)
         bias = None if self.bias is None else self.bias.to(output.dtype)[:, None, None]
-        if attention.filter is None:
+        if filters is None:
             return output if bias is None else output + bias
-        gate = attention.filter.to(output.dtype)[:, :, None, None]
+        gate = filters.to(output.dtype)[:, :, None, None]
         return output * gate if bias is None else torch.addcmul(bias, output, gate)
 
-    def _gated_kernels(self, attention: ODConvCoefficients) -> Tensor:
+    def _convolve_factors(self, x: Tensor, attention: ODConvCoefficients) -> Tensor:
+        """Convolve with the factors of the bank, and with the channels' gates on them or on the map."""
+        channel, filters, pixels = attention.channel, attention.filter, x.shape[2] * x.shape[3]
+        assert self.ranks is not None
+        open_size = has_open_size(x)
+        if open_size or self.ranks.inputs < pixels:
+            rows = channel.unflatten(1, (self.groups, 1, -1)).expand(-1, -1, self.ranks.inputs, -1).flatten(1, 2)
+            reduced = self._by_sample(x, self.input_factor * rows, None, self.reducing_stride)
+        else:
+            reduced = self.reduce_inputs(_scale(x, channel))
+        padded, geometry = self.inner_arguments(reduced)
+        output = self._convolve(padded, self.weight, attention, geometry)
+        if filters is None:
+            return self.expand_outputs(output, self.bias)
+        return self._by_sample(output, self.output_factor * filters[:, :, None], self.bias)
+
+    def _by_sample(self, x: Tensor, factors: Tensor, bias: Tensor | None, stride: Size = 1) -> Tensor:
+        """Apply a factor per sample, ``[B, C', C/groups]``, and a bias ``[C']`` that is the same for all."""
+        bias = None if bias is None else bias.expand(x.shape[0], -1)
+        return dynamic_conv2d(x, factors.to(x.dtype)[..., None, None], bias, stride, groups=self.groups)
+
+    def _gated_kernels(self, kernels: Tensor, attention: ODConvCoefficients) -> Tensor:
         """Kernels ``[B, C_out, C_in/groups, kH, kW]`` with all attentions, at least float32."""
         channel, filters, spatial, mixture = attention
-        kernels = self.weight if mixture is None else mix_kernels(self.weight, mixture)
+        kernels = kernels if mixture is None else mix_kernels(kernels, mixture)
         batch, groups = channel.shape[0], self.groups
         if groups == 1 and spatial is None:
             kernels = kernels * channel.reshape(batch, 1, -1, 1, 1)
@@ -256,16 +192,16 @@ class ODConv2d(Tempered, PredictsGates):
             kernels = kernels * filters.reshape(batch, groups, -1, 1, 1)
         return kernels.view(batch, *self.kernel_shape)
 
-    def _convolve(self, x: Tensor, attention: ODConvCoefficients, geometry: dict[str, Any]) -> Tensor:
-        """Convolve with the mixture of kernels and its taps; the gates of channels are not applied."""
+    def _convolve(self, x: Tensor, kernels: Tensor, attention: ODConvCoefficients, geometry: dict[str, Any]) -> Tensor:
+        """Convolve with the mixture of kernels, or of cores, and its taps; the gates of channels are not applied."""
         kernel, taps = attention.kernel, attention.spatial
         if kernel is None and taps is None:
             # the kernel is 1x1 and static; torch knows no "same" with a stride, and here it pads nothing
             plain = {**geometry, "padding": 0 if geometry["padding"] == "same" else geometry["padding"]}
-            return F.conv2d(x, self.weight[0], **plain)
+            return F.conv2d(x, kernels[0], **plain)
         if kernel is None:
             kernel = attention.channel.new_ones(x.shape[0], 1)
-        return mixture_conv2d(x, self.weight, kernel, **geometry, taps=taps)
+        return mixture_conv2d(x, kernels, kernel, **geometry, taps=taps)
 
     def load_static(self, weight: Tensor, bias: Tensor | None) -> None:
         """Start from ``W_n = 2^gates W`` plus noise that sums to zero, under gates of exactly 0.5 and equal attention.
@@ -277,23 +213,24 @@ class ODConv2d(Tempered, PredictsGates):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
         gates = sum(head is not None for head in self.branch.heads[:3])
-        self.weight.copy_(spread_kernels(weight * 2**gates, self.num_kernels))
+        self.start_bank(weight * 2**gates)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
     def static_kernel(self, coefficients: ODConvCoefficients) -> StaticKernel:
         """See the base class."""
-        return StaticKernel(self._gated_kernels(coefficients)[0], self.bias)
+        return StaticKernel(self._gated_kernels(self.kernels(), coefficients)[0], self.bias)
 
     def fold_affine(self, factor: Tensor, shift: Tensor) -> bool:
         """Scale the kernels and the bias, which no attention scales."""
-        absorb(self, factor, shift)
+        self.absorb(factor, shift)
         return True
 
     def fuse_branch(self) -> None:
         """See the base class."""
         self.branch.fuse(float(self.temperature))
 
-    def extra_repr(self) -> str:
-        """Add the number of kernels."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
+
+def _scale(maps: Tensor, gates: Tensor) -> Tensor:
+    """Multiply the channels of ``[B, C, H, W]`` by ``[B, C]``."""
+    return maps * gates.to(maps.dtype)[:, :, None, None]

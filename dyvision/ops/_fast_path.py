@@ -49,4 +49,4 @@ def _mix_first(convolve: Convolve, mixture: Mixture) -> ConvolveMixture:
     if mixture.coefficients.ndim == 2:
         return lambda x, kernels, mix, bias, _: convolve(x, torch.mm(mix, kernels.flatten(1)), bias)
     shape = (-1, mixture.kernels.shape[1], math.prod(mixture.kernels.shape[2:]))
-    return lambda x, kernels, mix, bias, _: convolve(x, sum_by_channel(mix, kernels.view(shape)), bias)
+    return lambda x, kernels, mix, bias, _: convolve(x, sum_by_channel(mix, kernels.reshape(shape)), bias)

@@ -67,7 +67,7 @@ def mixture_conv2d(
     row, traced = TABLE[plan.forward], is_traced()
     if bias is not None:
         shared = traced and row.adds_bias and bias.ndim == 1  # of all samples: it needs no copy for each
-        bias = (bias if shared else _mix_bias(bias, coefficients, input.shape[0])).to(call.dtype)
+        bias = (bias if shared else mix_bias(bias, coefficients, input.shape[0])).to(call.dtype)
     if traced:
         if row.adds_bias:
             return row.convolve_mixture(input, mixture, geometry, bias)
@@ -90,7 +90,8 @@ def _prepare(
     return prepare(input, kernels, bias, Mixture(kernels, coefficients, taps), arguments, training)
 
 
-def _mix_bias(bias: Tensor, coefficients: Tensor, batch: int) -> Tensor:
+def mix_bias(bias: Tensor, coefficients: Tensor, batch: int) -> Tensor:
+    """The bias ``[B, C_out]`` of each sample, of ``[K, C_out]`` or ``[C_out]``; as in :func:`mixture_conv2d`."""
     if bias.ndim == 1:
         return bias.expand(batch, -1)
     dtype = torch.promote_types(bias.dtype, coefficients.dtype)

@@ -45,6 +45,13 @@ class Machine:
         return self.now - before
 
 
+def test_arguments_of_layers_are_those_of_the_networks_and_in_their_names() -> None:
+    (group,) = make_groups(["test_resnet"], ["dyconv"], {"bank": "tucker", "rank": 0.5})
+    assert list(group.builders) == ["static", "dyconv K=4 bank=tucker rank=0.5"]
+    model = group.builders["dyconv K=4 bank=tucker rank=0.5"]()
+    assert any(getattr(layer, "ranks", None) for layer in model.modules())
+
+
 def test_ratio_does_not_see_the_machine_slowing_down() -> None:
     machine = Machine()
     runs = {"static": machine.work("static", 0.1), "slow": machine.work("slow", 0.3)}

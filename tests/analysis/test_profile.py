@@ -101,6 +101,40 @@ def test_odconv_gates():
     assert one(layer, (1, 16, 1, 1)).mixing == 16 + 16
 
 
+@pytest.mark.parametrize("name", ["condconv", "dyconv", "dynet", "odconv"])
+@pytest.mark.parametrize(("kernel", "rank"), [(3, 0.25), (3, 0.5), (1, 0.5), (1, 1.0)])
+def test_a_factorised_bank(name, kernel, rank):
+    layer = get_layer(name)(32, 48, kernel, padding=kernel // 2, num_kernels=4, bias=False, bank="tucker", rank=rank)
+    size = (2, 32, 10, 10)
+    found, executed = one(layer, size), one(layer, size, as_executed=True)
+    inputs, outputs = layer.ranks.inputs, layer.ranks.outputs
+    positions, taps = 2 * 100, kernel**2
+    core, numbers = outputs * inputs * taps, 48 * 32 * taps
+    if name == "dynet":
+        cores = positions * (inputs * 32 + 48 * inputs * taps)
+    else:
+        cores = positions * (inputs * 32 + core + outputs * 48)
+    if layer.uses_factors(torch.zeros(size)):
+        assert found.static == positions * (inputs * 32 + (0 if name == "dynet" else outputs * 48))
+        assert found.static + found.dynamic == cores <= positions * numbers
+    else:
+        assert (found.static, found.dynamic) == (0, positions * numbers)
+    assert (found.static, found.dynamic, found.branch) == (executed.static, executed.dynamic, executed.branch)
+    if name in ("condconv", "dyconv", "dynet"):  # gates of maps are no products
+        assert found == executed
+    if kernel == 3:
+        whole = one(get_layer(name)(32, 48, kernel, padding=1, num_kernels=4, bias=False), size)
+        assert found.total < (0.5 if rank == 0.25 else 0.8) * whole.total
+
+
+def test_a_network_with_factorised_banks():
+    static, dynamic = create_model("resnet18"), create_model("resnet18", layer="dyconv", bank="tucker", rank=0.25)
+    result = profile(dynamic, SMALL, latency=False)
+    assert result.params == count_parameters(dynamic) < count_parameters(static)
+    assert result.macs < profile(static, SMALL, latency=False).macs / 2
+    assert profile(dynamic, SMALL, as_executed=True, latency=False).macs == count_macs(dynamic, SMALL) == result.macs
+
+
 def test_dropped_channels_cost_nothing():
     layer = DGConv2d(16, 32, 3, padding=1, bias=False)
     dense = one(layer, (1, 16, 9, 9))

@@ -20,10 +20,14 @@ def test_every_supported_method_is_tested():
     assert {get_layer(name) for name in METHODS} == set(SUPPORTED)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in METHODS), *((name, {"bank": "tucker"}) for name in METHODS if name != "dcd")],
+    ids=str,
+)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_effective_kernel_is_the_kernel_the_layer_applies(name, groups):
-    layer = get_layer(name)(4, 6, 3, padding=1, groups=groups).double().eval()
+def test_effective_kernel_is_the_kernel_the_layer_applies(name, options, groups):
+    layer = get_layer(name)(4, 6, 3, padding=1, groups=groups, **options).double().eval()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(3, 4, 7, 5, dtype=torch.double)
@@ -53,6 +57,12 @@ def test_share_of_variance_between_classes():
     # between: 4 * 1; within: 4 * 0.25
     assert variance_share(torch.tensor([[0.5], [1.5], [2.5], [3.5]]), labels) == pytest.approx(0.8)
     assert math.isnan(variance_share(torch.ones(4, 2), labels))
+
+
+def test_a_factorised_bank_is_compared_with_the_mean_of_its_kernels():
+    model = nn.Sequential(DyConv2d(4, 6, 3, bank="tucker"))
+    (result,) = analyze_routing(model, [(torch.randn(2, 4, 6, 6), None)])
+    torch.testing.assert_close(result.static.matrix, correlate(model[0].kernels().mean(0)))
 
 
 @pytest.mark.parametrize("method", METHODS)

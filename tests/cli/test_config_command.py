@@ -127,6 +127,7 @@ def test_a_run_reports_the_same_three(tmp_path, capsys) -> None:
         ("task: detection\nmodel: {head: {name: fcos, num_conv: 2}}\n", "num_convs"),
         ("task: classification\nmodel: {backbone: resnet81}\n", "resnet18"),
         ("model: {layer: odconv, layer_kwargs: {num_kernel: 2}}\n", "model.layer_kwargs: ODConv2d has no argument"),
+        ("model: {layer: odconv, layer_kwargs: {bank: tucker, rank: 2.0}}\n", "ODConv2d: rank must be a share"),
         ("model: {num_classes: 3, class_names: [a, b]}\n", "class_names"),
         ("model: [1, 2]\n", "expected a mapping"),
         ("model: {lr: [}\n", "not valid YAML"),

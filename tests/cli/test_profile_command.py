@@ -29,6 +29,17 @@ def test_several_layers_are_a_row_each(tmp_path, capsys) -> None:
     assert f"{expected.params:,}" in printed and f"{dynamic['macs'] / static['macs']:.2f}" in printed
 
 
+def test_a_factorised_bank_by_its_options(capsys) -> None:
+    options = ["--layer=dyconv", "--set=bank=tucker", "--set=rank=0.25", *SMALL, "--json=-"]
+    assert main(["profile", "mobilenetv2_035", *options]) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out)
+    model = create_model("mobilenetv2_035", "dyconv", bank="tucker", rank=0.25)
+    assert found["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["macs"] == profile(model, (1, 3, 64, 64), latency=False).macs
+    assert main(["profile", "mobilenetv2_035", "--layer=dyconv", "--set=bank=tucker", "--set=rank=2.5", *SMALL]) == 2
+    assert "DyConv2d: rank must be a share of the channels" in capsys.readouterr().err
+
+
 def test_one_layer_is_written_as_ever(capsys) -> None:
     assert main(["profile", "mobilenetv2_035", "--layer=dcd", *SMALL, "--json=-"]) == 0, capsys.readouterr().err
     found = json.loads(capsys.readouterr().out)

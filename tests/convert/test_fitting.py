@@ -107,3 +107,26 @@ def test_what_fits_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dynamize(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 3)), "dgc", policy="all", heads=4)
+
+
+@pytest.mark.parametrize("layer", ["condconv", "dyconv", "dynet", "odconv"])
+def test_a_rank_that_is_too_large_is_the_largest_and_depthwise_layers_keep_whole_kernels(layer) -> None:
+    def block(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inputs, 12, 1), nn.Conv2d(12, 12, 3, groups=12), nn.Conv2d(12, outputs, 1))
+
+    model, x = nn.Sequential(block(6, 8), block(8, 16)).double(), torch.randn(2, 6, 7, 6, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"rank=8 does not fit 1 of 6 layers.*0\.0 \(rank=6\)"):
+        dynamize(model, layer, policy="all", bank="tucker", rank=8)
+    ranks = [made.ranks for made in model.modules() if isinstance(made, DynamicConv2d)]
+    assert ranks == [(6, 6), None, (8, 8), (8, 8), None, (8, 8)]
+    model(x).sum().backward()
+    exact = nn.Sequential(block(6, 8), block(8, 16)).double()
+    before = exact(x)
+    torch.testing.assert_close(dynamize(exact, layer, policy="all", bank="tucker", rank=1.0)(x), before)
+
+
+def test_a_wrong_rank_leaves_the_network_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    with pytest.raises(ValueError, match=r"DyConv2d: rank must be .* got 1\.5"):
+        dynamize(model, "dyconv", policy="all", bank="tucker", rank=1.5)
+    assert type(model[0]) is nn.Conv2d

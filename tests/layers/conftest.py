@@ -14,12 +14,12 @@ def _conv(layer: nn.Module, sample: Tensor, kernel: Tensor, bias: Tensor | None)
 
 def _mixture(layer: nn.Module, sample: Tensor) -> Tensor:
     coefficients = layer.coefficients(sample)[0]
-    kernel = sum(c * w for c, w in zip(coefficients, layer.weight, strict=True))
+    kernel = sum(c * w for c, w in zip(coefficients, layer.kernels(), strict=True))
     return _conv(layer, sample, kernel, sum(c * b for c, b in zip(coefficients, layer.bias, strict=True)))
 
 
 def _dynet(layer: nn.Module, sample: Tensor) -> Tensor:
-    eta, weight = layer.coefficients(sample)[0], layer.weight
+    eta, weight = layer.coefficients(sample)[0], layer.kernels()
     rows = [sum(eta[i, t] * weight[i, t] for i in range(len(weight))) for t in range(layer.out_channels)]
     return _conv(layer, sample, torch.stack(rows), layer.bias)
 
@@ -37,7 +37,7 @@ def _dcd(layer: nn.Module, sample: Tensor) -> Tensor:
 
 def _odconv(layer: nn.Module, sample: Tensor) -> Tensor:
     c = layer.coefficients(sample)
-    kernel = sum(a * w for a, w in zip(c.kernel[0], layer.weight, strict=True)) * c.channel[0].view(1, -1, 1, 1)
+    kernel = sum(a * w for a, w in zip(c.kernel[0], layer.kernels(), strict=True)) * c.channel[0].view(1, -1, 1, 1)
     kernel = kernel * c.filter[0].view(-1, 1, 1, 1)
     if c.spatial is not None:
         kernel = kernel * c.spatial[0].view(1, 1, *layer.kernel_size)

@@ -128,7 +128,7 @@ def test_arguments_set_before():
 def test_own_layers_show_what_they_hand_on():
     ours = inspect.signature(DyConv2d).parameters
     assert inspect.signature(Open).parameters.keys() == {*ours, "mine"}
-    assert own_arguments(Open, DynamicConv2d) == ["mine", "num_kernels", "ratio", "temperature"]
+    assert own_arguments(Open, DynamicConv2d) == ["mine", "num_kernels", "bank", "rank", "ratio", "temperature"]
     assert "stride" in documented_arguments(Open)
     assert inspect.signature(Two).parameters["num_kernels"].default == 2
     assert inspect.signature(Stem).parameters["in_channels"].default == 3

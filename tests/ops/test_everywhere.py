@@ -82,3 +82,11 @@ def test_vmap_over_either_argument(dims) -> None:
     for index in range(2):
         a, b = (t[index] if dim == 0 else t for t, dim in zip((x, weight), dims, strict=True))
         torch.testing.assert_close(found[index], dynamic_conv2d(a, b, bias, padding=1), rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_in_any_order_of_memory_are_mixed_per_output_channel() -> None:
+    x, coefficients = torch.randn(2, 4, 6, 6), torch.rand(2, 3, 5)
+    kernels = torch.randn(3, 5, 3, 3, 4).movedim(4, 2)
+    with torch.inference_mode():
+        found, expected = (mixture_conv2d(x, k, coefficients) for k in (kernels, kernels.contiguous()))
+    torch.testing.assert_close(found, expected)

@@ -248,3 +248,9 @@ def test_misspelt_arguments_beside_a_checkpoint_are_named(tmp_path):
     torch.save({**content, "pytorch-lightning_version": "2.6.0"}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt: ClassificationTask has no argument 'drop_rates'; did you mean"):
         ClassificationTask.load_from_checkpoint(tmp_path / "last.ckpt", drop_rates=0.1)
+
+
+def test_an_option_that_is_too_large_for_some_channels_only_is_no_error() -> None:
+    ClassificationTask.check(layer="dyconv", layer_kwargs={"bank": "tucker", "rank": 128}, num_classes=3)
+    with pytest.raises(ValueError, match="rank must be"):
+        ClassificationTask.check(layer="dyconv", layer_kwargs={"bank": "tucker", "rank": 0}, num_classes=3)

@@ -181,13 +181,18 @@ class Group:
     pairs: tuple[tuple[str, str], ...]
 
 
-def make_groups(networks: Sequence[str] | None = None, layers: Sequence[str] | None = None) -> list[Group]:
+def make_groups(
+    networks: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[Group]:
     """List the networks to compare.
 
     Args:
         networks: Names; each is compared with its dynamic versions. A ``dy_*`` network of DyNet's is compared with its
             ``fix_*`` twin and the ordinary network instead. By default :data:`NETWORKS`.
         layers: By default :data:`LAYERS`; of EfficientNet-B0 only CondConv, beside timm's.
+        arguments: Of the layers, beside the published settings; they are part of the label.
 
     Raises:
         ValueError: For an unknown network or layer; the message gives the closest names.
@@ -205,7 +210,7 @@ def make_groups(networks: Sequence[str] | None = None, layers: Sequence[str] | N
         chosen = layers or ([rival_layer] if rival else LAYERS)
         builders: dict[str, Callable[[], nn.Module]] = {"static": partial(create_model, network)}
         for layer in dict.fromkeys(chosen):
-            settings = SETTINGS.get(layer, {})
+            settings = {**SETTINGS.get(layer, {}), **(arguments or {})}
             if layer != "static":
                 builders[_label(layer, settings)] = partial(create_model, network, layer, **settings)
         if rival_layer in chosen:
@@ -256,7 +261,8 @@ def _builders(names: Mapping[str, str]) -> dict[str, Callable[[], nn.Module]]:
 
 
 def _label(layer: str, settings: Mapping[str, Any]) -> str:
-    return f"{layer} K={settings['num_kernels']}" if "num_kernels" in settings else layer
+    words = ("K" if name == "num_kernels" else name for name in settings)
+    return " ".join([layer, *(f"{word}={value}" for word, value in zip(words, settings.values(), strict=True))])
 
 
 def _forced(name: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -43,6 +44,7 @@ class Plan:
         input_size: Height and width of the images.
         networks: Their names; None for the usual ones.
         layers: Dynamic layers of the networks; None for the usual ones.
+        arguments: Of these layers, beside the published settings.
         formulations: Of operators: force every formulation, and name the best.
         fused: Of models: fold what can be folded first, in the static networks too.
         rounds: Measurements of each ratio.
@@ -55,6 +57,7 @@ class Plan:
     input_size: int
     networks: Sequence[str] | None = None
     layers: Sequence[str] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     formulations: bool = False
     fused: bool = False
     rounds: int = 15
@@ -120,7 +123,7 @@ def _operators(plan: Plan) -> Progressed:
 
 def _networks(plan: Plan) -> Progressed:
     setting, training = plan.setting, plan.what == "training"
-    groups = make_groups(plan.networks, plan.layers)
+    groups = make_groups(plan.networks, plan.layers, plan.arguments)
     total = len(groups) * len(plan.batches)
     timer = make_timer(setting.device)
     for group in groups:
