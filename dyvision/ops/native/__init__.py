@@ -7,6 +7,7 @@ switches them off (``off``).
 from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
+from dyvision.ops.native._gradient import gradients
 from dyvision.ops.native._low_rank import LowRank, LowRankWeights, low_rank
 from dyvision.ops.native._perceptron import perceptron
 from dyvision.ops.native.library import VARIABLE, available, instruction_set, instruction_sets, reason
@@ -20,6 +21,7 @@ __all__ = (
     "LowRankWeights",
     "available",
     "convolution",
+    "gradients",
     "instruction_set",
     "instruction_sets",
     "low_rank",

@@ -6,13 +6,16 @@
 int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_generic(const dyv_perceptron *, const float *, float *, int);
 int dyv_fuse_generic(const dyv_low_rank *, int);
+int dyv_differentiate_generic(const dyv_problem *, const dyv_gradients *, int);
 #if defined(__x86_64__)
 int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
 int dyv_fuse_avx2(const dyv_low_rank *, int);
+int dyv_differentiate_avx2(const dyv_problem *, const dyv_gradients *, int);
 int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
 int dyv_fuse_avx512(const dyv_low_rank *, int);
+int dyv_differentiate_avx512(const dyv_problem *, const dyv_gradients *, int);
 static int has_avx2(void) {
     __builtin_cpu_init(); /* not every compiler's runtime has asked the processor when it is loaded */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -22,6 +25,7 @@ static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx51
 int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
 int dyv_perceive_neon(const dyv_perceptron *, const float *, float *, int);
 int dyv_fuse_neon(const dyv_low_rank *, int);
+int dyv_differentiate_neon(const dyv_problem *, const dyv_gradients *, int);
 #endif
 static int always(void) { return 1; }
 
@@ -32,14 +36,19 @@ static const struct {
     dyv_convolve_function convolve;
     dyv_perceive_function perceive;
     dyv_fuse_function fuse;
+    dyv_differentiate_function differentiate;
 } sets[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_fuse_avx512},
-    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_fuse_avx2},
+    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_fuse_avx512,
+     dyv_differentiate_avx512},
+    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_fuse_avx2,
+     dyv_differentiate_avx2},
 #elif defined(__aarch64__)
-    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_fuse_neon},
+    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_fuse_neon,
+     dyv_differentiate_neon},
 #endif
-    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_fuse_generic},
+    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_fuse_generic,
+     dyv_differentiate_generic},
 };
 
 int64_t dyv_abi(void) { return DYV_ABI; }
@@ -86,4 +95,15 @@ int64_t dyv_fuse(
         expand, expand_bias, reduce, reduce_bias, weight, bias, scale, up, shift, kernel
     };
     return sets[index].fuse(&low_rank, (int)threads);
+}
+
+int64_t dyv_differentiate(
+    int64_t index, const dyv_problem *problem, const float *grad, const float *input, const float *kernels,
+    const float *coefficients, const float *factors, float *grad_input, float *grad_kernels, float *grad_coefficients,
+    float *grad_factors, int64_t threads
+) {
+    const dyv_gradients gradients = {
+        grad, input, kernels, coefficients, factors, grad_input, grad_kernels, grad_coefficients, grad_factors
+    };
+    return sets[index].differentiate(problem, &gradients, (int)threads);
 }

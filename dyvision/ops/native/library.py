@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 #: of the functions and structures in ``problem.h``
-ABI = 3
+ABI = 4
 #: names an instruction set, or switches the kernels off
 VARIABLE = "DYVISION_NATIVE"
 
@@ -128,6 +128,7 @@ def _open() -> ctypes.CDLL:
             ("dyv_convolve", c_int64, [c_int64, *pointers, c_int64]),
             ("dyv_perceive", c_int64, [*[c_int64] * 6, *pointers[1:], c_int64]),
             ("dyv_fuse", c_int64, [*[c_int64] * 9, *[c_void_p] * 15, c_int64]),
+            ("dyv_differentiate", c_int64, [c_int64, POINTER(Problem), *[c_void_p] * 9, c_int64]),
         ):
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments

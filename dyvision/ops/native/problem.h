@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Raised whenever a structure or a function that Python calls changes: a binary of another number is not used. */
-#define DYV_ABI 3
+#define DYV_ABI 4
 
 enum { DYV_NO_BIAS, DYV_BIAS_OF_CHANNELS, DYV_BIAS_OF_SAMPLES, DYV_BIAS_OF_KERNELS };
 enum { DYV_NO_ACTIVATION, DYV_RELU, DYV_RELU6 };
@@ -69,7 +69,7 @@ void dyv_run(dyv_work work, void *argument, int threads);
 void dyv_wait(int team);
 
 /* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
-enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PURPOSES };
+enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PARTS, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
 /* Give back what the calling thread holds beyond 64 MiB for a purpose: maps of that size are rare. */
 void dyv_trim(void);
@@ -94,9 +94,17 @@ typedef struct {
     float *kernel;                                /* [B, O, C], or NULL */
 } dyv_low_rank;
 
-/* One instruction set: convolve.h, perceptron.h and lowrank.h compiled for it. */
+/* What a backward pass reads and writes; a gradient that is not wanted is NULL. Bias and activation are none of it. */
+typedef struct {
+    const float *grad;         /* [B, C_out, H', W'] */
+    const float *input, *kernels, *coefficients, *factors; /* as dyv_tensors has them */
+    float *grad_input, *grad_kernels, *grad_coefficients, *grad_factors;
+} dyv_gradients;
+
+/* One instruction set: convolve.h, perceptron.h, lowrank.h and gradient.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
 typedef int (*dyv_perceive_function)(const dyv_perceptron *perceptron, const float *input, float *output, int threads);
 typedef int (*dyv_fuse_function)(const dyv_low_rank *low_rank, int threads);
+typedef int (*dyv_differentiate_function)(const dyv_problem *problem, const dyv_gradients *gradients, int threads);
 
 #endif

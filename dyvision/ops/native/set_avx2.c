@@ -11,6 +11,7 @@
 #define DYV_CONVOLVE dyv_convolve_avx2
 #define DYV_PERCEIVE dyv_perceive_avx2
 #define DYV_FUSE dyv_fuse_avx2
+#define DYV_DIFFERENTIATE dyv_differentiate_avx2
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -20,6 +21,9 @@
 #include "convolve.h"
 #include "perceptron.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "gradient.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -5,6 +5,7 @@
 #define DYV_CONVOLVE dyv_convolve_generic
 #define DYV_PERCEIVE dyv_perceive_generic
 #define DYV_FUSE dyv_fuse_generic
+#define DYV_DIFFERENTIATE dyv_differentiate_generic
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -14,3 +15,6 @@
 #include "convolve.h"
 #include "perceptron.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "gradient.h"

@@ -6,6 +6,7 @@
 #define DYV_CONVOLVE dyv_convolve_neon
 #define DYV_PERCEIVE dyv_perceive_neon
 #define DYV_FUSE dyv_fuse_neon
+#define DYV_DIFFERENTIATE dyv_differentiate_neon
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -15,4 +16,7 @@
 #include "convolve.h"
 #include "perceptron.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "gradient.h"
 #endif

@@ -1,0 +1,437 @@
+/*
+ * Gradients of a dense convolution, mixed or given: for input, bank, coefficients and factors of the weights.
+ *
+ * A task is some input channels of a group, which have few enough weights for one output channel to be a few vectors.
+ * Their part of the bank is read once for several samples; from it a tile of a sample's kernels is mixed, by which the
+ * output's gradient becomes that of the unfolded input (and is folded to that of the input), and the gradient of the
+ * tile, from the unfolded input, is added to those of K kernels and multiplied with them while it is in the cache.
+ * A task owns all it writes, but sums over channels: these are parts that are added up in the order of the tasks.
+ */
+
+/* Weights of one output channel, floats of the bank's tile, and of a task's unfolded inputs. */
+#define MOST_WIDE 72
+#define BANK_TILE 16384
+#define MOST_UNFOLDED 98304
+
+struct backward {
+    const dyv_problem *p;
+    const dyv_gradients *t;
+    int64_t rows, depth, taps, inner, pixels, kernels; /* C_out/groups, C_in/groups, kH*kW, depth*taps, H'*W', K or 1 */
+    int64_t channels, blocks, tasks;   /* of a task, tasks of a group, and all */
+    int64_t wide, lines;               /* floats of a tile's row, and of a map of the output */
+    int64_t samples, height;           /* samples, and output channels, at a time */
+    int plain;                         /* 1x1, and every pixel is seen: nothing is unfolded */
+    const float *grad;                 /* [B, C_out, lines] */
+    float *packed, *parts, *factor_parts;
+    int64_t next[4];
+    int failed;
+};
+
+/* A thread's memory. */
+struct workplace {
+    float *bank, *grad_bank;          /* [K, height, wide] */
+    float *mixed, *scaled, *grad_mixed; /* [height, wide] */
+    float *factors, *grad_factors;    /* [samples, wide] */
+    float *dots;                      /* [K, vectors] */
+    float *columns, *unfolded, *grad_unfolded; /* [samples, lines, wide], [wide, lines], [samples, wide, lines] */
+};
+
+/* Output columns [*first, *end) for which a tap is inside the map. */
+static void find_columns(const dyv_problem *p, int64_t tap, int64_t *first, int64_t *end) {
+    const int64_t x = tap % p->kernel_w * p->dilation_w - p->left;
+    *first = x < 0 ? smaller((-x + p->stride_w - 1) / p->stride_w, p->out_w) : 0;
+    const int64_t stop = p->in_w > x ? smaller((p->in_w - x + p->stride_w - 1) / p->stride_w, p->out_w) : 0;
+    *end = stop > *first ? stop : *first;
+}
+
+/* What a tap sees of a map: one row of the unfolded input. */
+static void unfold_tap(const dyv_problem *p, int64_t tap, const float *map, float *restrict to) {
+    const int64_t y = tap / p->kernel_w * p->dilation_h - p->top, x = tap % p->kernel_w * p->dilation_w - p->left;
+    int64_t first, end;
+    find_columns(p, tap, &first, &end);
+    for (int64_t line = 0; line < p->out_h; line++, to += p->out_w) {
+        const int64_t row = line * p->stride_h + y;
+        if (row < 0 || row >= p->in_h || end == first) {
+            clear(to, p->out_w);
+            continue;
+        }
+        const float *from = map + row * p->in_w + x;
+        for (int64_t column = 0; column < first; column++) to[column] = 0.0f;
+        for (int64_t column = end; column < p->out_w; column++) to[column] = 0.0f;
+        if (p->stride_w == 1)
+            copy(to + first, from + first, end - first);
+        else if (p->stride_w == 2)
+            copy_every_second(to + first, from + 2 * first, end - first);
+        else
+            for (int64_t column = first; column < end; column++) to[column] = from[column * p->stride_w];
+    }
+}
+
+INLINE void add_floats(float *restrict to, const float *restrict from, int64_t count) {
+    int64_t i = 0;
+    for (; i + DYV_LANES <= count; i += DYV_LANES) store(to + i, load(to + i) + load(from + i));
+    for (; i + 4 <= count; i += 4) *(four *)(to + i) = *(const four *)(to + i) + *(const four *)(from + i);
+    for (; i < count; i++) to[i] += from[i];
+}
+
+/* The way back: what a tap's row sends to a map. */
+static void fold_tap(const dyv_problem *p, int64_t tap, const float *restrict from, float *restrict map) {
+    const int64_t y = tap / p->kernel_w * p->dilation_h - p->top, x = tap % p->kernel_w * p->dilation_w - p->left;
+    int64_t first, end;
+    find_columns(p, tap, &first, &end);
+    for (int64_t line = 0; line < p->out_h; line++, from += p->out_w) {
+        const int64_t row = line * p->stride_h + y;
+        if (row < 0 || row >= p->in_h) continue;
+        float *to = map + row * p->in_w + x;
+        if (p->stride_w == 1)
+            add_floats(to + first, from + first, end - first);
+        else
+            for (int64_t column = first; column < end; column++) to[column * p->stride_w] += from[column];
+    }
+}
+
+/* The unfolded input of a sample, a row for each pixel. */
+static void write_columns(
+    const struct backward *call, int64_t map, int64_t channels, const struct workplace *w, float *columns
+) {
+    const dyv_problem *p = call->p;
+    const int64_t size = p->in_h * p->in_w;
+    const float *from = call->t->input + map * size;
+    if (call->plain) {
+        transpose(from, size, channels, size, columns, call->wide);
+        return;
+    }
+    for (int64_t i = 0; i < channels * call->taps; i++)
+        unfold_tap(p, i % call->taps, from + i / call->taps * size, w->unfolded + i * call->lines);
+    transpose(w->unfolded, call->lines, channels * call->taps, call->pixels, columns, call->wide);
+}
+
+/* From the gradient of a sample's unfolded input to that of its input. */
+static void fold(const struct backward *call, int64_t map, int64_t channels, const float *unfolded) {
+    const int64_t size = call->p->in_h * call->p->in_w;
+    float *to = call->t->grad_input + map * size;
+    for (int64_t c = 0; c < channels; c++, to += size) {
+        if (call->plain) {
+            copy(to, unfolded + c * call->lines, size);
+            continue;
+        }
+        memset(to, 0, (size_t)size * sizeof(float));
+        for (int64_t tap = 0; tap < call->taps; tap++)
+            fold_tap(call->p, tap, unfolded + (c * call->taps + tap) * call->lines, to);
+    }
+}
+
+/* Coefficient of a sample, a kernel and an output channel. */
+INLINE float coefficient_of(const struct backward *call, int64_t sample, int64_t k, int64_t channel) {
+    const dyv_problem *p = call->p;
+    if (!p->kernels) return 1.0f;
+    const int64_t at = sample * p->kernels + k;
+    return call->t->coefficients[p->per_channel ? at * p->out_channels + channel : at];
+}
+
+/* Mix `high` rows of a sample from the tile of the bank; scaled: with the factors of the weights. */
+static void mix_rows(
+    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t high, const float *factors
+) {
+    const int64_t next = call->height * call->wide;
+    for (int64_t r = 0; r < high; r++) {
+        const float *bank = w->bank + r * call->wide;
+        float *to = w->mixed + r * call->wide, *scaled = w->scaled + r * call->wide;
+        for (int64_t v = 0; v < call->wide; v += DYV_LANES) {
+            vec sum = coefficient_of(call, sample, 0, channel + r) * load(bank + v);
+            for (int64_t k = 1; k < call->kernels; k++)
+                sum += coefficient_of(call, sample, k, channel + r) * load(bank + k * next + v);
+            store(to + v, sum);
+            if (factors) store(scaled + v, sum * load(factors + v));
+        }
+    }
+}
+
+/* Some vectors of the gradient of a row of weights: to the bank's gradient, and times the bank. */
+INLINE void spread(
+    const int vectors, const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t at,
+    const float *factors, float *grad_factors
+) {
+    const int64_t next = call->height * call->wide;
+    vec grad[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) grad[v] = load(w->grad_mixed + at + v * DYV_LANES);
+    if (factors) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            if (grad_factors) {
+                float *to = grad_factors + v * DYV_LANES;
+                store(to, load(to) + grad[v] * load(w->mixed + at + v * DYV_LANES));
+            }
+            grad[v] *= load(factors + v * DYV_LANES);
+        }
+    }
+    for (int64_t k = 0; k < call->kernels; k++) {
+        const float c = coefficient_of(call, sample, k, channel);
+        const float *bank = w->bank + k * next + at;
+        float *to = w->grad_bank + k * next + at;
+        vec dot = load(w->dots + k * DYV_LANES);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            store(to + v * DYV_LANES, load(to + v * DYV_LANES) + c * grad[v]);
+            dot += grad[v] * load(bank + v * DYV_LANES);
+        }
+        store(w->dots + k * DYV_LANES, dot);
+    }
+}
+
+static void spread_row(
+    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t r,
+    const float *factors, float *grad_factors
+) {
+    int64_t v = 0;
+    for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
+        spread(
+            4, call, w, sample, channel, r * call->wide + v, factors ? factors + v : NULL,
+            grad_factors ? grad_factors + v : NULL
+        );
+    for (; v < call->wide; v += DYV_LANES)
+        spread(
+            1, call, w, sample, channel, r * call->wide + v, factors ? factors + v : NULL,
+            grad_factors ? grad_factors + v : NULL
+        );
+}
+
+/* Gradients of the weights of one sample: the tile's, and what follows from it. `parts` are of the sample. */
+static void differentiate_tile(
+    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t row, int64_t high,
+    int64_t weights, const float *columns, const float *factors, float *grad_factors, float *parts
+) {
+    const int64_t last = call->wide - DYV_LANES, each = call->p->per_channel ? call->rows : 1;
+    const struct outer outer = {
+        .a_row = call->lines, .a_step = 1, .b_step = call->wide, .to_row = call->wide, .steps = call->pixels
+    };
+    const float *grad = call->grad + (sample * call->p->out_channels + channel) * call->lines;
+    multiply_outer(&outer, high, call->wide / DYV_LANES, grad, columns, w->grad_mixed);
+    if (each == 1) memset(w->dots, 0, (size_t)(call->kernels * DYV_LANES) * sizeof(float));
+    for (int64_t r = 0; r < high; r++) {
+        /* what is beyond the weights is no number of anything */
+        for (int64_t i = weights; i < call->wide; i++) w->grad_mixed[r * call->wide + i] = 0.0f;
+        if (each > 1) memset(w->dots, 0, (size_t)(call->kernels * DYV_LANES) * sizeof(float));
+        spread_row(call, w, sample, channel + r, r, factors, grad_factors);
+        if (each > 1 && parts)
+            for (int64_t k = 0; k < call->kernels; k++)
+                parts[k * each + row + r] = sum_lanes(load(w->dots + k * DYV_LANES));
+    }
+    (void)last;
+    if (each == 1 && parts)
+        for (int64_t k = 0; k < call->kernels; k++) parts[k] += sum_lanes(load(w->dots + k * DYV_LANES));
+}
+
+/* Rows of the bank's tile, from memory and to it; what is beyond the weights is zero. */
+static void read_bank(
+    const struct backward *call, const struct workplace *w, const float *from, int64_t high, int64_t weights
+) {
+    const int64_t kernel = call->p->out_channels * call->inner;
+    for (int64_t k = 0; k < call->kernels; k++)
+        for (int64_t r = 0; r < high; r++) {
+            float *to = w->bank + (k * call->height + r) * call->wide;
+            copy(to, from + k * kernel + r * call->inner, weights);
+            for (int64_t i = weights; i < call->wide; i++) to[i] = 0.0f;
+        }
+}
+
+static void write_bank(
+    const struct backward *call, const struct workplace *w, float *to, int64_t high, int64_t weights, int add
+) {
+    const int64_t kernel = call->p->out_channels * call->inner;
+    for (int64_t k = 0; k < call->kernels; k++)
+        for (int64_t r = 0; r < high; r++) {
+            const float *from = w->grad_bank + (k * call->height + r) * call->wide;
+            if (add)
+                add_floats(to + k * kernel + r * call->inner, from, weights);
+            else
+                copy(to + k * kernel + r * call->inner, from, weights);
+        }
+}
+
+/* Samples [first, end) of one task. */
+static void differentiate_samples(
+    const struct backward *call, const struct workplace *w, int64_t task, int64_t first, int64_t end
+) {
+    const dyv_problem *p = call->p;
+    const dyv_gradients *t = call->t;
+    const int64_t group = task / call->blocks, start = task % call->blocks * call->channels;
+    const int64_t channels = smaller(call->channels, call->depth - start), weights = channels * call->taps;
+    const int64_t each = p->per_channel ? call->rows : 1, bank = p->out_channels * call->inner;
+    const int64_t unfolded = call->wide * call->lines, vectors = call->lines / DYV_LANES;
+    const int of_weights = t->grad_kernels || t->grad_coefficients || t->grad_factors;
+    const int straight = call->plain && call->lines == call->pixels;
+    for (int64_t s = first; s < end; s++) {
+        const int64_t map = s * p->in_channels + group * call->depth + start;
+        if (of_weights) write_columns(call, map, channels, w, w->columns + (s - first) * unfolded);
+        float *factors = w->factors + (s - first) * call->wide;
+        for (int64_t i = 0; t->factors && i < call->wide; i++) {
+            const int64_t at = start * call->taps + i;
+            const float *from = t->factors + s * (p->by_channel ? call->inner : call->taps);
+            factors[i] = i < weights ? from[p->by_channel ? at : at % call->taps] : 0.0f;
+            w->grad_factors[(s - first) * call->wide + i] = 0.0f;
+        }
+    }
+    for (int64_t row = 0; row < call->rows; row += call->height) {
+        const int64_t high = smaller(call->height, call->rows - row), channel = group * call->rows + row;
+        const int64_t place = (p->kernels ? 0 : first * bank) + channel * call->inner + start * call->taps;
+        read_bank(call, w, t->kernels + place, high, weights);
+        memset(w->grad_bank, 0, (size_t)(call->kernels * call->height * call->wide) * sizeof(float));
+        for (int64_t s = first; s < end; s++) {
+            const float *factors = t->factors ? w->factors + (s - first) * call->wide : NULL;
+            if (t->grad_input || t->grad_factors) mix_rows(call, w, s, channel, high, factors);
+            if (t->grad_input) {
+                const int64_t map = s * p->in_channels + group * call->depth + start;
+                float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
+                const struct outer outer = {
+                    .a_row = 1, .a_step = call->wide, .b_step = call->lines, .to_row = call->lines, .steps = high,
+                    .add = row > 0
+                };
+                const float *grad = call->grad + (s * p->out_channels + channel) * call->lines;
+                multiply_outer(&outer, weights, vectors, factors ? w->scaled : w->mixed, grad, to);
+            }
+            if (of_weights)
+                differentiate_tile(
+                    call, w, s, channel, row, high, weights, w->columns + (s - first) * unfolded, factors,
+                    t->grad_factors ? w->grad_factors + (s - first) * call->wide : NULL,
+                    call->parts ? call->parts + (task * p->batch + s) * call->kernels * each : NULL
+                );
+        }
+        if (t->grad_kernels) write_bank(call, w, t->grad_kernels + place, high, weights, p->kernels && first > 0);
+    }
+    for (int64_t s = first; s < end; s++) {
+        const int64_t map = s * p->in_channels + group * call->depth + start;
+        if (t->grad_input && !straight) fold(call, map, channels, w->grad_unfolded + (s - first) * unfolded);
+        if (!t->grad_factors) continue;
+        const float *from = w->grad_factors + (s - first) * call->wide;
+        if (p->by_channel) {
+            copy(call->factor_parts + (group * p->batch + s) * call->inner + start * call->taps, from, weights);
+        } else {
+            float *to = call->factor_parts + (task * p->batch + s) * call->taps;
+            for (int64_t i = 0; i < call->taps; i++) to[i] = from[i];
+            for (int64_t i = call->taps; i < weights; i++) to[i % call->taps] += from[i];
+        }
+    }
+}
+
+/* Sums of parts, in their order: from[part * stride] for `count` numbers. */
+static void add_parts(const float *from, int64_t parts, int64_t stride, int64_t count, float *to) {
+    memcpy(to, from, (size_t)count * sizeof(float));
+    for (int64_t part = 1; part < parts; part++) add_floats(to, from + part * stride, count);
+}
+
+static void add_up(const struct backward *call, int64_t sample) {
+    const dyv_problem *p = call->p;
+    const dyv_gradients *t = call->t;
+    if (t->grad_coefficients) {
+        const int64_t each = p->per_channel ? call->rows : 1, numbers = p->kernels * each;
+        const int64_t of_group = call->blocks * p->batch * numbers;
+        for (int64_t g = 0; p->per_channel && g < p->groups; g++)
+            for (int64_t k = 0; k < p->kernels; k++)
+                add_parts(
+                    call->parts + g * of_group + sample * numbers + k * each, call->blocks, p->batch * numbers, each,
+                    t->grad_coefficients + (sample * p->kernels + k) * p->out_channels + g * each
+                );
+        if (!p->per_channel)
+            add_parts(
+                call->parts + sample * numbers, call->tasks, p->batch * numbers, numbers,
+                t->grad_coefficients + sample * numbers
+            );
+    }
+    if (t->grad_factors) {
+        const int64_t numbers = p->by_channel ? call->inner : call->taps, parts = p->by_channel ? p->groups : call->tasks;
+        add_parts(
+            call->factor_parts + sample * numbers, parts, p->batch * numbers, numbers, t->grad_factors + sample * numbers
+        );
+    }
+}
+
+static int find_workplace(const struct backward *call, struct workplace *w) {
+    const int64_t tile = call->height * call->wide, unfolded = call->wide * call->lines;
+    const int64_t numbers = 2 * call->kernels * tile + 3 * tile + 2 * call->samples * call->wide;
+    float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->kernels * DYV_LANES));
+    float *large = dyv_memory(DYV_SUMS, (size_t)((2 * call->samples + 1) * unfolded));
+    if (!at || !large) return 0;
+    w->bank = at, w->grad_bank = at += call->kernels * tile;
+    w->mixed = at += call->kernels * tile, w->scaled = at += tile, w->grad_mixed = at += tile;
+    w->factors = at += tile, w->grad_factors = at += call->samples * call->wide, w->dots = at + call->samples * call->wide;
+    w->columns = large, w->grad_unfolded = large + call->samples * unfolded;
+    w->unfolded = large + 2 * call->samples * unfolded;
+    return 1;
+}
+
+static void work_backward(void *argument, int index, int team) {
+    struct backward *call = argument;
+    const dyv_problem *p = call->p;
+    struct workplace w;
+    (void)index;
+    if (call->packed) {
+        const int64_t maps = p->batch * p->out_channels, some = maps / (4 * team) + 1;
+        for (int64_t m = take(&call->next[0], some); m < maps; m = take(&call->next[0], some))
+            for (int64_t i = m; i < m + some && i < maps; i++) {
+                copy(call->packed + i * call->lines, call->t->grad + i * call->pixels, call->pixels);
+                for (int64_t j = call->pixels; j < call->lines; j++) call->packed[i * call->lines + j] = 0.0f;
+            }
+        dyv_wait(team);
+    }
+    if (find_workplace(call, &w)) {
+        for (int64_t task = take(&call->next[1], 1); task < call->tasks; task = take(&call->next[1], 1))
+            for (int64_t s = 0; s < p->batch; s += call->samples)
+                differentiate_samples(call, &w, task, s, smaller(s + call->samples, p->batch));
+    } else {
+        __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
+    }
+    dyv_wait(team);
+    for (int64_t s = take(&call->next[2], 1); s < p->batch; s = take(&call->next[2], 1)) add_up(call, s);
+    dyv_trim();
+}
+
+/* Input channels of a task: few weights in vanishing parts of vectors, and not too many. */
+static int64_t choose_channels(int64_t depth, int64_t taps) {
+    int64_t best = 1;
+    double least = 1e30;
+    for (int64_t c = 1; c <= depth && (c == 1 || c * taps <= MOST_WIDE); c++) {
+        const double weights = (double)(c * taps), cost = (double)TILE_ROW(c * taps) / weights * (1.0 + 8.0 / weights);
+        if (cost < least) best = c, least = cost;
+    }
+    return best;
+}
+
+/* Returns 0, or 1 if there was no memory. */
+int DYV_DIFFERENTIATE(const dyv_problem *p, const dyv_gradients *t, int threads) {
+    if (p->groups == p->in_channels && p->groups == p->out_channels && p->groups > 1 && !p->kernels)
+        return slide_back(p, t, threads);
+    struct backward call = {.p = p, .t = t, .grad = t->grad};
+    call.rows = p->out_channels / p->groups, call.depth = p->in_channels / p->groups;
+    call.taps = p->kernel_h * p->kernel_w, call.inner = call.depth * call.taps;
+    call.pixels = p->out_h * p->out_w, call.kernels = p->kernels ? p->kernels : 1;
+    call.channels = choose_channels(call.depth, call.taps);
+    call.blocks = (call.depth + call.channels - 1) / call.channels, call.tasks = call.blocks * p->groups;
+    call.wide = TILE_ROW(call.channels * call.taps), call.lines = TILE_ROW(call.pixels);
+    call.plain = call.taps == 1 && p->stride_h == 1 && p->stride_w == 1 && call.pixels == p->in_h * p->in_w;
+    call.samples = MOST_UNFOLDED / (2 * call.wide * call.lines);
+    call.samples = p->kernels && call.samples > 1 ? smaller(call.samples, p->batch) : 1;
+    call.height = BANK_TILE / (call.kernels * call.wide) / 12 * 12;
+    call.height = smaller(call.height < 12 ? 12 : call.height, call.rows);
+    const int64_t each = p->per_channel ? call.rows : 1;
+    const int64_t parts = t->grad_coefficients ? call.tasks * p->batch * p->kernels * each : 0;
+    const int64_t factor_parts = !t->grad_factors ? 0
+        : p->batch * (p->by_channel ? p->groups * call.inner : call.tasks * call.taps);
+    if (parts + factor_parts) {
+        call.parts = dyv_memory(DYV_PARTS, (size_t)(parts + factor_parts));
+        if (!call.parts) return 1;
+        memset(call.parts, 0, (size_t)parts * sizeof(float));
+        call.factor_parts = call.parts + parts;
+        if (!parts) call.parts = NULL;
+    }
+    if (call.lines != call.pixels) {
+        call.packed = dyv_memory(DYV_PACKED, (size_t)(p->batch * p->out_channels * call.lines));
+        if (!call.packed) return 1;
+        call.grad = call.packed;
+    }
+    const double work = (double)p->batch * (double)p->groups * (double)(call.rows * call.inner * call.lines);
+    dyv_run(work_backward, &call, (int)smaller(threads, 1 + (int64_t)(work / 100000.0)));
+    dyv_trim();
+    return call.failed;
+}
