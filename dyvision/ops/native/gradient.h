@@ -8,10 +8,23 @@
  * A task owns all it writes, but sums over channels: these are parts that are added up in the order of the tasks.
  */
 
-/* Weights of one output channel, floats of the bank's tile, and of a task's unfolded inputs. */
+/* Weights of one output channel, more of small maps; floats of the bank's tile, and of a task's unfolded inputs. */
 #define MOST_WIDE 72
+#define MOST_WIDE_OF_SMALL 200
 #define BANK_TILE 16384
 #define MOST_UNFOLDED 98304
+/* Floats of gradients of weights that are made at a time. */
+#define MOST_STRIP 8192
+
+INLINE float add_lanes(vec value) {
+    float lanes[DYV_LANES];
+    store(lanes, value);
+    four sum = *(const four *)lanes;
+#if DYV_LANES > 4
+    for (int i = 4; i < DYV_LANES; i += 4) sum += *(const four *)(lanes + i);
+#endif
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
 
 struct backward {
     const dyv_problem *p;
@@ -19,7 +32,8 @@ struct backward {
     int64_t rows, depth, taps, inner, pixels, kernels; /* C_out/groups, C_in/groups, kH*kW, depth*taps, H'*W', K or 1 */
     int64_t channels, blocks, tasks;   /* of a task, tasks of a group, and all */
     int64_t wide, lines;               /* floats of a tile's row, and of a map of the output */
-    int64_t samples, height;           /* samples, and output channels, at a time */
+    int64_t samples, height, strip;    /* samples, and output channels, at a time; those of one gradient of weights */
+    int64_t each;                      /* coefficients of a kernel that a task sees */
     int plain;                         /* 1x1, and every pixel is seen: nothing is unfolded */
     const float *grad;                 /* [B, C_out, lines] */
     float *packed, *parts, *factor_parts;
@@ -30,9 +44,9 @@ struct backward {
 /* A thread's memory. */
 struct workplace {
     float *bank, *grad_bank;          /* [K, height, wide] */
-    float *mixed, *scaled, *grad_mixed; /* [height, wide] */
+    float *mixed, *grad_mixed;        /* [height, wide], [samples, strip, wide] */
     float *factors, *grad_factors;    /* [samples, wide] */
-    float *dots;                      /* [K, vectors] */
+    float *dots;                      /* [samples, K, lanes], of the gradient of a mixture with the kernels */
     float *columns, *unfolded, *grad_unfolded; /* [samples, lines, wide], [wide, lines], [samples, wide, lines] */
 };
 
@@ -121,106 +135,173 @@ static void fold(const struct backward *call, int64_t map, int64_t channels, con
     }
 }
 
-/* Coefficient of a sample, a kernel and an output channel. */
-INLINE float coefficient_of(const struct backward *call, int64_t sample, int64_t k, int64_t channel) {
+/* Coefficients of an output channel: of a sample and its kernel k at from[k * kernel + sample * of_sample]. */
+struct coefficients {
+    const float *from;
+    int64_t kernel, sample;
+};
+
+static struct coefficients coefficients_of(const struct backward *call, int64_t sample, int64_t channel) {
+    static const float one = 1.0f;
     const dyv_problem *p = call->p;
-    if (!p->kernels) return 1.0f;
-    const int64_t at = sample * p->kernels + k;
-    return call->t->coefficients[p->per_channel ? at * p->out_channels + channel : at];
+    const int64_t each = p->per_channel ? p->out_channels : 1;
+    if (!p->kernels) return (struct coefficients){&one, 0, 0};
+    return (struct coefficients){
+        call->t->coefficients + sample * p->kernels * each + (p->per_channel ? channel : 0), each, p->kernels * each
+    };
 }
 
-/* Mix `high` rows of a sample from the tile of the bank; scaled: with the factors of the weights. */
+/* Some vectors of a row of the kernels, mixed. */
+INLINE void mix_vectors(
+    const int vectors, const struct backward *call, const float *bank, struct coefficients c, vec *sum
+) {
+    const int64_t next = call->height * call->wide;
+    float factor = c.from[0];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) sum[v] = factor * load(bank + v * DYV_LANES);
+    for (int64_t k = 1; k < call->kernels; k++) {
+        bank += next, factor = c.from[k * c.kernel];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[v] += factor * load(bank + v * DYV_LANES);
+    }
+}
+
+INLINE void mix_part(
+    const int vectors, const struct backward *call, const float *bank, struct coefficients c, const float *factors, float *to
+) {
+    vec sum[4];
+    mix_vectors(vectors, call, bank, c, sum);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+        store(to + v * DYV_LANES, factors ? sum[v] * load(factors + v * DYV_LANES) : sum[v]);
+}
+
+/* Mix `high` rows of a sample from the tile of the bank, with the factors of the weights. */
 static void mix_rows(
     const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t high, const float *factors
 ) {
-    const int64_t next = call->height * call->wide;
-    for (int64_t r = 0; r < high; r++) {
+    struct coefficients c = coefficients_of(call, sample, channel);
+    for (int64_t r = 0; r < high; r++, c.from += call->p->per_channel ? 1 : 0) {
         const float *bank = w->bank + r * call->wide;
-        float *to = w->mixed + r * call->wide, *scaled = w->scaled + r * call->wide;
-        for (int64_t v = 0; v < call->wide; v += DYV_LANES) {
-            vec sum = coefficient_of(call, sample, 0, channel + r) * load(bank + v);
-            for (int64_t k = 1; k < call->kernels; k++)
-                sum += coefficient_of(call, sample, k, channel + r) * load(bank + k * next + v);
-            store(to + v, sum);
-            if (factors) store(scaled + v, sum * load(factors + v));
-        }
+        float *to = w->mixed + r * call->wide;
+        int64_t v = 0;
+        for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
+            mix_part(4, call, bank + v, c, factors ? factors + v : NULL, to + v);
+        for (; v < call->wide; v += DYV_LANES)
+            mix_part(1, call, bank + v, c, factors ? factors + v : NULL, to + v);
     }
 }
 
-/* Some vectors of the gradient of a row of weights: to the bank's gradient, and times the bank. */
-INLINE void spread(
-    const int vectors, const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t at,
-    const float *factors, float *grad_factors
+/* Of the gradient of a row of a sample's weights: the factors' gradient, and the mixture's in its place. */
+static void apply_factors(
+    const struct backward *call, const float *bank, struct coefficients c, const float *factors, float *grad_factors,
+    float *grad
 ) {
-    const int64_t next = call->height * call->wide;
-    vec grad[4];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) grad[v] = load(w->grad_mixed + at + v * DYV_LANES);
-    if (factors) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            if (grad_factors) {
-                float *to = grad_factors + v * DYV_LANES;
-                store(to, load(to) + grad[v] * load(w->mixed + at + v * DYV_LANES));
-            }
-            grad[v] *= load(factors + v * DYV_LANES);
-        }
+    for (int64_t v = 0; v < call->wide; v += DYV_LANES) {
+        vec mixed;
+        const vec found = load(grad + v);
+        mix_vectors(1, call, bank + v, c, &mixed);
+        store(grad_factors + v, load(grad_factors + v) + found * mixed);
+        store(grad + v, found * load(factors + v));
     }
-    for (int64_t k = 0; k < call->kernels; k++) {
-        const float c = coefficient_of(call, sample, k, channel);
-        const float *bank = w->bank + k * next + at;
-        float *to = w->grad_bank + k * next + at;
-        vec dot = load(w->dots + k * DYV_LANES);
+}
+
+/* Gradients of a row of mixtures, at some vectors: summed to those of some kernels, and multiplied with the kernels. */
+INLINE void spread(
+    const int kernels, const int vectors, const struct backward *call, const float *grad, int64_t samples,
+    struct coefficients c, const float *bank, float *grad_bank, float *dots, int add
+) {
+    const int64_t next = call->height * call->wide, of_sample = call->strip * call->wide;
+    vec sum[2][4], weight[2][4];
+#pragma GCC unroll 2
+    for (int k = 0; k < kernels; k++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[k][v] = (vec){0}, weight[k][v] = load(bank + k * next + v * DYV_LANES);
+    }
+    for (int64_t s = 0; s < samples; s++, grad += of_sample, c.from += c.sample, dots += call->kernels * DYV_LANES) {
+        vec dot[2];
+        float factor[2];
+#pragma GCC unroll 2
+        for (int k = 0; k < kernels; k++)
+            dot[k] = add ? load(dots + k * DYV_LANES) : (vec){0}, factor[k] = c.from[k * c.kernel];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            store(to + v * DYV_LANES, load(to + v * DYV_LANES) + c * grad[v]);
-            dot += grad[v] * load(bank + v * DYV_LANES);
+            const vec g = load(grad + v * DYV_LANES);
+#pragma GCC unroll 2
+            for (int k = 0; k < kernels; k++) sum[k][v] += factor[k] * g, dot[k] += g * weight[k][v];
         }
-        store(w->dots + k * DYV_LANES, dot);
+#pragma GCC unroll 2
+        for (int k = 0; k < kernels; k++) store(dots + k * DYV_LANES, dot[k]);
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < kernels; k++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store(grad_bank + k * next + v * DYV_LANES, sum[k][v]);
     }
 }
 
 static void spread_row(
-    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t r,
-    const float *factors, float *grad_factors
+    const struct backward *call, const struct workplace *w, const float *grad, int64_t samples, struct coefficients c,
+    int64_t row, int add
 ) {
-    int64_t v = 0;
-    for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
+    const int64_t next = call->height * call->wide, at = row * call->wide;
+    int64_t k = 0;
+    for (; k + 2 <= call->kernels; k += 2, c.from += 2 * c.kernel) {
+        int64_t v = 0;
+        for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
+            spread(
+                2, 4, call, grad + v, samples, c, w->bank + k * next + at + v, w->grad_bank + k * next + at + v,
+                w->dots + k * DYV_LANES, add || v
+            );
+        for (; v < call->wide; v += DYV_LANES)
+            spread(
+                2, 1, call, grad + v, samples, c, w->bank + k * next + at + v, w->grad_bank + k * next + at + v,
+                w->dots + k * DYV_LANES, add || v
+            );
+    }
+    for (int64_t v = 0; k < call->kernels && v < call->wide; v += DYV_LANES)
         spread(
-            4, call, w, sample, channel, r * call->wide + v, factors ? factors + v : NULL,
-            grad_factors ? grad_factors + v : NULL
-        );
-    for (; v < call->wide; v += DYV_LANES)
-        spread(
-            1, call, w, sample, channel, r * call->wide + v, factors ? factors + v : NULL,
-            grad_factors ? grad_factors + v : NULL
+            1, 1, call, grad + v, samples, c, w->bank + k * next + at + v, w->grad_bank + k * next + at + v,
+            w->dots + k * DYV_LANES, add || v
         );
 }
 
-/* Gradients of the weights of one sample: the tile's, and what follows from it. `parts` are of the sample. */
-static void differentiate_tile(
-    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t row, int64_t high,
-    int64_t weights, const float *columns, const float *factors, float *grad_factors, float *parts
+/* Gradients of `high` rows of the weights, for samples [first, end). `parts` are the coefficients' of the first one. */
+static void differentiate_rows(
+    const struct backward *call, const struct workplace *w, int64_t first, int64_t end, int64_t channel, int64_t row,
+    int64_t high, int64_t weights, float *parts
 ) {
-    const int64_t last = call->wide - DYV_LANES, each = call->p->per_channel ? call->rows : 1;
+    const int64_t numbers = call->kernels * call->each, unfolded = call->wide * call->lines;
     const struct outer outer = {
         .a_row = call->lines, .a_step = 1, .b_step = call->wide, .to_row = call->wide, .steps = call->pixels
     };
-    const float *grad = call->grad + (sample * call->p->out_channels + channel) * call->lines;
-    multiply_outer(&outer, high, call->wide / DYV_LANES, grad, columns, w->grad_mixed);
-    if (each == 1) memset(w->dots, 0, (size_t)(call->kernels * DYV_LANES) * sizeof(float));
-    for (int64_t r = 0; r < high; r++) {
-        /* what is beyond the weights is no number of anything */
-        for (int64_t i = weights; i < call->wide; i++) w->grad_mixed[r * call->wide + i] = 0.0f;
-        if (each > 1) memset(w->dots, 0, (size_t)(call->kernels * DYV_LANES) * sizeof(float));
-        spread_row(call, w, sample, channel + r, r, factors, grad_factors);
-        if (each > 1 && parts)
-            for (int64_t k = 0; k < call->kernels; k++)
-                parts[k * each + row + r] = sum_lanes(load(w->dots + k * DYV_LANES));
+    for (int64_t strip = 0; strip < high; strip += call->strip) {
+        const int64_t rows = smaller(call->strip, high - strip);
+        for (int64_t s = first; s < end; s++) {
+            const float *grad = call->grad + (s * call->p->out_channels + channel + strip) * call->lines;
+            float *to = w->grad_mixed + (s - first) * call->strip * call->wide;
+            multiply_outer(&outer, rows, call->wide / DYV_LANES, grad, w->columns + (s - first) * unfolded, to);
+            for (int64_t r = 0; r < rows; r++) {
+                /* what is beyond the weights is no number of anything */
+                for (int64_t i = weights; i < call->wide; i++) to[r * call->wide + i] = 0.0f;
+                if (call->t->factors)
+                    apply_factors(
+                        call, w->bank + (strip + r) * call->wide, coefficients_of(call, s, channel + strip + r),
+                        w->factors + (s - first) * call->wide, w->grad_factors + (s - first) * call->wide,
+                        to + r * call->wide
+                    );
+            }
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            const struct coefficients c = coefficients_of(call, first, channel + strip + r);
+            spread_row(call, w, w->grad_mixed + r * call->wide, end - first, c, strip + r, !call->p->per_channel);
+            if (!call->p->per_channel || !parts) continue;
+            for (int64_t s = 0; s < end - first; s++)
+                for (int64_t k = 0; k < call->kernels; k++)
+                    parts[s * numbers + k * call->each + row + strip + r] =
+                        add_lanes(load(w->dots + (s * call->kernels + k) * DYV_LANES));
+        }
     }
-    (void)last;
-    if (each == 1 && parts)
-        for (int64_t k = 0; k < call->kernels; k++) parts[k] += sum_lanes(load(w->dots + k * DYV_LANES));
 }
 
 /* Rows of the bank's tile, from memory and to it; what is beyond the weights is zero. */
@@ -258,7 +339,8 @@ static void differentiate_samples(
     const dyv_gradients *t = call->t;
     const int64_t group = task / call->blocks, start = task % call->blocks * call->channels;
     const int64_t channels = smaller(call->channels, call->depth - start), weights = channels * call->taps;
-    const int64_t each = p->per_channel ? call->rows : 1, bank = p->out_channels * call->inner;
+    const int64_t bank = p->out_channels * call->inner, numbers = call->kernels * call->each;
+    float *parts = call->parts ? call->parts + (task * p->batch + first) * numbers : NULL;
     const int64_t unfolded = call->wide * call->lines, vectors = call->lines / DYV_LANES;
     const int of_weights = t->grad_kernels || t->grad_coefficients || t->grad_factors;
     const int straight = call->plain && call->lines == call->pixels;
@@ -273,33 +355,26 @@ static void differentiate_samples(
             w->grad_factors[(s - first) * call->wide + i] = 0.0f;
         }
     }
+    memset(w->dots, 0, (size_t)((end - first) * call->kernels * DYV_LANES) * sizeof(float));
     for (int64_t row = 0; row < call->rows; row += call->height) {
         const int64_t high = smaller(call->height, call->rows - row), channel = group * call->rows + row;
         const int64_t place = (p->kernels ? 0 : first * bank) + channel * call->inner + start * call->taps;
         read_bank(call, w, t->kernels + place, high, weights);
-        memset(w->grad_bank, 0, (size_t)(call->kernels * call->height * call->wide) * sizeof(float));
-        for (int64_t s = first; s < end; s++) {
-            const float *factors = t->factors ? w->factors + (s - first) * call->wide : NULL;
-            if (t->grad_input || t->grad_factors) mix_rows(call, w, s, channel, high, factors);
-            if (t->grad_input) {
-                const int64_t map = s * p->in_channels + group * call->depth + start;
-                float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
-                const struct outer outer = {
-                    .a_row = 1, .a_step = call->wide, .b_step = call->lines, .to_row = call->lines, .steps = high,
-                    .add = row > 0
-                };
-                const float *grad = call->grad + (s * p->out_channels + channel) * call->lines;
-                multiply_outer(&outer, weights, vectors, factors ? w->scaled : w->mixed, grad, to);
-            }
-            if (of_weights)
-                differentiate_tile(
-                    call, w, s, channel, row, high, weights, w->columns + (s - first) * unfolded, factors,
-                    t->grad_factors ? w->grad_factors + (s - first) * call->wide : NULL,
-                    call->parts ? call->parts + (task * p->batch + s) * call->kernels * each : NULL
-                );
+        const struct outer outer = {
+            .a_row = 1, .a_step = call->wide, .b_step = call->lines, .to_row = call->lines, .steps = high, .add = row > 0
+        };
+        for (int64_t s = first; t->grad_input && s < end; s++) {
+            const int64_t map = s * p->in_channels + group * call->depth + start;
+            float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
+            const float *grad = call->grad + (s * p->out_channels + channel) * call->lines;
+            mix_rows(call, w, s, channel, high, t->factors ? w->factors + (s - first) * call->wide : NULL);
+            multiply_outer(&outer, weights, vectors, w->mixed, grad, to);
         }
+        if (of_weights) differentiate_rows(call, w, first, end, channel, row, high, weights, parts);
         if (t->grad_kernels) write_bank(call, w, t->grad_kernels + place, high, weights, p->kernels && first > 0);
     }
+    for (int64_t i = 0; parts && !p->per_channel && i < (end - first) * numbers; i++)
+        parts[i] = add_lanes(load(w->dots + i * DYV_LANES));
     for (int64_t s = first; s < end; s++) {
         const int64_t map = s * p->in_channels + group * call->depth + start;
         if (t->grad_input && !straight) fold(call, map, channels, w->grad_unfolded + (s - first) * unfolded);
@@ -325,7 +400,7 @@ static void add_up(const struct backward *call, int64_t sample) {
     const dyv_problem *p = call->p;
     const dyv_gradients *t = call->t;
     if (t->grad_coefficients) {
-        const int64_t each = p->per_channel ? call->rows : 1, numbers = p->kernels * each;
+        const int64_t each = call->each, numbers = p->kernels * each;
         const int64_t of_group = call->blocks * p->batch * numbers;
         for (int64_t g = 0; p->per_channel && g < p->groups; g++)
             for (int64_t k = 0; k < p->kernels; k++)
@@ -349,13 +424,14 @@ static void add_up(const struct backward *call, int64_t sample) {
 
 static int find_workplace(const struct backward *call, struct workplace *w) {
     const int64_t tile = call->height * call->wide, unfolded = call->wide * call->lines;
-    const int64_t numbers = 2 * call->kernels * tile + 3 * tile + 2 * call->samples * call->wide;
-    float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->kernels * DYV_LANES));
+    const int64_t strips = call->samples * call->strip * call->wide;
+    const int64_t numbers = (2 * call->kernels + 1) * tile + strips + 2 * call->samples * call->wide;
+    float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->samples * call->kernels * DYV_LANES));
     float *large = dyv_memory(DYV_SUMS, (size_t)((2 * call->samples + 1) * unfolded));
     if (!at || !large) return 0;
     w->bank = at, w->grad_bank = at += call->kernels * tile;
-    w->mixed = at += call->kernels * tile, w->scaled = at += tile, w->grad_mixed = at += tile;
-    w->factors = at += tile, w->grad_factors = at += call->samples * call->wide, w->dots = at + call->samples * call->wide;
+    w->mixed = at += call->kernels * tile, w->grad_mixed = at += tile;
+    w->factors = at += strips, w->grad_factors = at += call->samples * call->wide, w->dots = at + call->samples * call->wide;
     w->columns = large, w->grad_unfolded = large + call->samples * unfolded;
     w->unfolded = large + 2 * call->samples * unfolded;
     return 1;
@@ -388,10 +464,12 @@ static void work_backward(void *argument, int index, int team) {
 }
 
 /* Input channels of a task: few weights in vanishing parts of vectors, and not too many. */
-static int64_t choose_channels(int64_t depth, int64_t taps) {
-    int64_t best = 1;
+static int64_t choose_channels(const struct backward *call) {
+    const int64_t depth = call->depth, taps = call->taps;
+    int64_t best = 1, most = smaller(MOST_WIDE_OF_SMALL, MOST_UNFOLDED / (2 * call->p->batch * call->lines));
+    most = most < MOST_WIDE || !call->p->kernels ? MOST_WIDE : most;
     double least = 1e30;
-    for (int64_t c = 1; c <= depth && (c == 1 || c * taps <= MOST_WIDE); c++) {
+    for (int64_t c = 1; c <= depth && (c == 1 || c * taps <= most); c++) {
         const double weights = (double)(c * taps), cost = (double)TILE_ROW(c * taps) / weights * (1.0 + 8.0 / weights);
         if (cost < least) best = c, least = cost;
     }
@@ -406,22 +484,24 @@ int DYV_DIFFERENTIATE(const dyv_problem *p, const dyv_gradients *t, int threads)
     call.rows = p->out_channels / p->groups, call.depth = p->in_channels / p->groups;
     call.taps = p->kernel_h * p->kernel_w, call.inner = call.depth * call.taps;
     call.pixels = p->out_h * p->out_w, call.kernels = p->kernels ? p->kernels : 1;
-    call.channels = choose_channels(call.depth, call.taps);
+    call.lines = TILE_ROW(call.pixels);
+    call.channels = choose_channels(&call);
     call.blocks = (call.depth + call.channels - 1) / call.channels, call.tasks = call.blocks * p->groups;
-    call.wide = TILE_ROW(call.channels * call.taps), call.lines = TILE_ROW(call.pixels);
+    call.wide = TILE_ROW(call.channels * call.taps);
     call.plain = call.taps == 1 && p->stride_h == 1 && p->stride_w == 1 && call.pixels == p->in_h * p->in_w;
     call.samples = MOST_UNFOLDED / (2 * call.wide * call.lines);
     call.samples = p->kernels && call.samples > 1 ? smaller(call.samples, p->batch) : 1;
     call.height = BANK_TILE / (call.kernels * call.wide) / 12 * 12;
     call.height = smaller(call.height < 12 ? 12 : call.height, call.rows);
-    const int64_t each = p->per_channel ? call.rows : 1;
-    const int64_t parts = t->grad_coefficients ? call.tasks * p->batch * p->kernels * each : 0;
+    call.strip = MOST_STRIP / (call.samples * call.wide) / 6 * 6;
+    call.strip = smaller(call.strip < 6 ? 6 : call.strip, call.height);
+    call.each = p->per_channel ? call.rows : 1;
+    const int64_t parts = t->grad_coefficients ? call.tasks * p->batch * p->kernels * call.each : 0;
     const int64_t factor_parts = !t->grad_factors ? 0
         : p->batch * (p->by_channel ? p->groups * call.inner : call.tasks * call.taps);
     if (parts + factor_parts) {
         call.parts = dyv_memory(DYV_PARTS, (size_t)(parts + factor_parts));
         if (!call.parts) return 1;
-        memset(call.parts, 0, (size_t)parts * sizeof(float));
         call.factor_parts = call.parts + parts;
         if (!parts) call.parts = NULL;
     }
