@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, wraps
 from typing import cast
 
@@ -31,10 +31,19 @@ def is_plain_inference(input: Tensor, others: Iterable[Tensor | None]) -> bool:
         False while gradients are recorded for one of them, while operations are traced, watched or autocast, in other
         types and memory formats than contiguous float32, on other devices, of nothing, and without the kernels.
     """
-    if input.device.type != "cpu" or input.dtype != torch.float32 or is_traced() or not native.available():
-        return False
     tensors = (input, *(tensor for tensor in others if tensor is not None))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    return not is_recorded(tensors) and is_plain(tensors)
+
+
+def is_recorded(tensors: Iterable[Tensor]) -> bool:
+    """Whether gradients are recorded for one of some tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether native kernels may read these tensors, of which the first is the input; see :func:`is_plain_inference`."""
+    input = tensors[0]
+    if input.device.type != "cpu" or input.dtype != torch.float32 or is_traced() or not native.available():
         return False
     if not all(type(tensor) in PLAIN and tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors):
         return False
