@@ -26,11 +26,14 @@ from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
 from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
-from dyvision.ops import dynamic_conv2d
+from dyvision.layers._branch import is_ordinary
+from dyvision.ops import dynamic_conv2d, mixture_conv2d
 from dyvision.ops.autocast import without_autocast
 from dyvision.ops.geometry import Size, is_channels_last
 from dyvision.ops.low_rank import low_rank_conv2d
 from dyvision.ops.modes import has_open_size, is_exporting
+from dyvision.ops.plain import is_plain
+from dyvision.ops.training import trains_natively
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
@@ -129,9 +132,31 @@ class DCDConv2d(DynamicConv2d):
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
+        if self._trains_at_once(x, scale):
+            return self._train(x, scale, fusion)
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
-        residual = self._residual(low, fusion)
+        residual = self.conv_p(self._fuse(low, fusion))
         return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
+
+    def _trains_at_once(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether there is code that scales W0 as it is applied, and products of matrices may replace Q and P."""
+        return (
+            self._pointwise
+            and self.stride == (1, 1)
+            and self.blocks == 1
+            and all(is_ordinary(conv, InitialisedConv2d) for conv in (self.conv_q, self.conv_p))
+            and is_plain([t for t in (x, scale, *self.parameters()) if t is not None])
+            and trains_natively(x, self.weight[None], {"stride": 1, "padding": 0, "dilation": 1, "groups": 1})
+        )
+
+    def _train(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
+        """The same without a map of W0's output, which only a scale would be kept for."""
+        batch, size = x.shape[0], x.shape[2:]
+        bias = None if self.bias is None else self.bias[None]
+        scaled = mixture_conv2d(x, self.weight[None], scale[:, None], bias)
+        reduce, expand = (conv.weight.flatten(1).expand(batch, -1, -1) for conv in (self.conv_q, self.conv_p))
+        low = torch.bmm(reduce, x.flatten(2)).unflatten(2, size)
+        return torch.baddbmm(scaled.flatten(2), expand, self._fuse(low, fusion).flatten(2)).unflatten(2, size)
 
     def _at_once(self, x: Tensor) -> Tensor | None:
         """Predict, fold and convolve where there is code for it; None elsewhere, and before :meth:`fuse_branch`."""
@@ -270,8 +295,8 @@ class DCDConv2d(DynamicConv2d):
         static = self._static(x, bias)
         return static, F.conv2d(self.centred(x), down, None, self.stride, groups=self.blocks)
 
-    def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
-        """``P (BN2(Phi BN1(low)) + BN1(low))``."""
+    def _fuse(self, low: Tensor, fusion: Tensor) -> Tensor:
+        """``BN2(Phi BN1(low)) + BN1(low)``."""
         low = apply_norm(self.bn1, low)
         batch, rank, height, width = low.shape
         fusion = fusion.to(low.dtype)
@@ -282,7 +307,7 @@ class DCDConv2d(DynamicConv2d):
         else:
             parts = low.reshape(batch * self.blocks, rank // self.blocks, height * width)
             mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
-        return self.conv_p(apply_norm(self.bn2, mixed) + low)
+        return apply_norm(self.bn2, mixed) + low
 
     def centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""

@@ -6,12 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dyvision.ops.geometry import resolve
-from dyvision.ops.measuring import find_fastest
 from dyvision.ops.mixture import mixture_conv2d
 from dyvision.ops.plain import have_shapes, is_plain, is_recorded, plain_convolution
-from dyvision.ops.planner import make_plan
-from dyvision.ops.problem import Plan, describe_problem
+from dyvision.ops.training import trains_natively
 
 
 def gated_mixture(
@@ -59,7 +56,7 @@ def gated_mixture(
     ):
         return None  # the general way says what is wrong
     recorded = is_recorded(tensors)
-    if recorded and not _trains_natively(input, kernels, arguments):
+    if recorded and not trains_natively(input, kernels, arguments):
         return None
     rows = None if filters is None else filters[:, None]
     factors = taps
@@ -82,10 +79,3 @@ def gated_mixture(
         by_channel=groups == 1,
     )
     return None if convolve is None else convolve(input, kernels, mix, bias, factors)
-
-
-def _trains_natively(input: Tensor, kernels: Tensor, arguments: dict[str, Any]) -> bool:
-    """Whether both passes would be native: others go through all kernels with their gates, one per sample."""
-    edges, geometry = resolve(input.shape, kernels.shape[-2:], **arguments)
-    problem = describe_problem(input, kernels, geometry, len(kernels), True, linear=False, edges=edges)
-    return make_plan(problem, find_fastest) == Plan("native", "native")

@@ -44,7 +44,7 @@ struct backward {
 /* A thread's memory. */
 struct workplace {
     float *bank, *grad_bank;          /* [K, height, wide] */
-    float *mixed, *grad_mixed;        /* [height, wide], [samples, strip, wide] */
+    float *mixed, *grad_mixed;        /* [2, height, wide], [samples, strip, wide] */
     float *factors, *grad_factors;    /* [samples, wide] */
     float *dots;                      /* [samples, K, lanes], of the gradient of a mixture with the kernels */
     float *columns, *unfolded, *grad_unfolded; /* [samples, lines, wide], [wide, lines], [samples, wide, lines] */
@@ -151,34 +151,46 @@ static struct coefficients coefficients_of(const struct backward *call, int64_t 
     };
 }
 
-/* Some vectors of a row of the kernels, mixed. */
+/* Some vectors of a row of the kernels, mixed for some samples. */
 INLINE void mix_vectors(
-    const int vectors, const struct backward *call, const float *bank, struct coefficients c, vec *sum
+    const int samples, const int vectors, const struct backward *call, const float *bank, struct coefficients c,
+    vec sum[2][4]
 ) {
     const int64_t next = call->height * call->wide;
-    float factor = c.from[0];
+#pragma GCC unroll 2
+    for (int s = 0; s < samples; s++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) sum[v] = factor * load(bank + v * DYV_LANES);
+        for (int v = 0; v < vectors; v++) sum[s][v] = c.from[s * c.sample] * load(bank + v * DYV_LANES);
+    }
     for (int64_t k = 1; k < call->kernels; k++) {
-        bank += next, factor = c.from[k * c.kernel];
+        bank += next, c.from += c.kernel;
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) sum[v] += factor * load(bank + v * DYV_LANES);
+        for (int v = 0; v < vectors; v++) {
+            const vec x = load(bank + v * DYV_LANES);
+#pragma GCC unroll 2
+            for (int s = 0; s < samples; s++) sum[s][v] += c.from[s * c.sample] * x;
+        }
     }
 }
 
 INLINE void mix_part(
-    const int vectors, const struct backward *call, const float *bank, struct coefficients c, const float *factors, float *to
+    const int samples, const int vectors, const struct backward *call, const float *bank, struct coefficients c,
+    const float *factors, float *to
 ) {
-    vec sum[4];
-    mix_vectors(vectors, call, bank, c, sum);
+    vec sum[2][4];
+    mix_vectors(samples, vectors, call, bank, c, sum);
+#pragma GCC unroll 2
+    for (int s = 0; s < samples; s++, factors += factors ? call->wide : 0, to += call->height * call->wide) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++)
-        store(to + v * DYV_LANES, factors ? sum[v] * load(factors + v * DYV_LANES) : sum[v]);
+        for (int v = 0; v < vectors; v++)
+            store(to + v * DYV_LANES, factors ? sum[s][v] * load(factors + v * DYV_LANES) : sum[s][v]);
+    }
 }
 
-/* Mix `high` rows of a sample from the tile of the bank, with the factors of the weights. */
+/* Mix `high` rows from the tile of the bank for one or two samples, with the factors of the weights. */
 static void mix_rows(
-    const struct backward *call, const struct workplace *w, int64_t sample, int64_t channel, int64_t high, const float *factors
+    const struct backward *call, const struct workplace *w, int64_t sample, int two, int64_t channel, int64_t high,
+    const float *factors
 ) {
     struct coefficients c = coefficients_of(call, sample, channel);
     for (int64_t r = 0; r < high; r++, c.from += call->p->per_channel ? 1 : 0) {
@@ -186,9 +198,29 @@ static void mix_rows(
         float *to = w->mixed + r * call->wide;
         int64_t v = 0;
         for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
-            mix_part(4, call, bank + v, c, factors ? factors + v : NULL, to + v);
+            if (two)
+                mix_part(2, 4, call, bank + v, c, factors ? factors + v : NULL, to + v);
+            else
+                mix_part(1, 4, call, bank + v, c, factors ? factors + v : NULL, to + v);
         for (; v < call->wide; v += DYV_LANES)
-            mix_part(1, call, bank + v, c, factors ? factors + v : NULL, to + v);
+            if (two)
+                mix_part(2, 1, call, bank + v, c, factors ? factors + v : NULL, to + v);
+            else
+                mix_part(1, 1, call, bank + v, c, factors ? factors + v : NULL, to + v);
+    }
+}
+
+INLINE void apply_to_part(
+    const int vectors, const struct backward *call, const float *bank, struct coefficients c, const float *factors,
+    float *grad_factors, float *grad
+) {
+    vec mixed[2][4];
+    mix_vectors(1, vectors, call, bank, c, mixed);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const vec found = load(grad + v * DYV_LANES);
+        store(grad_factors + v * DYV_LANES, load(grad_factors + v * DYV_LANES) + found * mixed[0][v]);
+        store(grad + v * DYV_LANES, found * load(factors + v * DYV_LANES));
     }
 }
 
@@ -197,13 +229,11 @@ static void apply_factors(
     const struct backward *call, const float *bank, struct coefficients c, const float *factors, float *grad_factors,
     float *grad
 ) {
-    for (int64_t v = 0; v < call->wide; v += DYV_LANES) {
-        vec mixed;
-        const vec found = load(grad + v);
-        mix_vectors(1, call, bank + v, c, &mixed);
-        store(grad_factors + v, load(grad_factors + v) + found * mixed);
-        store(grad + v, found * load(factors + v));
-    }
+    int64_t v = 0;
+    for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
+        apply_to_part(4, call, bank + v, c, factors + v, grad_factors + v, grad + v);
+    for (; v < call->wide; v += DYV_LANES)
+        apply_to_part(1, call, bank + v, c, factors + v, grad_factors + v, grad + v);
 }
 
 /* Gradients of a row of mixtures, at some vectors: summed to those of some kernels, and multiplied with the kernels. */
@@ -367,8 +397,12 @@ static void differentiate_samples(
             const int64_t map = s * p->in_channels + group * call->depth + start;
             float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
             const float *grad = call->grad + (s * p->out_channels + channel) * call->lines;
-            mix_rows(call, w, s, channel, high, t->factors ? w->factors + (s - first) * call->wide : NULL);
-            multiply_outer(&outer, weights, vectors, w->mixed, grad, to);
+            const int64_t second = (s - first) % 2; /* of two samples that are mixed together */
+            if (!second)
+                mix_rows(
+                    call, w, s, s + 1 < end, channel, high, t->factors ? w->factors + (s - first) * call->wide : NULL
+                );
+            multiply_outer(&outer, weights, vectors, w->mixed + second * call->height * call->wide, grad, to);
         }
         if (of_weights) differentiate_rows(call, w, first, end, channel, row, high, weights, parts);
         if (t->grad_kernels) write_bank(call, w, t->grad_kernels + place, high, weights, p->kernels && first > 0);
@@ -425,12 +459,12 @@ static void add_up(const struct backward *call, int64_t sample) {
 static int find_workplace(const struct backward *call, struct workplace *w) {
     const int64_t tile = call->height * call->wide, unfolded = call->wide * call->lines;
     const int64_t strips = call->samples * call->strip * call->wide;
-    const int64_t numbers = (2 * call->kernels + 1) * tile + strips + 2 * call->samples * call->wide;
+    const int64_t numbers = (2 * call->kernels + 2) * tile + strips + 2 * call->samples * call->wide;
     float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->samples * call->kernels * DYV_LANES));
     float *large = dyv_memory(DYV_SUMS, (size_t)((2 * call->samples + 1) * unfolded));
     if (!at || !large) return 0;
     w->bank = at, w->grad_bank = at += call->kernels * tile;
-    w->mixed = at += call->kernels * tile, w->grad_mixed = at += tile;
+    w->mixed = at += call->kernels * tile, w->grad_mixed = at += 2 * tile;
     w->factors = at += strips, w->grad_factors = at += call->samples * call->wide, w->dots = at + call->samples * call->wide;
     w->columns = large, w->grad_unfolded = large + call->samples * unfolded;
     w->unfolded = large + 2 * call->samples * unfolded;
@@ -463,14 +497,16 @@ static void work_backward(void *argument, int index, int team) {
     dyv_trim();
 }
 
-/* Input channels of a task: few weights in vanishing parts of vectors, and not too many. */
-static int64_t choose_channels(const struct backward *call) {
+/* Input channels of a task: few weights in vanishing parts of vectors, not too many, and equal work for the threads. */
+static int64_t choose_channels(const struct backward *call, int threads) {
     const int64_t depth = call->depth, taps = call->taps;
     int64_t best = 1, most = smaller(MOST_WIDE_OF_SMALL, MOST_UNFOLDED / (2 * call->p->batch * call->lines));
     most = most < MOST_WIDE || !call->p->kernels ? MOST_WIDE : most;
     double least = 1e30;
     for (int64_t c = 1; c <= depth && (c == 1 || c * taps <= most); c++) {
-        const double weights = (double)(c * taps), cost = (double)TILE_ROW(c * taps) / weights * (1.0 + 8.0 / weights);
+        const int64_t tasks = (depth + c - 1) / c * call->p->groups, vectors = TILE_ROW(c * taps) / DYV_LANES;
+        const double one = (double)(vectors * DYV_LANES) + 8.0 + (vectors % DYV_MOST_VECTORS ? 8.0 : 0.0);
+        const double cost = (double)((tasks + threads - 1) / threads) * one;
         if (cost < least) best = c, least = cost;
     }
     return best;
@@ -485,7 +521,10 @@ int DYV_DIFFERENTIATE(const dyv_problem *p, const dyv_gradients *t, int threads)
     call.taps = p->kernel_h * p->kernel_w, call.inner = call.depth * call.taps;
     call.pixels = p->out_h * p->out_w, call.kernels = p->kernels ? p->kernels : 1;
     call.lines = TILE_ROW(call.pixels);
-    call.channels = choose_channels(&call);
+    const double work = (double)p->batch * (double)p->groups * (double)(call.rows * call.inner * call.lines);
+    threads = (int)smaller(threads, 1 + (int64_t)(work / 100000.0));
+    if (t->grad_kernels) dyv_expect(t->grad_kernels, (size_t)(p->kernels * p->out_channels * call.inner));
+    call.channels = choose_channels(&call, threads);
     call.blocks = (call.depth + call.channels - 1) / call.channels, call.tasks = call.blocks * p->groups;
     call.wide = TILE_ROW(call.channels * call.taps);
     call.plain = call.taps == 1 && p->stride_h == 1 && p->stride_w == 1 && call.pixels == p->in_h * p->in_w;
@@ -510,8 +549,7 @@ int DYV_DIFFERENTIATE(const dyv_problem *p, const dyv_gradients *t, int threads)
         if (!call.packed) return 1;
         call.grad = call.packed;
     }
-    const double work = (double)p->batch * (double)p->groups * (double)(call.rows * call.inner * call.lines);
-    dyv_run(work_backward, &call, (int)smaller(threads, 1 + (int64_t)(work / 100000.0)));
+    dyv_run(work_backward, &call, threads);
     dyv_trim();
     return call.failed;
 }

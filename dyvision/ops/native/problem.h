@@ -74,6 +74,9 @@ float *dyv_memory(int purpose, size_t floats);
 /* Give back what the calling thread holds beyond 64 MiB for a purpose: maps of that size are rare. */
 void dyv_trim(void);
 
+/* Many floats are going to be written for the first time: in pages as large as the system has, if it is asked. */
+void dyv_expect(float *at, size_t floats);
+
 /* Linear layers on the means of channels; weights are [rows, columns], a bias may be NULL. */
 typedef struct {
     int64_t batch, channels, pixels, hidden, outputs; /* hidden: 0 for one layer */
