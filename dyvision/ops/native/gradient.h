@@ -10,8 +10,8 @@
 
 /* Weights of one output channel, more of small maps; floats of the bank's tile, and of a task's unfolded inputs. */
 #define MOST_WIDE 72
-#define MOST_WIDE_OF_SMALL 200
-#define BANK_TILE 16384
+#define MOST_WIDE_OF_SMALL 136
+#define BANK_TILE 32768
 #define MOST_UNFOLDED 98304
 /* Floats of gradients of weights that are made at a time. */
 #define MOST_STRIP 8192
@@ -26,6 +26,9 @@ INLINE float add_lanes(vec value) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+/* Floats from one row to the next that is read beside it: not all of them in the same few places of a cache. */
+#define APART(numbers) ((numbers) + DYV_LANES)
+
 struct backward {
     const dyv_problem *p;
     const dyv_gradients *t;
@@ -35,6 +38,7 @@ struct backward {
     int64_t samples, height, strip;    /* samples, and output channels, at a time; those of one gradient of weights */
     int64_t each;                      /* coefficients of a kernel that a task sees */
     int plain;                         /* 1x1, and every pixel is seen: nothing is unfolded */
+    int by_pixel;                      /* the unfolded input's gradient has a row for each of few pixels */
     const float *grad;                 /* [B, C_out, lines] */
     float *packed, *parts, *factor_parts;
     int64_t next[4];
@@ -116,8 +120,8 @@ static void write_columns(
         return;
     }
     for (int64_t i = 0; i < channels * call->taps; i++)
-        unfold_tap(p, i % call->taps, from + i / call->taps * size, w->unfolded + i * call->lines);
-    transpose(w->unfolded, call->lines, channels * call->taps, call->pixels, columns, call->wide);
+        unfold_tap(p, i % call->taps, from + i / call->taps * size, w->unfolded + i * APART(call->lines));
+    transpose(w->unfolded, APART(call->lines), channels * call->taps, call->pixels, columns, call->wide);
 }
 
 /* From the gradient of a sample's unfolded input to that of its input. */
@@ -373,7 +377,7 @@ static void differentiate_samples(
     float *parts = call->parts ? call->parts + (task * p->batch + first) * numbers : NULL;
     const int64_t unfolded = call->wide * call->lines, vectors = call->lines / DYV_LANES;
     const int of_weights = t->grad_kernels || t->grad_coefficients || t->grad_factors;
-    const int straight = call->plain && call->lines == call->pixels;
+    const int straight = call->plain && call->lines == call->pixels && !call->by_pixel;
     for (int64_t s = first; s < end; s++) {
         const int64_t map = s * p->in_channels + group * call->depth + start;
         if (of_weights) write_columns(call, map, channels, w, w->columns + (s - first) * unfolded);
@@ -393,6 +397,9 @@ static void differentiate_samples(
         const struct outer outer = {
             .a_row = 1, .a_step = call->wide, .b_step = call->lines, .to_row = call->lines, .steps = high, .add = row > 0
         };
+        const struct outer by_pixel = {
+            .a_row = 1, .a_step = call->lines, .b_step = call->wide, .to_row = call->wide, .steps = high, .add = row > 0
+        };
         for (int64_t s = first; t->grad_input && s < end; s++) {
             const int64_t map = s * p->in_channels + group * call->depth + start;
             float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
@@ -402,7 +409,11 @@ static void differentiate_samples(
                 mix_rows(
                     call, w, s, s + 1 < end, channel, high, t->factors ? w->factors + (s - first) * call->wide : NULL
                 );
-            multiply_outer(&outer, weights, vectors, w->mixed + second * call->height * call->wide, grad, to);
+            const float *mixed = w->mixed + second * call->height * call->wide;
+            if (call->by_pixel)
+                multiply_outer(&by_pixel, call->pixels, call->wide / DYV_LANES, grad, mixed, to);
+            else
+                multiply_outer(&outer, weights, vectors, mixed, grad, to);
         }
         if (of_weights) differentiate_rows(call, w, first, end, channel, row, high, weights, parts);
         if (t->grad_kernels) write_bank(call, w, t->grad_kernels + place, high, weights, p->kernels && first > 0);
@@ -411,7 +422,12 @@ static void differentiate_samples(
         parts[i] = add_lanes(load(w->dots + i * DYV_LANES));
     for (int64_t s = first; s < end; s++) {
         const int64_t map = s * p->in_channels + group * call->depth + start;
-        if (t->grad_input && !straight) fold(call, map, channels, w->grad_unfolded + (s - first) * unfolded);
+        float *from_grad = w->grad_unfolded + (s - first) * unfolded;
+        if (t->grad_input && call->by_pixel) {
+            transpose(from_grad, call->wide, call->pixels, weights, w->unfolded, call->lines);
+            from_grad = w->unfolded;
+        }
+        if (t->grad_input && !straight) fold(call, map, channels, from_grad);
         if (!t->grad_factors) continue;
         const float *from = w->grad_factors + (s - first) * call->wide;
         if (p->by_channel) {
@@ -458,10 +474,11 @@ static void add_up(const struct backward *call, int64_t sample) {
 
 static int find_workplace(const struct backward *call, struct workplace *w) {
     const int64_t tile = call->height * call->wide, unfolded = call->wide * call->lines;
+    const int64_t apart = call->wide * APART(call->lines);
     const int64_t strips = call->samples * call->strip * call->wide;
     const int64_t numbers = (2 * call->kernels + 2) * tile + strips + 2 * call->samples * call->wide;
     float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->samples * call->kernels * DYV_LANES));
-    float *large = dyv_memory(DYV_SUMS, (size_t)((2 * call->samples + 1) * unfolded));
+    float *large = dyv_memory(DYV_SUMS, (size_t)(2 * call->samples * unfolded + apart));
     if (!at || !large) return 0;
     w->bank = at, w->grad_bank = at += call->kernels * tile;
     w->mixed = at += call->kernels * tile, w->grad_mixed = at += 2 * tile;
@@ -528,6 +545,8 @@ int DYV_DIFFERENTIATE(const dyv_problem *p, const dyv_gradients *t, int threads)
     call.blocks = (call.depth + call.channels - 1) / call.channels, call.tasks = call.blocks * p->groups;
     call.wide = TILE_ROW(call.channels * call.taps);
     call.plain = call.taps == 1 && p->stride_h == 1 && p->stride_w == 1 && call.pixels == p->in_h * p->in_w;
+    /* a vector of few pixels is multiplied by more broadcast weights than one of weights by pixels */
+    call.by_pixel = call.lines < DYV_MOST_VECTORS * DYV_LANES || (call.lines <= 128 && 8 * call.pixels < 7 * call.lines);
     call.samples = MOST_UNFOLDED / (2 * call.wide * call.lines);
     call.samples = p->kernels && call.samples > 1 ? smaller(call.samples, p->batch) : 1;
     call.height = BANK_TILE / (call.kernels * call.wide) / 12 * 12;
