@@ -15,6 +15,8 @@
 #define MOST_UNFOLDED 98304
 /* Floats of gradients of weights that are made at a time. */
 #define MOST_STRIP 8192
+/* Samples whose kernels are mixed together: the bank is read once for them. */
+#define MIXED 4
 
 INLINE float add_lanes(vec value) {
     float lanes[DYV_LANES];
@@ -48,7 +50,7 @@ struct backward {
 /* A thread's memory. */
 struct workplace {
     float *bank, *grad_bank;          /* [K, height, wide] */
-    float *mixed, *grad_mixed;        /* [2, height, wide], [samples, strip, wide] */
+    float *mixed, *grad_mixed;        /* [MIXED, height, wide], [samples, strip, wide] */
     float *factors, *grad_factors;    /* [samples, wide] */
     float *dots;                      /* [samples, K, lanes], of the gradient of a mixture with the kernels */
     float *columns, *unfolded, *grad_unfolded; /* [samples, lines, wide], [wide, lines], [samples, wide, lines] */
@@ -158,10 +160,10 @@ static struct coefficients coefficients_of(const struct backward *call, int64_t 
 /* Some vectors of a row of the kernels, mixed for some samples. */
 INLINE void mix_vectors(
     const int samples, const int vectors, const struct backward *call, const float *bank, struct coefficients c,
-    vec sum[2][4]
+    vec sum[4][4]
 ) {
     const int64_t next = call->height * call->wide;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int s = 0; s < samples; s++) {
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[s][v] = c.from[s * c.sample] * load(bank + v * DYV_LANES);
@@ -171,7 +173,7 @@ INLINE void mix_vectors(
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             const vec x = load(bank + v * DYV_LANES);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int s = 0; s < samples; s++) sum[s][v] += c.from[s * c.sample] * x;
         }
     }
@@ -181,9 +183,9 @@ INLINE void mix_part(
     const int samples, const int vectors, const struct backward *call, const float *bank, struct coefficients c,
     const float *factors, float *to
 ) {
-    vec sum[2][4];
+    vec sum[4][4];
     mix_vectors(samples, vectors, call, bank, c, sum);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int s = 0; s < samples; s++, factors += factors ? call->wide : 0, to += call->height * call->wide) {
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
@@ -191,24 +193,23 @@ INLINE void mix_part(
     }
 }
 
-/* Mix `high` rows from the tile of the bank for one or two samples, with the factors of the weights. */
+/* Mix `high` rows from the tile of the bank for one or MIXED samples, with the factors of the weights. */
 static void mix_rows(
-    const struct backward *call, const struct workplace *w, int64_t sample, int two, int64_t channel, int64_t high,
-    const float *factors
+    const struct backward *call, const struct workplace *w, int64_t sample, int64_t samples, int64_t channel,
+    int64_t high, const float *factors, float *to
 ) {
     struct coefficients c = coefficients_of(call, sample, channel);
-    for (int64_t r = 0; r < high; r++, c.from += call->p->per_channel ? 1 : 0) {
-        const float *bank = w->bank + r * call->wide;
-        float *to = w->mixed + r * call->wide;
+    const float *bank = w->bank;
+    for (int64_t r = 0; r < high; r++, c.from += call->p->per_channel ? 1 : 0, bank += call->wide, to += call->wide) {
         int64_t v = 0;
-        for (; v + 4 * DYV_LANES <= call->wide; v += 4 * DYV_LANES)
-            if (two)
-                mix_part(2, 4, call, bank + v, c, factors ? factors + v : NULL, to + v);
+        for (; v + 2 * DYV_LANES <= call->wide; v += 2 * DYV_LANES)
+            if (samples == MIXED)
+                mix_part(MIXED, 2, call, bank + v, c, factors ? factors + v : NULL, to + v);
             else
-                mix_part(1, 4, call, bank + v, c, factors ? factors + v : NULL, to + v);
+                mix_part(1, 2, call, bank + v, c, factors ? factors + v : NULL, to + v);
         for (; v < call->wide; v += DYV_LANES)
-            if (two)
-                mix_part(2, 1, call, bank + v, c, factors ? factors + v : NULL, to + v);
+            if (samples == MIXED)
+                mix_part(MIXED, 1, call, bank + v, c, factors ? factors + v : NULL, to + v);
             else
                 mix_part(1, 1, call, bank + v, c, factors ? factors + v : NULL, to + v);
     }
@@ -218,7 +219,7 @@ INLINE void apply_to_part(
     const int vectors, const struct backward *call, const float *bank, struct coefficients c, const float *factors,
     float *grad_factors, float *grad
 ) {
-    vec mixed[2][4];
+    vec mixed[4][4];
     mix_vectors(1, vectors, call, bank, c, mixed);
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
@@ -404,12 +405,13 @@ static void differentiate_samples(
             const int64_t map = s * p->in_channels + group * call->depth + start;
             float *to = straight ? t->grad_input + map * call->pixels : w->grad_unfolded + (s - first) * unfolded;
             const float *grad = call->grad + (s * p->out_channels + channel) * call->lines;
-            const int64_t second = (s - first) % 2; /* of two samples that are mixed together */
-            if (!second)
-                mix_rows(
-                    call, w, s, s + 1 < end, channel, high, t->factors ? w->factors + (s - first) * call->wide : NULL
-                );
-            const float *mixed = w->mixed + second * call->height * call->wide;
+            const int64_t turn = (s - first) % MIXED, left = end - s;
+            const float *factors = t->factors ? w->factors + (s - first) * call->wide : NULL;
+            float *mixed = w->mixed + turn * call->height * call->wide;
+            if (turn == 0 && left >= MIXED)
+                mix_rows(call, w, s, MIXED, channel, high, factors, mixed);
+            else if (left + turn < MIXED)
+                mix_rows(call, w, s, 1, channel, high, factors, mixed);
             if (call->by_pixel)
                 multiply_outer(&by_pixel, call->pixels, call->wide / DYV_LANES, grad, mixed, to);
             else
@@ -476,12 +478,12 @@ static int find_workplace(const struct backward *call, struct workplace *w) {
     const int64_t tile = call->height * call->wide, unfolded = call->wide * call->lines;
     const int64_t apart = call->wide * APART(call->lines);
     const int64_t strips = call->samples * call->strip * call->wide;
-    const int64_t numbers = (2 * call->kernels + 2) * tile + strips + 2 * call->samples * call->wide;
+    const int64_t numbers = (2 * call->kernels + MIXED) * tile + strips + 2 * call->samples * call->wide;
     float *at = dyv_memory(DYV_TILE, (size_t)(numbers + call->samples * call->kernels * DYV_LANES));
     float *large = dyv_memory(DYV_SUMS, (size_t)(2 * call->samples * unfolded + apart));
     if (!at || !large) return 0;
     w->bank = at, w->grad_bank = at += call->kernels * tile;
-    w->mixed = at += call->kernels * tile, w->grad_mixed = at += 2 * tile;
+    w->mixed = at += call->kernels * tile, w->grad_mixed = at += MIXED * tile;
     w->factors = at += strips, w->grad_factors = at += call->samples * call->wide, w->dots = at + call->samples * call->wide;
     w->columns = large, w->grad_unfolded = large + call->samples * unfolded;
     w->unfolded = large + 2 * call->samples * unfolded;
