@@ -25,15 +25,13 @@ from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
-from dyvision.layers._branch import is_ordinary
-from dyvision.ops import dynamic_conv2d, mixture_conv2d
+from dyvision.layers.dcd_residual import fuse_channels, train_pointwise
+from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, is_foldable
+from dyvision.ops import dynamic_conv2d
 from dyvision.ops.autocast import without_autocast
-from dyvision.ops.geometry import Size, is_channels_last
+from dyvision.ops.geometry import Size
 from dyvision.ops.low_rank import low_rank_conv2d
 from dyvision.ops.modes import has_open_size, is_exporting
-from dyvision.ops.plain import is_plain
-from dyvision.ops.training import trains_natively
 
 #: the released MobileNetV2 weights use 16; the official code's default is 8
 SQUEEZE = 16
@@ -132,31 +130,14 @@ class DCDConv2d(DynamicConv2d):
         scale, fusion = self.coefficients(x) if coefficients is None else coefficients
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
-        if self._trains_at_once(x, scale):
-            return self._train(x, scale, fusion)
+        norms = (self.bn1, self.bn2)
+        if self._pointwise and self.stride == (1, 1) and self.blocks == 1:
+            parts = (self.weight, self.bias, self.conv_q, self.conv_p, norms)
+            if (found := train_pointwise(x, scale, fusion[:, 0], *parts)) is not None:
+                return found
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
-        residual = self.conv_p(self._fuse(low, fusion))
+        residual = self.conv_p(fuse_channels(low, fusion, norms))
         return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
-
-    def _trains_at_once(self, x: Tensor, scale: Tensor) -> bool:
-        """Whether there is code that scales W0 as it is applied, and products of matrices may replace Q and P."""
-        return (
-            self._pointwise
-            and self.stride == (1, 1)
-            and self.blocks == 1
-            and all(is_ordinary(conv, InitialisedConv2d) for conv in (self.conv_q, self.conv_p))
-            and is_plain([t for t in (x, scale, *self.parameters()) if t is not None])
-            and trains_natively(x, self.weight[None], {"stride": 1, "padding": 0, "dilation": 1, "groups": 1})
-        )
-
-    def _train(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
-        """The same without a map of W0's output, which only a scale would be kept for."""
-        batch, size = x.shape[0], x.shape[2:]
-        bias = None if self.bias is None else self.bias[None]
-        scaled = mixture_conv2d(x, self.weight[None], scale[:, None], bias)
-        reduce, expand = (conv.weight.flatten(1).expand(batch, -1, -1) for conv in (self.conv_q, self.conv_p))
-        low = torch.bmm(reduce, x.flatten(2)).unflatten(2, size)
-        return torch.baddbmm(scaled.flatten(2), expand, self._fuse(low, fusion).flatten(2)).unflatten(2, size)
 
     def _at_once(self, x: Tensor) -> Tensor | None:
         """Predict, fold and convolve where there is code for it; None elsewhere, and before :meth:`fuse_branch`."""
@@ -294,20 +275,6 @@ class DCDConv2d(DynamicConv2d):
             return static, low
         static = self._static(x, bias)
         return static, F.conv2d(self.centred(x), down, None, self.stride, groups=self.blocks)
-
-    def _fuse(self, low: Tensor, fusion: Tensor) -> Tensor:
-        """``BN2(Phi BN1(low)) + BN1(low)``."""
-        low = apply_norm(self.bn1, low)
-        batch, rank, height, width = low.shape
-        fusion = fusion.to(low.dtype)
-        if self.blocks == 1 and is_channels_last(low):
-            # without a copy to channels first and back
-            rows = low.permute(0, 2, 3, 1).reshape(batch, height * width, rank)
-            mixed = torch.bmm(rows, fusion[:, 0].transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)
-        else:
-            parts = low.reshape(batch * self.blocks, rank // self.blocks, height * width)
-            mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
-        return apply_norm(self.bn2, mixed) + low
 
     def centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""

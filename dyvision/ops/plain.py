@@ -41,7 +41,7 @@ def is_recorded(tensors: Iterable[Tensor]) -> bool:
 
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether native kernels may read these tensors, of which the first is the input; see :func:`is_plain_inference`."""
+    """Whether native kernels may read these tensors, the input first; see :func:`is_plain_inference`."""
     input = tensors[0]
     if input.device.type != "cpu" or input.dtype != torch.float32 or is_traced() or not native.available():
         return False

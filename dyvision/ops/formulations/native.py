@@ -23,7 +23,6 @@ from dyvision.ops.modes import is_traced, is_watched
 from dyvision.ops.plain import PLAIN
 from dyvision.ops.problem import Problem
 
-
 #: pixels of the output above which the library's matrix products are the faster backward pass of 1x1 kernels
 _LARGE_PRODUCT = 128
 

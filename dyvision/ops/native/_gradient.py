@@ -48,7 +48,10 @@ def gradients(
         return None
     (batch, channels, *size), (_, out_channels, _, *kernel) = input.shape, kernels.shape
     mixed = 0 if coefficients is None else len(kernels)
-    per_channel, by_channel = coefficients is not None and coefficients.ndim == 3, factors is not None and factors.ndim == 4
+    per_channel, by_channel = (
+        coefficients is not None and coefficients.ndim == 3,
+        factors is not None and factors.ndim == 4,
+    )
     problem = Problem(
         *(batch, channels, out_channels, geometry.groups, mixed, *kernel, *size, *grad.shape[2:]),
         *(*geometry.stride, *geometry.padding, *geometry.dilation, per_channel, by_channel, 0, 0),

@@ -23,6 +23,9 @@
 #include "lowrank.h"
 #include "outer.h"
 #include "slide_back.h"
+#include "backward.h"
+#include "unfold.h"
+#include "spread.h"
 #include "gradient.h"
 #if defined(__clang__)
 #pragma clang attribute pop

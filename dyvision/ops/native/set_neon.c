@@ -18,5 +18,8 @@
 #include "lowrank.h"
 #include "outer.h"
 #include "slide_back.h"
+#include "backward.h"
+#include "unfold.h"
+#include "spread.h"
 #include "gradient.h"
 #endif

@@ -94,7 +94,5 @@ def check(found: tuple, expected: list, numbers: int) -> None:
 def test_gradients_are_those_of_the_convolution(case: dict) -> None:
     torch.set_num_threads(case["threads"])
     *tensors, grad = tensors_of(case)
-    found = native.gradients(
-        grad, *tensors, case["geometry"], [True] * 4, instructions=case["instructions"]
-    )
+    found = native.gradients(grad, *tensors, case["geometry"], [True] * 4, instructions=case["instructions"])
     check(found, reference(*tensors, grad, case["geometry"]), 10)
