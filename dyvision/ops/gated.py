@@ -64,7 +64,8 @@ def gated_mixture(
         by_output = channels.repeat_interleave(outputs // groups, 1)[:, None]
         rows = by_output if rows is None else rows * by_output
     else:
-        factors = channels[:, :, None, None] if taps is None else channels[:, :, None, None] * taps[:, None]
+        factors = channels[:, :, None, None].expand(-1, -1, *kernel)
+        factors = factors if taps is None else factors * taps[:, None]
     coefficients = channels.new_ones(batch, 1) if coefficients is None else coefficients
     mix = coefficients if rows is None else coefficients[:, :, None] * rows
     if recorded:

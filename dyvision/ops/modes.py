@@ -31,6 +31,13 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms()
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others, as in a batch of gradients (``is_grads_batched``): it has no memory."""
+    # private: a backward pass runs outside the transform, and there is no public question for its tensors
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def is_watched() -> bool:
     """Whether a mode sees, replaces or counts the operations of this call: what computes without them is not seen."""
     # private: there is no public question that takes less than the call itself

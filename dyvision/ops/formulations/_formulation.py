@@ -47,6 +47,7 @@ class Formulation:
             autograd differentiates the forward pass.
         backward_of_mixture: ``(grad, input, mixture, geometry, mask)``, if it does better than to go through the mixed
             kernels.
+        stands_in: The formulation whose operations second derivatives are recorded of, if its own leave no record.
         leads: Whether it is faster than all others, where it applies; None if only a measurement or the cost model can
             tell.
         whole: Whether its passes are planned together, with no other formulation for one of them.
@@ -68,6 +69,7 @@ class Formulation:
     forward_of_mixture: ForwardOfMixture | None = None
     backward: Backward | None = None
     backward_of_mixture: BackwardOfMixture | None = None
+    stands_in: Formulation | None = None
     leads: Callable[[Problem], bool] | None = None
     whole: bool = False
     any_batch: bool = False
@@ -80,6 +82,11 @@ class Formulation:
     def separable(self) -> bool:
         """Whether another formulation may compute the other pass."""
         return self.backward is not None and not self.whole
+
+    @property
+    def recorded(self) -> Formulation:
+        """The formulation whose forward pass autograd can record in place of this one's: itself, or another."""
+        return self if self.stands_in is None else self.stands_in
 
     def convolve_mixture(
         self, input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tensor | None = None

@@ -15,11 +15,11 @@ from dyvision.ops.formulations._formulation import (
     Gradients,
     GradientsOfMixture,
 )
-from dyvision.ops.formulations.grouped import grouped, grouped_backward
+from dyvision.ops.formulations.grouped import GROUPED, grouped, grouped_backward
 from dyvision.ops.formulations.matmul import matmul_backward
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
-from dyvision.ops.modes import is_traced, is_watched
+from dyvision.ops.modes import is_traced, is_watched, is_wrapped
 from dyvision.ops.plain import PLAIN
 from dyvision.ops.problem import Problem
 
@@ -90,7 +90,7 @@ def _is_depthwise(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 def _is_plain(*tensors: Tensor) -> bool:
     """Whether memory may be read: a backward pass can run in other circumstances than its forward pass."""
     ordinary = all(type(tensor) in PLAIN and tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors)
-    return ordinary and not is_traced() and not is_watched()
+    return ordinary and not is_traced() and not is_watched() and not any(is_wrapped(tensor) for tensor in tensors)
 
 
 def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> Convolve | None:
@@ -148,6 +148,7 @@ NATIVE = Formulation(
     forward_of_mixture=convolve_mixture,
     backward=gradients,
     backward_of_mixture=gradients_of_mixture,
+    stands_in=GROUPED,
     leads=_leads,
     # it reads addresses, which nothing that records operations has
     any_batch=False,

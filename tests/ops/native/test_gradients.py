@@ -96,3 +96,80 @@ def test_gradients_are_those_of_the_convolution(case: dict) -> None:
     *tensors, grad = tensors_of(case)
     found = native.gradients(grad, *tensors, case["geometry"], [True] * 4, instructions=case["instructions"])
     check(found, reference(*tensors, grad, case["geometry"]), 10)
+
+
+@pytest.mark.parametrize("instructions", native.instruction_sets())
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("batch", "channels", "outputs", "kernel", "size", "stride", "groups", "factors"),
+    [
+        (5, 130, 70, 3, 4, 1, 1, "channels and taps"),  # few pixels, several tiles and samples at a time
+        (16, 64, 40, 3, 8, 1, 1, "none"),
+        (2, 20, 64, 3, 40, 1, 1, "taps"),  # one sample at a time
+        (3, 300, 24, 1, 7, 1, 1, "channels and taps"),
+        (4, 24, 30, 1, 16, 2, 1, "none"),
+        (9, 48, 48, 3, 7, 1, 8, "taps"),
+        (3, 40, 40, 3, 30, 2, 40, "none"),
+        (2, 3, 16, 7, 32, 2, 1, "none"),
+    ],
+)
+def test_layers_of_networks(
+    instructions, threads, batch, channels, outputs, kernel, size, stride, groups, factors
+) -> None:
+    torch.set_num_threads(threads)
+    geometry = Geometry((stride, stride), (kernel // 2,) * 2, (1, 1), groups)
+    case = {"batch": batch, "inputs": channels, "outputs": outputs, "kernel": (kernel, kernel), "size": (size, size)}
+    for count, per_channel in ((4, False), (3, True), (0, False)):
+        options = {"kernels": count, "per_channel": per_channel, "factors": factors, "geometry": geometry, "seed": 1}
+        *tensors, grad = tensors_of({**case, **options})
+        expected = reference(*tensors, grad, geometry)
+        found = native.gradients(grad, *tensors, geometry, [True] * 4, instructions)
+        check(found, expected, 10)
+        again = native.gradients(grad, *tensors, geometry, [True] * 4, instructions)
+        assert all(a is b or torch.equal(a, b) for a, b in zip(found, again, strict=True))
+        for index in range(4):  # each by itself
+            wanted = [i == index for i in range(4)]
+            alone = native.gradients(grad, *tensors, geometry, wanted, instructions)
+            check(alone, [value if want else None for value, want in zip(expected, wanted, strict=True)], 10)
+
+
+@pytest.mark.parametrize("instructions", native.instruction_sets())
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("channels", "groups", "stride"), [(20, 1, 1), (20, 1, 2), (20, 20, 1), (20, 20, 2)])
+def test_numbers_that_are_not_finite_go_where_torch_lets_them(instructions, value, channels, groups, stride) -> None:
+    geometry = Geometry((stride, stride), (1, 1), (1, 1), groups)
+    outputs = channels if groups > 1 else 7
+    case = {"batch": 2, "inputs": channels, "outputs": outputs, "kernel": (3, 3), "size": (9, 9), "seed": 0}
+    options = {"geometry": geometry, "per_channel": False, "factors": "none", "kernels": 0 if groups > 1 else 3}
+    *tensors, grad = tensors_of({**case, **options})
+    for place in range(2 if groups > 1 else 3):
+        changed = [None if t is None else t.clone() for t in (*tensors, grad)]
+        changed[place].view(-1)[5] = value
+        *given, last = changed
+        expected = reference(*given, last, geometry)
+        for ours, theirs in zip(
+            native.gradients(last, *given, geometry, [True] * 4, instructions), expected, strict=True
+        ):
+            if theirs is not None:
+                assert torch.equal(ours.isfinite(), theirs.isfinite()), place
+                torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_nothing_is_read_or_written_beside_the_tensors() -> None:
+    """Neighbours of every tensor in one piece of memory stay, and do not matter."""
+    for instructions in native.instruction_sets():
+        for size, kernel, channels, groups in ((5, 1, 5, 1), (6, 1, 70, 1), (5, 3, 9, 1), (7, 3, 9, 9)):
+            geometry, shape = Geometry((1, 1), (0, 0), (1, 1), groups), (9, channels // groups, kernel, kernel)
+            results = []
+            for filling in (0.0, math.nan):
+                torch.manual_seed(0)
+                parts = []
+                count = 2 if groups > 1 else 3
+                sizes = ((2, 9, *[size - kernel + 1] * 2), (2, channels, size, size), (count, *shape), (2, 3))
+                for numbers in sizes:
+                    around = torch.full((math.prod(numbers) + 64,), filling)
+                    parts.append(around[32:-32].view(numbers))
+                    parts[-1].copy_(torch.randn(numbers))
+                parts[3] = None if groups > 1 else parts[3]
+                results.append(native.gradients(*parts, None, geometry, [True] * 3 + [False], instructions))
+            assert all(a is b or torch.equal(a, b) for a, b in zip(*results, strict=True))
