@@ -41,9 +41,24 @@ def is_wrapped(tensor: Tensor) -> bool:
 def is_watched() -> bool:
     """Whether a mode sees, replaces or counts the operations of this call: what computes without them is not seen."""
     # private: there is no public question that takes less than the call itself
-    return torch._C._len_torch_dispatch_stack() > 0 or (
+    return torch._C._len_torch_dispatch_stack() > _following or (
         torch._C._len_torch_function_stack() > 0 and _functions_are_seen()
     )
+
+
+#: modes that only follow memory
+_following = 0
+
+
+@contextmanager
+def following_memory() -> Iterator[None]:
+    """Say of one dispatch mode, entered inside, that native code goes on under it: all its tensors are torch's."""
+    global _following
+    _following += 1
+    try:
+        yield
+    finally:
+        _following -= 1
 
 
 def _functions_are_seen() -> bool:

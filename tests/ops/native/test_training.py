@@ -108,7 +108,7 @@ def test_only_what_is_asked_for(used):
         torch.testing.assert_close(chosen[index].grad, by("loop", tensors)[index], rtol=1e-4, atol=1e-4)
 
 
-def test_second_derivatives_and_batches_of_gradients(used):
+def test_second_derivatives(used):
     tensors = leaves()
 
     def second(name: str) -> list[Tensor]:
@@ -117,12 +117,6 @@ def test_second_derivatives_and_batches_of_gradients(used):
             return list(torch.autograd.grad(sum(g.square().sum() for g in first) / 1e4, tensors))
 
     torch.testing.assert_close(second("native"), second("loop"), rtol=1e-3, atol=1e-3)
-    output = convolve(*tensors)
-    several = torch.randn(3, *output.shape)
-    found = torch.autograd.grad(output, tensors, several, is_grads_batched=True, retain_graph=True)
-    for index in range(3):
-        expected = torch.autograd.grad(output, tensors, several[index], retain_graph=True)
-        torch.testing.assert_close([g[index] for g in found], list(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_a_backward_pass_that_is_watched_is_seen(used):
