@@ -121,6 +121,7 @@ def call(generator: random.Random) -> None:
         convolve = native.convolution(batch, size, shape, geometry, bias=bias_kind, instructions=instructions)
         assert convolve is not None
         torch.testing.assert_close(convolve(x, weight, None, bias), expected, rtol=1e-3, atol=1e-3)
+    call_gradients(generator, (x, bank, mix, factors if scaled else None), weight, geometry, instructions)
     first = (torch.randn(7, inputs), torch.randn(7)) if generator.random() < 0.5 else None
     second = (torch.randn(outputs, inputs if first is None else 7), None)
     pooled = x.mean((2, 3))
@@ -129,6 +130,40 @@ def call(generator: random.Random) -> None:
     torch.testing.assert_close(found, F.linear(hidden, *second), rtol=1e-3, atol=1e-3)
     call_low_rank(generator, x, outputs, instructions)
     call_layer(generator, x, instructions)
+
+
+def call_gradients(
+    generator: random.Random,
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    weight: torch.Tensor,
+    geometry: Geometry,
+    instructions: str,
+) -> None:
+    """One random backward pass: of input, bank, coefficients and factors, or of input and given kernels ``weight``."""
+    if generator.random() < 0.5:
+        x, bank, mix, factors = [None if t is None else t.clone().requires_grad_() for t in tensors]
+        assert x is not None and bank is not None and mix is not None
+        each = mix if mix.ndim == 3 else mix[:, :, None].expand(-1, -1, bank.shape[1])
+        used = torch.einsum("bko,koihw->boihw", each, bank)
+        if factors is not None:
+            used = used * (factors[:, None] if factors.ndim == 4 else factors[:, None, None])
+        leaves = [x, bank, mix, factors]
+    else:
+        x, used = tensors[0].clone().requires_grad_(), weight.clone().requires_grad_()
+        leaves = [x, used, None, None]
+    output = torch.cat([F.conv2d(x[b : b + 1], used[b], None, *geometry) for b in range(len(x))])
+    grad, wanted = torch.randn_like(output), [generator.random() < 0.8 for _ in leaves]
+    found = native.gradients(
+        grad, *[None if leaf is None else leaf.detach() for leaf in leaves], geometry, wanted, instructions
+    )
+    assert found is not None
+    chosen = [leaf for leaf in leaves if leaf is not None]
+    expected = iter(torch.autograd.grad(output, chosen, grad))
+    for leaf, ours in zip(leaves, found, strict=True):
+        theirs = None if leaf is None else next(expected)
+        if ours is not None and theirs is not None:
+            scale = float(theirs.abs().max()) + 1
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
 
 
 def call_low_rank(generator: random.Random, x: torch.Tensor, outputs: int, instructions: str) -> None:

@@ -24,11 +24,12 @@ from dyvision.layers._registry import register_layer
 from dyvision.layers._weight import StaticKernel, dense_weight
 from dyvision.layers.arguments import Conv2dArguments, DoesNotFitError, factory_kwargs, largest_divisor
 from dyvision.layers.dcd_branch import FORMS, SMALL, SQUEEZE, DCDBranch, DCDCoefficients, dimensions
-from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, apply_norm, is_foldable
+from dyvision.layers.dcd_residual import fuse_channels, train_pointwise
+from dyvision.layers.norm import BATCH_NORMS, GuardedBatchNorm2d, absorb, affine, is_foldable
 from dyvision.ops import dynamic_conv2d
 from dyvision.ops.activation import activated
 from dyvision.ops.autocast import without_autocast
-from dyvision.ops.geometry import Size, is_channels_last
+from dyvision.ops.geometry import Size
 from dyvision.ops.low_rank import low_rank_conv2d
 from dyvision.ops.modes import has_open_size, is_exporting
 
@@ -126,8 +127,13 @@ class DCDConv2d(DynamicConv2d):
     def _convolve(self, x: Tensor, scale: Tensor, fusion: Tensor) -> Tensor:
         if self.branch.fused_fc is not None or (self.blocks == 1 and self._norms_fold):
             return self._evaluate(x, scale, fusion[:, 0])
+        norms = (self.bn1, self.bn2)
+        if self._pointwise and self.stride == (1, 1) and self.blocks == 1:
+            parts = (self.weight, self.bias, self.conv_q, self.conv_p, norms)
+            if (found := train_pointwise(x, scale, fusion[:, 0], *parts)) is not None:
+                return found
         static, low = self._static_and_low(x, self.bias, self.conv_q.weight)
-        residual = self._residual(low, fusion)
+        residual = self.conv_p(fuse_channels(low, fusion, norms))
         return torch.addcmul(residual, static, scale.to(static.dtype)[:, :, None, None])
 
     def _at_once(self, x: Tensor) -> Tensor | None:
@@ -267,20 +273,6 @@ class DCDConv2d(DynamicConv2d):
             return static, low
         static = self._static(x, bias)
         return static, F.conv2d(self.centred(x), down, None, self.stride, groups=self.blocks)
-
-    def _residual(self, low: Tensor, fusion: Tensor) -> Tensor:
-        """``P (BN2(Phi BN1(low)) + BN1(low))``."""
-        low = apply_norm(self.bn1, low)
-        batch, rank, height, width = low.shape
-        fusion = fusion.to(low.dtype)
-        if self.blocks == 1 and is_channels_last(low):
-            # without a copy to channels first and back
-            rows = low.permute(0, 2, 3, 1).reshape(batch, height * width, rank)
-            mixed = torch.bmm(rows, fusion[:, 0].transpose(1, 2)).view(batch, height, width, rank).permute(0, 3, 1, 2)
-        else:
-            parts = low.reshape(batch * self.blocks, rank // self.blocks, height * width)
-            mixed = torch.bmm(fusion.flatten(0, 1), parts).view(batch, rank, height, width)
-        return self.conv_p(apply_norm(self.bn2, mixed) + low)
 
     def centred(self, x: Tensor) -> Tensor:
         """Crop or pad ``x`` so that a strided 1x1 convolution visits the centre tap of every output position."""

@@ -61,7 +61,7 @@ class _PerSampleConvolution(torch.autograd.Function):
         geometry, plan = ctx.constants
         wanted = list(ctx.needs_input_grad[:2])
         if torch.is_grad_enabled():
-            forward = TABLE[plan.forward].forward
+            forward = TABLE[plan.forward].recorded.forward
             found = _differentiable(lambda x, w: forward(x, w, geometry, None), (input, weight), wanted, grad)
             return *found, None, None
         return *TABLE[plan.backward].gradients(grad, input, weight, geometry, wanted), None, None
@@ -98,7 +98,7 @@ class _MixtureConvolution(torch.autograd.Function):
         if torch.is_grad_enabled():
 
             def plain(x: Tensor, *parts: Tensor) -> Tensor:
-                return TABLE[plan.forward].convolve_mixture(x, Mixture(*parts), geometry)
+                return TABLE[plan.forward].recorded.convolve_mixture(x, Mixture(*parts), geometry)
 
             return *_differentiable(plain, (input, *mixed), wanted, grad), None, None, None
         found = convolve_mixture_backward(grad, input, Mixture(*mixed), geometry, plan.backward, tiles[1], wanted)

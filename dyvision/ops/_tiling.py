@@ -13,15 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyvision.ops.formulations import TABLE
+from dyvision.ops.formulations import TABLE, GradientsOfMixture
 from dyvision.ops.formulations.columns import columns_of, fold_columns
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
 
 #: bytes of mixed kernels at a time, on a CPU; caches of other devices are too small for it to pay
 TILE_BYTES = 16 * 2**20
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Tile(NamedTuple):
@@ -53,7 +51,8 @@ def choose_tile(name: str, dtype: torch.dtype, batch: int, mixture: Mixture, geo
         return None
     # rows: where kernels are matrices and mixed as they are
     plain = mixture.coefficients.ndim == 2 and {tensor.dtype for tensor in mixture if tensor is not None} == {dtype}
-    by_rows = plain and TABLE[name].row_by_row and geometry.groups == 1
+    by_tap = mixture.taps is None or mixture.taps.ndim == 3
+    by_rows = plain and by_tap and TABLE[name].row_by_row and geometry.groups == 1
     out_channels = mixture.kernels.shape[1]
     row = math.prod(mixture.kernels.shape[2:]) * mixture.kernels.element_size()
     whole, one = (out_channels, batch * row) if by_rows else (batch, out_channels * row)
@@ -95,11 +94,14 @@ def convolve_mixture_backward(
     name: str,
     tile: Tile | None,
     mask: list[bool],
-) -> Gradients:
+) -> GradientsOfMixture:
     """Gradients for input, kernels, coefficients and taps; ``mask`` says for which."""
     if tile is not None and tile.by_rows:
         return _rows_backward(grad, input, mixture, geometry, tile.step, mask)
     gradients, wanted = TABLE[name].gradients, [mask[0], any(mask[1:])]
+    backward_of_mixture = TABLE[name].backward_of_mixture
+    if tile is None and backward_of_mixture is not None:
+        return backward_of_mixture(grad, input, mixture, geometry, mask)
     if tile is None:
         weight = mixture.mix().to(input.dtype)
         grad_input, grad_weight = gradients(grad, input, weight, geometry, wanted)
@@ -130,7 +132,7 @@ def _join(parts: list[Tensor | None]) -> Tensor | None:
 
 def _rows_backward(
     grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, step: int, mask: list[bool]
-) -> Gradients:
+) -> GradientsOfMixture:
     kernel = mixture.kernels.shape[-2:]
     columns = columns_of(input, kernel, geometry)
     flat = grad.reshape(grad.shape[0], grad.shape[1], -1)

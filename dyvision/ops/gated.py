@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dyvision.ops.plain import have_shapes, is_plain_inference, plain_convolution
+from dyvision.ops.mixture import mixture_conv2d
+from dyvision.ops.plain import have_shapes, is_plain, is_recorded, plain_convolution
+from dyvision.ops.training import trains_natively
 
 
 def gated_mixture(
@@ -32,15 +34,16 @@ def gated_mixture(
         arguments: Stride, padding, dilation and groups of the convolution, by name.
 
     Returns:
-        ``[B, C_out, H', W']``; None where a call is no plain inference, where the padding is not the same on both
-        sides, and for kernels in groups of several channels.
+        ``[B, C_out, H', W']``; None where native kernels may not compute or are not the fastest in training, where
+        the padding is not the same on both sides, and for kernels in groups of several channels.
     """
     if input.ndim != 4 or kernels.ndim != 5:
         return None
     groups, (batch, inputs), (count, outputs, depth, *kernel) = arguments["groups"], input.shape[:2], kernels.shape
     if groups > 1 and depth > 1:
         return None
-    if not is_plain_inference(input, (kernels, coefficients, channels, filters, taps, bias)):
+    tensors = [t for t in (input, kernels, coefficients, channels, filters, taps, bias) if t is not None]
+    if not is_plain(tensors):
         return None
     per_channel, kind = groups > 1 or filters is not None, "none" if bias is None else "channels"
     fits = inputs == groups * depth and outputs % groups == 0 and (coefficients is not None or count == 1)
@@ -52,6 +55,21 @@ def gated_mixture(
         (bias, (outputs,)),
     ):
         return None  # the general way says what is wrong
+    recorded = is_recorded(tensors)
+    if recorded and not trains_natively(input, kernels, arguments):
+        return None
+    rows = None if filters is None else filters[:, None]
+    factors = taps
+    if groups > 1:  # an output channel has one input channel
+        by_output = channels.repeat_interleave(outputs // groups, 1)[:, None]
+        rows = by_output if rows is None else rows * by_output
+    else:
+        factors = channels[:, :, None, None].expand(-1, -1, *kernel)
+        factors = factors if taps is None else factors * taps[:, None]
+    coefficients = channels.new_ones(batch, 1) if coefficients is None else coefficients
+    mix = coefficients if rows is None else coefficients[:, :, None] * rows
+    if recorded:
+        return mixture_conv2d(input, kernels, mix, bias, **arguments, taps=factors)
     convolve = plain_convolution(
         input.shape,
         kernels.shape[1:],
@@ -61,15 +79,4 @@ def gated_mixture(
         bias=kind,
         by_channel=groups == 1,
     )
-    if convolve is None:
-        return None
-    rows = None if filters is None else filters[:, None]
-    factors = taps
-    if groups > 1:  # an output channel has one input channel
-        by_output = channels.repeat_interleave(outputs // groups, 1)[:, None]
-        rows = by_output if rows is None else rows * by_output
-    else:
-        factors = channels[:, :, None, None] if taps is None else channels[:, :, None, None] * taps[:, None]
-    coefficients = channels.new_ones(batch, 1) if coefficients is None else coefficients
-    mix = coefficients if rows is None else coefficients[:, :, None] * rows
-    return convolve(input, kernels, mix, bias, factors)
+    return None if convolve is None else convolve(input, kernels, mix, bias, factors)

@@ -25,7 +25,8 @@ class Mixture(NamedTuple):
     Attributes:
         kernels: ``[K, C_out, C_in/groups, kH, kW]``.
         coefficients: ``[B, K]`` or ``[B, K, C_out]``.
-        taps: ``[B, kH, kW]``, factors of the kernel's taps, or None.
+        taps: ``[B, kH, kW]``, factors of the kernel's taps, or ``[B, C_in/groups, kH, kW]``, of its weights for every
+            output channel, or None.
     """
 
     kernels: Tensor
@@ -35,7 +36,12 @@ class Mixture(NamedTuple):
     def mix(self) -> Tensor:
         """Kernels ``[B, C_out, C_in/groups, kH, kW]``."""
         mixed = mix_kernels(self.kernels, self.coefficients)
-        return mixed if self.taps is None else mixed * self.taps.to(mixed.dtype)[:, None, None]
+        return mixed if self.taps is None else mixed * self._factors(mixed.dtype)
+
+    def _factors(self, dtype: torch.dtype) -> Tensor:
+        """The taps as they multiply mixed kernels."""
+        assert self.taps is not None
+        return self.taps.to(dtype).view(len(self.taps), 1, -1, *self.taps.shape[-2:])
 
     def samples(self, part: slice) -> Mixture:
         """The mixture of some samples."""
@@ -52,8 +58,9 @@ class Mixture(NamedTuple):
         if self.taps is not None:
             if mask[2]:
                 mixed = mix_kernels(self.kernels, self.coefficients)
-                grad_taps = (grad.to(mixed.dtype) * mixed).sum((1, 2)).to(self.taps.dtype)
-            grad = grad * self.taps.to(grad.dtype)[:, None, None]
+                axes = (1, 2) if self.taps.ndim == 3 else (1,)
+                grad_taps = (grad.to(mixed.dtype) * mixed).sum(axes).to(self.taps.dtype)
+            grad = grad * self._factors(grad.dtype)
         return *mix_kernels_backward(grad, self.kernels, self.coefficients, mask[:2]), grad_taps
 
 

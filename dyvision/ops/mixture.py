@@ -43,7 +43,8 @@ def mixture_conv2d(
         padding: Int, pair, ``"valid"``, or ``"same"`` (TensorFlow's rule, any stride).
         dilation: Int or pair.
         groups: Number of groups.
-        taps: ``[B, kH, kW]``, factors of the taps of each sample's kernel (ODConv's spatial attention), or None.
+        taps: ``[B, kH, kW]``, factors of the taps of each sample's kernel (ODConv's spatial attention), or
+            ``[B, C_in/groups, kH, kW]``, of its weights for every output channel, or None.
 
     Returns:
         ``[B, C_out, H', W']``.
@@ -86,7 +87,8 @@ def _prepare(
     batch, (count, out_channels) = input.shape[0], kernels.shape[:2]
     check_shape("coefficients", coefficients, ((batch, count), (batch, count, out_channels)), "[B, K] or [B, K, C_out]")
     check_shape("bias", bias, ((count, out_channels), (out_channels,)), "[K, C_out] or [C_out]")
-    check_shape("taps", taps, ((batch, *kernels.shape[3:]),), "[B, kH, kW]")
+    shapes = ((batch, *kernels.shape[3:]), (batch, *kernels.shape[2:]))
+    check_shape("taps", taps, shapes, "[B, kH, kW] or [B, C_in/groups, kH, kW]")
     return prepare(input, kernels, bias, Mixture(kernels, coefficients, taps), arguments, training)
 
 

@@ -31,12 +31,34 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms()
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others, as in a batch of gradients (``is_grads_batched``): it has no memory."""
+    # private: a backward pass runs outside the transform, and there is no public question for its tensors
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def is_watched() -> bool:
     """Whether a mode sees, replaces or counts the operations of this call: what computes without them is not seen."""
     # private: there is no public question that takes less than the call itself
-    return torch._C._len_torch_dispatch_stack() > 0 or (
+    return torch._C._len_torch_dispatch_stack() > _following or (
         torch._C._len_torch_function_stack() > 0 and _functions_are_seen()
     )
+
+
+#: modes that only follow memory
+_following = 0
+
+
+@contextmanager
+def following_memory() -> Iterator[None]:
+    """Say of one dispatch mode, entered inside, that native code goes on under it: all its tensors are torch's."""
+    global _following
+    _following += 1
+    try:
+        yield
+    finally:
+        _following -= 1
 
 
 def _functions_are_seen() -> bool:

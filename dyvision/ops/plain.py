@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, wraps
 from typing import cast
 
@@ -31,17 +31,29 @@ def is_plain_inference(input: Tensor, others: Iterable[Tensor | None]) -> bool:
         False while gradients are recorded for one of them, while operations are traced, watched or autocast, in other
         types and memory formats than contiguous float32, on other devices, of nothing, and without the kernels.
     """
+    return is_plain((input, *others), inference=True)
+
+
+def is_recorded(tensors: Iterable[Tensor]) -> bool:
+    """Whether gradients are recorded for one of some tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def is_plain(tensors: Sequence[Tensor | None], inference: bool = False) -> bool:
+    """Whether native kernels may read these tensors, the input first; see :func:`is_plain_inference`."""
     if is_traced() or not native.available():
         return False
-    records = torch.is_grad_enabled()
+    records = inference and torch.is_grad_enabled()
     # one loop, no generators: it takes longer than a small convolution
-    for tensor in (input, *others):
+    for tensor in tensors:
         if tensor is None:
             continue
         if type(tensor) not in PLAIN or tensor.dtype is not torch.float32 or not tensor.is_cpu:
             return False
         if tensor.layout is not torch.strided or (records and tensor.requires_grad):
             return False
+    input = tensors[0]
+    assert input is not None
     return not is_watched() and not autocasts(input.device) and input.is_contiguous() and input.numel() > 0
 
 

@@ -57,7 +57,7 @@ def test_what_was_measured_on_cpus_is_used():
     # 1x1 kernels: a batched product, on every shape that was measured, where kernels of our own cannot read the tensors
     assert estimate(problem(**POINTWISE, plain=False)).forward == "matmul"
     # the kernels of 16 samples do not fit into any cache
-    deep = problem(batch=16, in_channels=512, out_channels=512, size=(4, 4), training=True)
+    deep = problem(batch=16, in_channels=512, out_channels=512, size=(4, 4), training=True, plain=False)
     assert estimate(deep).backward == "unfold"
     # large maps, small kernels
     assert estimate(problem(size=(56, 56), training=True)).backward == "grouped"

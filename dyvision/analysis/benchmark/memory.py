@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dyvision.analysis.benchmark.timing import Run
+from dyvision.ops.modes import following_memory
 
 #: what the number means, by kind of device
 COUNTED = {
@@ -39,7 +40,7 @@ def measure_peak_memory(run: Run, model: nn.Module, device: torch.device) -> int
     tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
     own = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if device.type != "cuda":
-        with _LiveStorages() as storages:
+        with following_memory(), _LiveStorages() as storages:
             run()
         return own + storages.peak
     torch.cuda.synchronize(device)

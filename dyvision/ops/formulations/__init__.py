@@ -6,7 +6,7 @@ and tests find it there.
 
 from __future__ import annotations
 
-from dyvision.ops.formulations._formulation import Convolve, ConvolveMixture, Formulation, Gradients
+from dyvision.ops.formulations._formulation import Convolve, ConvolveMixture, Formulation, Gradients, GradientsOfMixture
 from dyvision.ops.formulations.grouped import GROUPED
 from dyvision.ops.formulations.loop import LOOP
 from dyvision.ops.formulations.matmul import MATMUL, UNFOLD
@@ -24,6 +24,7 @@ __all__ = (
     "ConvolveMixture",
     "Formulation",
     "Gradients",
+    "GradientsOfMixture",
     "applicable",
     "separable",
 )

@@ -12,8 +12,11 @@ from dyvision.ops.kernels import Mixture
 from dyvision.ops.problem import Problem
 
 Gradients = tuple[Tensor | None, Tensor | None]
+#: of input, kernels, coefficients and taps
+GradientsOfMixture = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Forward = Callable[[Tensor, Tensor, Geometry, "Tensor | None"], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Geometry, list[bool]], Gradients]
+BackwardOfMixture = Callable[[Tensor, Tensor, Mixture, Geometry, list[bool]], GradientsOfMixture]
 ForwardOfMixture = Callable[[Tensor, Mixture, Geometry, "Tensor | None"], Tensor]
 #: ``(input [B, C_in, H, W], weight of any shape with the kernels' numbers, bias [C_out] or [B, C_out])``
 Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -42,6 +45,9 @@ class Formulation:
         backward: ``(grad, input, weight, geometry, mask)``, the gradients of input and weight that the mask asks for,
             from the inputs alone: nothing of the size of the unfolded input or of the kernels has to be kept. None if
             autograd differentiates the forward pass.
+        backward_of_mixture: ``(grad, input, mixture, geometry, mask)``, if it does better than to go through the mixed
+            kernels.
+        stands_in: The formulation whose operations second derivatives are recorded of, if its own leave no record.
         leads: Whether it is faster than all others, where it applies; None if only a measurement or the cost model can
             tell.
         whole: Whether its passes are planned together, with no other formulation for one of them.
@@ -62,6 +68,8 @@ class Formulation:
     forward: Forward = _refuse
     forward_of_mixture: ForwardOfMixture | None = None
     backward: Backward | None = None
+    backward_of_mixture: BackwardOfMixture | None = None
+    stands_in: Formulation | None = None
     leads: Callable[[Problem], bool] | None = None
     whole: bool = False
     any_batch: bool = False
@@ -74,6 +82,11 @@ class Formulation:
     def separable(self) -> bool:
         """Whether another formulation may compute the other pass."""
         return self.backward is not None and not self.whole
+
+    @property
+    def recorded(self) -> Formulation:
+        """The formulation whose forward pass autograd can record in place of this one's: itself, or another."""
+        return self if self.stands_in is None else self.stands_in
 
     def convolve_mixture(
         self, input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Kernels of our own, on CPUs (``dyvision/ops/native``): no mixed kernel is ever in memory. Inference only."""
+"""Kernels of our own, on CPUs (``dyvision/ops/native``): no mixed kernel is ever in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ import torch
 from torch import Tensor
 
 from dyvision.ops import native
-from dyvision.ops.formulations._formulation import Convolve, ConvolveMixture, Formulation
-from dyvision.ops.formulations.grouped import grouped
+from dyvision.ops.formulations._formulation import (
+    Convolve,
+    ConvolveMixture,
+    Formulation,
+    Gradients,
+    GradientsOfMixture,
+)
+from dyvision.ops.formulations.grouped import GROUPED, grouped, grouped_backward
+from dyvision.ops.formulations.matmul import matmul_backward
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
+from dyvision.ops.modes import is_traced, is_watched, is_wrapped
+from dyvision.ops.plain import PLAIN
 from dyvision.ops.problem import Problem
+
+#: pixels of the output above which the library's matrix products are the faster backward pass of 1x1 kernels
+_LARGE_PRODUCT = 128
 
 
 def convolve(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -37,9 +49,48 @@ def convolve_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, bias: 
 def _prepare(input: Tensor, mixture: Mixture, bias: str, geometry: Geometry) -> native.Convolution | None:
     kernels, coefficients, _ = mixture
     per_channel = coefficients.ndim == 3
+    by_channel = mixture.taps is not None and mixture.taps.ndim == 4
     return native.convolution(
-        input.shape[0], input.shape[2:], kernels.shape[1:], geometry, len(kernels), per_channel, bias
+        *(input.shape[0], input.shape[2:], kernels.shape[1:], geometry, len(kernels), per_channel, bias),
+        by_channel=by_channel,
     )
+
+
+def gradients(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]) -> Gradients:
+    """Gradients of :func:`convolve`; ``mask`` says for which of input and weight."""
+    if _is_plain(grad, input, weight) and _is_depthwise(input, weight, geometry):
+        found = native.gradients(grad, input, weight, None, None, geometry, [*mask, False, False])
+        if found is not None:
+            return found[:2]
+    if weight.shape[3:] == (1, 1) and geometry.groups == 1:
+        return matmul_backward(grad, input, weight, geometry, mask)
+    return grouped_backward(grad, input, weight, geometry, mask)
+
+
+def gradients_of_mixture(
+    grad: Tensor, input: Tensor, mixture: Mixture, geometry: Geometry, mask: list[bool]
+) -> GradientsOfMixture:
+    """Gradients of :func:`convolve_mixture`; ``mask`` says for which of input, kernels, coefficients and taps."""
+    kernels, coefficients, taps = mixture
+    # kernels of one channel are few numbers, and products of large matrices are the library's
+    large = kernels.shape[3:] == (1, 1) and geometry.groups == 1 and grad.shape[2] * grad.shape[3] > _LARGE_PRODUCT
+    if kernels.shape[2] > 1 and not large and _is_plain(grad, input, *(t for t in mixture if t is not None)):
+        found = native.gradients(grad, input, kernels, coefficients, taps, geometry, mask)
+        if found is not None:
+            return found
+    weight = mixture.mix().to(input.dtype)
+    grad_input, grad_weight = gradients(grad, input, weight, geometry, [mask[0], any(mask[1:])])
+    return grad_input, *((None,) * 3 if grad_weight is None else mixture.backward(grad_weight, mask[1:]))
+
+
+def _is_depthwise(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    return geometry.groups == input.shape[1] == weight.shape[1] > 1
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether memory may be read: a backward pass can run in other circumstances than its forward pass."""
+    ordinary = all(type(tensor) in PLAIN and tensor.dtype == torch.float32 and tensor.is_cpu for tensor in tensors)
+    return ordinary and not is_traced() and not is_watched() and not any(is_wrapped(tensor) for tensor in tensors)
 
 
 def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> Convolve | None:
@@ -66,6 +117,8 @@ def _straight_of_mixture(
 
 def _leads(problem: Problem) -> bool:
     """Where it was faster than what else would be planned, for 41 shapes at batch 1 and 8 (AMD EPYC, AVX-512)."""
+    if problem.training:
+        return _leads_in_training(problem)
     if problem.batch == 1:
         return True
     if problem.kind == "depthwise":  # of tiny maps the library computes several channels in one vector
@@ -74,9 +127,17 @@ def _leads(problem: Problem) -> bool:
     return problem.kind != "dense" or problem.output_pixels < 784 or problem.in_channels < 32
 
 
+def _leads_in_training(problem: Problem) -> bool:
+    """The same for both passes, at batch 16."""
+    if problem.kind == "depthwise":
+        return problem.in_channels == problem.out_channels
+    # of large maps the library's passes are as fast, and kernels that are given are written by both
+    return problem.mixed > 0 and (problem.kind == "pointwise" or problem.output_pixels <= 1024)
+
+
 def _applies(problem: Problem) -> bool:
     possible = problem.plain and problem.device == "cpu" and problem.dtype == torch.float32
-    return possible and not problem.training and not problem.channels_last and native.available()
+    return possible and not problem.channels_last and native.available()
 
 
 NATIVE = Formulation(
@@ -85,6 +146,9 @@ NATIVE = Formulation(
     rank=lambda problem: -2,
     forward=convolve,
     forward_of_mixture=convolve_mixture,
+    backward=gradients,
+    backward_of_mixture=gradients_of_mixture,
+    stands_in=GROUPED,
     leads=_leads,
     # it reads addresses, which nothing that records operations has
     any_batch=False,

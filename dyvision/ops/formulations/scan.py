@@ -97,6 +97,8 @@ def scan_of_mixture(input: Tensor, mixture: Mixture, geometry: Geometry, bias: T
     if _mixes_outputs(input, mixture, geometry):
         mixed_output: Tensor = mixture_by_sample(input, kernels, coefficients, bias, *_lists(geometry))
         return mixed_output
+    if taps is not None and taps.ndim == 4:
+        return scan(input, mixture.mix().to(input.dtype), geometry, bias, None)
     shape = kernels.shape[1:]
     # of several samples one product makes all kernels, and reads the bank once
     if _is_one(input.shape[0]) and coefficients.ndim == 2 and shape.numel() >= _LARGE:

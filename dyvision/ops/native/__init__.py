@@ -7,6 +7,7 @@ switches them off (``off``).
 from __future__ import annotations
 
 from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
+from dyvision.ops.native._gradient import gradients
 from dyvision.ops.native._layer import Gates, Layer, layer
 from dyvision.ops.native._low_rank import LowRank, LowRankLayer, LowRankWeights, low_rank, low_rank_layer
 from dyvision.ops.native._perceptron import perceptron
@@ -24,6 +25,7 @@ __all__ = (
     "LowRankWeights",
     "available",
     "convolution",
+    "gradients",
     "instruction_set",
     "instruction_sets",
     "layer",

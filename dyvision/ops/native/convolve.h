@@ -141,7 +141,7 @@ static int convolve_parts(const struct call *call, const struct part *part, cons
         for (int64_t s = part->sample; s < part->sample_end; s++) {
             const float *map = map_of(call, s * plan->problem.groups + part->group);
             for (int64_t c = 0; c < plan->depth; c++)
-                write_columns(plan, map + c * plan->pixels, c, columns + (s - part->sample) * of_sample);
+                write_last_columns(plan, map + c * plan->pixels, c, columns + (s - part->sample) * of_sample);
         }
     }
     for (int64_t r = part->row; r < part->row_end; r += PANEL)

@@ -3,33 +3,28 @@
 
 #include "problem.h"
 
-int dyv_convolve_generic(const dyv_plan *, const dyv_tensors *, int);
-int dyv_perceive_generic(const dyv_perceptron *, const float *, float *, int);
-int dyv_layer_generic(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
-int dyv_fuse_generic(const dyv_low_rank *, int);
-int dyv_low_rank_generic(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
+#define DECLARE(SET)                                                                                             \
+    int dyv_convolve_##SET(const dyv_plan *, const dyv_tensors *, int);                                          \
+    int dyv_perceive_##SET(const dyv_perceptron *, const float *, float *, int);                                 \
+    int dyv_layer_##SET(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);                          \
+    int dyv_fuse_##SET(const dyv_low_rank *, int);                                                               \
+    int dyv_low_rank_##SET(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);          \
+    int dyv_differentiate_##SET(const dyv_problem *, const dyv_gradients *, int);
+#define FUNCTIONS(SET)                                                                                           \
+    dyv_convolve_##SET, dyv_perceive_##SET, dyv_layer_##SET, dyv_fuse_##SET, dyv_low_rank_##SET,                 \
+        dyv_differentiate_##SET
+
+DECLARE(generic)
 #if defined(__x86_64__)
-int dyv_convolve_avx2(const dyv_plan *, const dyv_tensors *, int);
-int dyv_perceive_avx2(const dyv_perceptron *, const float *, float *, int);
-int dyv_layer_avx2(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
-int dyv_fuse_avx2(const dyv_low_rank *, int);
-int dyv_low_rank_avx2(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
-int dyv_convolve_avx512(const dyv_plan *, const dyv_tensors *, int);
-int dyv_perceive_avx512(const dyv_perceptron *, const float *, float *, int);
-int dyv_layer_avx512(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
-int dyv_fuse_avx512(const dyv_low_rank *, int);
-int dyv_low_rank_avx512(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
+DECLARE(avx2)
+DECLARE(avx512)
 static int has_avx2(void) {
     __builtin_cpu_init(); /* not every compiler's runtime has asked the processor when it is loaded */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
 #elif defined(__aarch64__)
-int dyv_convolve_neon(const dyv_plan *, const dyv_tensors *, int);
-int dyv_perceive_neon(const dyv_perceptron *, const float *, float *, int);
-int dyv_layer_neon(const dyv_layer *, const dyv_plan *, const dyv_tensors *, int);
-int dyv_fuse_neon(const dyv_low_rank *, int);
-int dyv_low_rank_neon(const dyv_low_rank *, const dyv_low_rank_plans *, const dyv_tensors *, int);
+DECLARE(neon)
 #endif
 static int always(void) { return 1; }
 
@@ -42,14 +37,15 @@ static const struct {
     dyv_layer_function layer;
     dyv_fuse_function fuse;
     dyv_low_rank_function low_rank;
+    dyv_differentiate_function differentiate;
 } sets[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, has_avx512, dyv_convolve_avx512, dyv_perceive_avx512, dyv_layer_avx512, dyv_fuse_avx512, dyv_low_rank_avx512},
-    {"avx2", 8, has_avx2, dyv_convolve_avx2, dyv_perceive_avx2, dyv_layer_avx2, dyv_fuse_avx2, dyv_low_rank_avx2},
+    {"avx512", 16, has_avx512, FUNCTIONS(avx512)},
+    {"avx2", 8, has_avx2, FUNCTIONS(avx2)},
 #elif defined(__aarch64__)
-    {"neon", 4, always, dyv_convolve_neon, dyv_perceive_neon, dyv_layer_neon, dyv_fuse_neon, dyv_low_rank_neon},
+    {"neon", 4, always, FUNCTIONS(neon)},
 #endif
-    {"generic", 4, always, dyv_convolve_generic, dyv_perceive_generic, dyv_layer_generic, dyv_fuse_generic, dyv_low_rank_generic},
+    {"generic", 4, always, FUNCTIONS(generic)},
 };
 
 int64_t dyv_abi(void) { return DYV_ABI; }
@@ -126,4 +122,15 @@ int64_t dyv_apply_low_rank(
     const dyv_low_rank_plans plans = {plan, down, up, centre};
     const dyv_tensors tensors = {.input = input, .kernels = weight, .output = output};
     return sets[index].low_rank(&low_rank, &plans, &tensors, (int)threads);
+}
+
+int64_t dyv_differentiate(
+    int64_t index, const dyv_problem *problem, const float *grad, const float *input, const float *kernels,
+    const float *coefficients, const float *factors, float *grad_input, float *grad_kernels, float *grad_coefficients,
+    float *grad_factors, int64_t threads
+) {
+    const dyv_gradients gradients = {
+        grad, input, kernels, coefficients, factors, grad_input, grad_kernels, grad_coefficients, grad_factors
+    };
+    return sets[index].differentiate(problem, &gradients, (int)threads);
 }

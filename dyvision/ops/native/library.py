@@ -130,6 +130,7 @@ def _open() -> ctypes.CDLL:
             ("dyv_apply_layer", c_int64, [c_int64, c_void_p, *[c_int64] * 6, *[c_void_p] * 8, c_int64]),
             ("dyv_fuse", c_int64, [*[c_int64] * 9, *[c_void_p] * 13, c_int64]),
             ("dyv_apply_low_rank", c_int64, [c_int64, *pointers[:3], *[c_int64] * 4, *[c_void_p] * 12, c_int64]),
+            ("dyv_differentiate", c_int64, [c_int64, POINTER(Problem), *[c_void_p] * 9, c_int64]),
         ):
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments

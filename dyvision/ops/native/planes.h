@@ -56,7 +56,7 @@ static const float *map_of(const struct call *call, int64_t unit) {
 }
 
 /* Columns [rest, inner] of the last pixels, from the planes of one channel. */
-static void write_columns(const dyv_plan *plan, const float *plane, int64_t channel, float *columns) {
+static void write_last_columns(const dyv_plan *plan, const float *plane, int64_t channel, float *columns) {
     for (int64_t r = 0; r < plan->rest; r++) {
         const float *from = plane + plan->pixels - plan->rest + r;
         for (int64_t t = 0; t < plan->taps; t++)
@@ -71,7 +71,7 @@ static void pack_unit(const struct call *call, int64_t unit, int64_t first, int6
     for (int64_t channel = first; channel < end; channel++)
         pack_channel(plan, map + channel * size, 0, 0, planes + channel * plan->plane);
     for (int64_t channel = first; channel < end; channel++)
-        write_columns(plan, planes + channel * plan->plane, channel, planes + place_of_columns(plan));
+        write_last_columns(plan, planes + channel * plan->plane, channel, planes + place_of_columns(plan));
     /* vectors reach beyond the last plane */
     if (end == plan->depth)
         memset(planes + end * plan->plane, 0, (size_t)(plan->reach + 2 * DYV_LANES) * sizeof(float));

@@ -80,10 +80,13 @@ void dyv_run(dyv_work work, void *argument, int threads);
 void dyv_wait(int team);
 
 /* Memory of the calling thread, used again by its next call for the same purpose; NULL if there is none. */
-enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_GATES, DYV_PURPOSES };
+enum { DYV_PACKED, DYV_TILE, DYV_SUMS, DYV_PARTS, DYV_GATES, DYV_PURPOSES };
 float *dyv_memory(int purpose, size_t floats);
 /* Give back what the calling thread holds beyond 64 MiB for each of the first purposes: such maps are rare. */
 void dyv_trim(int purposes);
+
+/* Many floats are going to be written for the first time: in pages as large as the system has, if it is asked. */
+void dyv_expect(float *at, size_t floats);
 
 /* Linear layers on the means of channels; weights are [rows, columns], a bias may be NULL. */
 typedef struct {
@@ -122,7 +125,14 @@ typedef struct {
     int64_t centre; /* the tap at which the part acts */
 } dyv_low_rank_plans;
 
-/* One instruction set: convolve.h, perceptron.h, layer.h and lowrank.h compiled for it. */
+/* What a backward pass reads and writes; a gradient that is not wanted is NULL. Bias and activation are none of it. */
+typedef struct {
+    const float *grad;         /* [B, C_out, H', W'] */
+    const float *input, *kernels, *coefficients, *factors; /* as dyv_tensors has them */
+    float *grad_input, *grad_kernels, *grad_coefficients, *grad_factors;
+} dyv_gradients;
+
+/* One instruction set: convolve.h, perceptron.h, layer.h, lowrank.h and gradient.h compiled for it. */
 typedef int (*dyv_convolve_function)(const dyv_plan *plan, const dyv_tensors *tensors, int threads);
 typedef int (*dyv_perceive_function)(const dyv_perceptron *perceptron, const float *input, float *output, int threads);
 typedef int (*dyv_layer_function)(
@@ -132,5 +142,6 @@ typedef int (*dyv_fuse_function)(const dyv_low_rank *low_rank, int threads);
 typedef int (*dyv_low_rank_function)(
     const dyv_low_rank *low_rank, const dyv_low_rank_plans *plans, const dyv_tensors *tensors, int threads
 );
+typedef int (*dyv_differentiate_function)(const dyv_problem *problem, const dyv_gradients *gradients, int threads);
 
 #endif

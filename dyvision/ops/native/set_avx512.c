@@ -13,6 +13,7 @@
 #define DYV_LAYER dyv_layer_avx512
 #define DYV_FUSE dyv_fuse_avx512
 #define DYV_LOW_RANK dyv_low_rank_avx512
+#define DYV_DIFFERENTIATE dyv_differentiate_avx512
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -25,6 +26,12 @@
 #include "perceptron.h"
 #include "layer.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "backward.h"
+#include "unfold.h"
+#include "spread.h"
+#include "gradient.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -7,6 +7,7 @@
 #define DYV_LAYER dyv_layer_generic
 #define DYV_FUSE dyv_fuse_generic
 #define DYV_LOW_RANK dyv_low_rank_generic
+#define DYV_DIFFERENTIATE dyv_differentiate_generic
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -19,3 +20,9 @@
 #include "perceptron.h"
 #include "layer.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "backward.h"
+#include "unfold.h"
+#include "spread.h"
+#include "gradient.h"

@@ -8,6 +8,7 @@
 #define DYV_LAYER dyv_layer_neon
 #define DYV_FUSE dyv_fuse_neon
 #define DYV_LOW_RANK dyv_low_rank_neon
+#define DYV_DIFFERENTIATE dyv_differentiate_neon
 #include "vector.h"
 #include "product.h"
 #include "rows.h"
@@ -20,4 +21,10 @@
 #include "perceptron.h"
 #include "layer.h"
 #include "lowrank.h"
+#include "outer.h"
+#include "slide_back.h"
+#include "backward.h"
+#include "unfold.h"
+#include "spread.h"
+#include "gradient.h"
 #endif

@@ -1,4 +1,8 @@
 /* Threads of the OpenMP runtime that torch has loaded, whichever that is: there is one pool, and one number of threads. */
+#if defined(__linux__)
+#define _DEFAULT_SOURCE /* madvise */
+#include <sys/mman.h>
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -99,4 +103,17 @@ float *dyv_memory(int purpose, size_t floats) {
         own->at[purpose] = fresh, own->floats[purpose] = floats;
     }
     return own->at[purpose];
+}
+
+/* Pages of that size cost as much to get as one of 4 KiB, and a bank has thousands of those. */
+#define LARGE_PAGE ((uintptr_t)1 << 21)
+
+void dyv_expect(float *at, size_t floats) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t first = ((uintptr_t)at + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    const uintptr_t end = (uintptr_t)(at + floats) / LARGE_PAGE * LARGE_PAGE;
+    if (end > first) (void)madvise((void *)first, end - first, MADV_HUGEPAGE); /* it may refuse */
+#else
+    (void)at, (void)floats;
+#endif
 }

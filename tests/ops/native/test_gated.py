@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dyvision.layers import get_layer
-from dyvision.ops import native
+from dyvision.ops import formulation, mixture_conv2d, native
 from dyvision.ops.gated import gated_mixture
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.reason()}")
@@ -41,12 +41,18 @@ def test_a_layer_computes_the_same_with_and_without(
             torch.testing.assert_close(found, layer(x), rtol=1e-3, atol=1e-4)
 
 
-def test_it_is_used_in_inference_only():
-    x, bank, gates = torch.randn(2, 8, 6, 6), torch.randn(4, 6, 8, 3, 3), torch.rand(2, 8)
+def test_it_is_used_for_plain_calls_only():
+    x, bank, gates, mix = torch.randn(2, 8, 6, 6), torch.randn(4, 6, 8, 3, 3), torch.rand(2, 8), torch.rand(2, 4)
     arguments = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}
-    call = lambda x, bank: gated_mixture(x, bank, torch.rand(2, 4), gates, None, None, None, arguments)  # noqa: E731
-    assert call(x, bank) is not None
-    assert call(x.requires_grad_(), bank) is None
+    call = lambda x, bank: gated_mixture(x, bank, mix, gates, None, None, None, arguments)  # noqa: E731
+    scaled = mixture_conv2d(x * gates[:, :, None, None], bank, mix, padding=1)
+    # a gate without taps is one number for all of them
+    torch.testing.assert_close(call(x, bank), scaled, rtol=1e-4, atol=1e-4)
+    found = call(x.requires_grad_(), bank)
+    assert found is not None and found.requires_grad
+    torch.testing.assert_close(found.detach(), scaled, rtol=1e-4, atol=1e-4)
+    with formulation("grouped"):
+        assert call(x, bank) is None
     with torch.no_grad():
         assert call(x, bank) is not None
         assert call(x.double(), bank.double()) is None
