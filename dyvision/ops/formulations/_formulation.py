@@ -10,6 +10,7 @@ from torch import Tensor
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
 from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work
 
 Gradients = tuple[Tensor | None, Tensor | None]
 Forward = Callable[[Tensor, Tensor, Geometry, "Tensor | None"], Tensor]
@@ -42,8 +43,9 @@ class Formulation:
         backward: ``(grad, input, weight, geometry, mask)``, the gradients of input and weight that the mask asks for,
             from the inputs alone: nothing of the size of the unfolded input or of the kernels has to be kept. None if
             autograd differentiates the forward pass.
-        leads: Whether it is faster than all others, where it applies; None if only a measurement or the cost model can
-            tell.
+        work: What a pass does, from which the cost model estimates its time; None if only its rank or a measurement can
+            choose it.
+        leads: Whether it is faster than all others, where it applies, on any machine; None if that has to be estimated.
         whole: Whether its passes are planned together, with no other formulation for one of them.
         any_batch: Whether a compiler can trace it where the batch is dynamic.
         row_by_row: Whether it multiplies kernels as matrices by the input's columns, so that tiling can go through the
@@ -62,6 +64,7 @@ class Formulation:
     forward: Forward = _refuse
     forward_of_mixture: ForwardOfMixture | None = None
     backward: Backward | None = None
+    work: Callable[[Problem], Work] | None = None
     leads: Callable[[Problem], bool] | None = None
     whole: bool = False
     any_batch: bool = False
