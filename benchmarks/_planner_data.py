@@ -116,12 +116,11 @@ def combine(measurements: list[Times]) -> Times:
         return statistics.median(math.log(times[name] / reference[name]) for name in times)
 
     levels = [level(times) for times in measurements]
-    return {
-        name: math.exp(
-            statistics.median(math.log(t[name]) - shift for t, shift in zip(measurements, levels, strict=True) if name in t)
-        )
+    logs = {
+        name: [math.log(t[name]) - shift for t, shift in zip(measurements, levels, strict=True) if name in t]
         for name in reference
     }
+    return {name: math.exp(statistics.median(found)) for name, found in logs.items()}
 
 
 def read(path: Path) -> Data:

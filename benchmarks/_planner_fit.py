@@ -18,9 +18,9 @@ from dyvision.ops.work import Rates
 #: of a term before it is fitted
 START = 0.25
 #: how sharply the softened choice takes the formulation with the least time, in logarithms of times
-SHARPNESS = 0.05
+SHARPNESS = 0.08
 #: weight of the logarithm's error, beside what the choice costs
-ERROR = 0.1
+ERROR = 0.4
 #: standard deviation of the logarithm of measured rates: the choice is not to depend on their last digit
 NOISE = 0.1
 STEPS = 1500
@@ -62,7 +62,9 @@ def fit(files: Mapping[str, Data]) -> tuple[Coefficients, dict[str, Rates]]:
         name: (scale.log() if data.rates is None else torch.tensor(data.rates, dtype=torch.float64).log()) - scale.log()
         for name, data in files.items()
     }
-    unknown = {name: torch.zeros(len(scale), dtype=torch.float64, requires_grad=True) for name in files if name not in known}
+    unknown = {
+        name: torch.zeros(len(scale), dtype=torch.float64, requires_grad=True) for name in files if name not in known
+    }
     terms, parts = _terms(files), {}
     weights = {
         (direction, kind, name): torch.full((len(found),), math.log(START), dtype=torch.float64, requires_grad=True)

@@ -7,9 +7,9 @@
 ``measure`` draws shapes and times every formulation in turns, in several sweeps over all shapes; it can be stopped and
 goes on. ``fit`` fits the coefficients of ``dyvision/ops/planner.json`` to three quarters of the shapes of all files
 together; ``--write`` replaces that file, whose typical processors are those of the files, and writes fitted rates into
-files without. ``show`` prints, for the shapes held out, the time of the formulation that is chosen with the file's rates
-over that of the fastest (median, 95th percentile, the share of shapes within 1.10), beside what always taking one
-formulation would give. The files of the two machines of docs/performance.md are ``tests/ops/data/planner_*.json``.
+files without. ``show`` prints, for the shapes held out, the time of what is chosen with the file's rates over that of
+the fastest formulation (median, 95th percentile, the share of shapes within 1.10), beside what always taking one would
+give. The files of the two machines of docs/performance.md are ``tests/ops/data/planner_*.json``.
 """
 
 from __future__ import annotations
@@ -93,13 +93,19 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     files = {str(path): read(path) for path in options.files}
+    torch.set_num_threads(1)  # of many small operations
     coefficients, found = fit(files)
     files = {name: data._replace(rates=found[name]) for name, data in files.items()}
     for name, data in files.items():
         Console().print(_judge(name, data, coefficients))
     if options.write:
         processors = [
-            {"processor": d.machine["processor"], "threads": d.machine["threads"], "rates": found[name]._asdict()}
+            {
+                "maker": str(d.machine["processor"]).split()[0],
+                "processor": d.machine["processor"],
+                "threads": d.machine["threads"],
+                "rates": found[name]._asdict(),
+            }
             for name, d in files.items()
         ]
         path = Path(cost_model.__file__).with_name("planner.json")

@@ -1,11 +1,12 @@
-"""The rates of the machine at hand: measured once per processor, threads, torch and instruction set, and kept in a file.
+"""The rates of the machine at hand: measured once per processor, threads, torch and instruction set, kept in a file.
 
 They are needed where formulations are close on typical processors, and measured then, which takes about a second. Where
-nothing can be measured (in what a compiler traces, in a worker of a data loader, in a forked process, beside other work),
-those of a typical processor are used.
+nothing can be measured (in what a compiler traces, in a worker of a data loader, in a forked process, beside other
+work), those of a typical processor are used.
 
-Processes that start at once agree: the first that has measured makes the file, and the others read it. Where no file can
-be made they may plan differently, which changes rounding and nothing else: no formulation waits for another process.
+Processes that start at once agree: the first that has measured makes the file, and the others read it. Where no file
+can be made they may plan differently, which changes rounding and nothing else: no formulation waits for another
+process.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ from dyvision.saving import write_text
 
 #: names the folder of the file
 VARIABLE = "DYVISION_CACHE"
-#: halves of a measurement that differ by more were disturbed
-_MOST_SPREAD = 1.6
 #: seconds per unit that no processor takes: of an operation, and of a multiply-add or a byte
 _SLOWEST = Rates(call=2e-4, **dict.fromkeys(Rates._fields[1:], 1e-8))
 #: bytes of a file of rates, at most
@@ -108,9 +107,10 @@ def calibrate(again: bool = False) -> Known:
     Args:
         again: Replace what was kept. Otherwise what another process kept in the meantime is used.
     """
-    rates, spread = measure_rates()
-    if spread > _MOST_SPREAD or not _are_plausible(rates):
-        known = Known(typical_rates(), "typical", "other work disturbed the measurement")
+    rates = measure_rates()
+    if rates is None or not _are_plausible(rates):
+        busy, kept = "not measured: other work keeps the processor busy", _read()
+        known = Known(typical_rates(), "typical", busy) if kept is None else kept._replace(note=f"{kept.note}; {busy}")
     else:
         known = _keep(rates, again)
     _found[tuple(machine().values())] = known
@@ -218,8 +218,10 @@ def _keep(rates: Rates, again: bool) -> Known:
     except OSError as error:
         return Known(rates, "measured", f"not kept: {error.filename or path}: {error.strerror or error}")
     known = _read()
-    return Known(rates, "measured", f"not kept: {path} was changed") if known is None else known._replace(
-        source="measured"
+    return (
+        Known(rates, "measured", f"not kept: {path} was changed")
+        if known is None
+        else known._replace(source="measured")
     )
 
 

@@ -1,8 +1,8 @@
 """What a pass of a convolution does, as amounts of which every machine has a rate.
 
 The time of a formulation is estimated as the sum over its terms of ``coefficient * amount * rate``: the amounts follow
-from the shapes, beside the formulation (its ``work``); the rates are the machine's (``rates.py``); the coefficients have
-no unit and are the same everywhere (``planner.json``, fitted by ``benchmarks/fit_planner.py``).
+from the shapes, beside the formulation (its ``work``); the rates are the machine's (``rates.py``); the coefficients
+have no unit and are the same everywhere (``planner.json``, fitted by ``benchmarks/fit_planner.py``).
 """
 
 from __future__ import annotations
@@ -161,8 +161,9 @@ def convolutions(s: Sizes, count: int, images: int, groups: int) -> Work:
 def products(s: Sizes, count: int) -> Work:
     """So many matrix products ``[outputs, inputs * taps] x [inputs * taps, pixels]``.
 
-    Besides the multiply-adds, of whole blocks, all three matrices are packed or stored block by block, which counts where
-    one of the three sizes is small. One product alone is shared by the threads in another way than a batch of them.
+    Besides the multiply-adds, of whole blocks, all three matrices are packed or stored block by block, which counts
+    where one of the three sizes is small. One product alone is shared by the threads in another way than a batch of
+    them.
     """
     inner, alone = s.inputs * s.taps, "" if count > 1 else ", one"
     parts = count if count == 1 else _up(count, 2)

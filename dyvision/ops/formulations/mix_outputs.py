@@ -40,8 +40,9 @@ def _work(problem: Problem) -> Work:
     sizes = sizes_of(problem)
     stacked = sizes._replace(outputs=sizes.banks * sizes.outputs)
     parts = sizes.groups * stacked.outputs
+    kernels, outputs = parts * sizes.inputs * sizes.taps, parts * sizes.batch * sizes.pixels
     work = convolutions(stacked, 1, sizes.batch, sizes.groups) | maps(sizes) | calls(4)
-    return work | moved("kernels", parts * sizes.inputs * sizes.taps) | moved("outputs", parts * sizes.batch * sizes.pixels)
+    return work | moved("kernels", kernels) | moved("outputs", outputs)
 
 
 MIX_OUTPUTS = Formulation(
