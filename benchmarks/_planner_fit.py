@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks._planner_data import HELD_OUT, PASSES, Data, Row, Times
-from dyvision.ops.cost_model import Coefficients
+from dyvision.ops.cost_model import FAMILIES, Coefficients
 from dyvision.ops.formulations import TABLE
-from dyvision.ops.problem import KINDS
 from dyvision.ops.work import Rates
 
 #: of a term before it is fitted
@@ -27,7 +26,7 @@ STEPS = 1500
 
 
 class _Samples(NamedTuple):
-    """Rows of one machine, pass and kind as tensors.
+    """Rows of one machine, pass and family as tensors.
 
     Attributes:
         amounts: By formulation, ``[rows, terms]``, at rates of one.
@@ -40,17 +39,18 @@ class _Samples(NamedTuple):
     choices: Tensor
 
 
-def is_held_out(index: int) -> bool:
+def is_held_out(index: int, fold: int = 0) -> bool:
     """Whether nothing is fitted to this row of a file."""
-    return index % HELD_OUT == 0
+    return index % HELD_OUT == fold
 
 
-def fit(files: Mapping[str, Data]) -> tuple[Coefficients, dict[str, Rates]]:
+def fit(files: Mapping[str, Data], fold: int = 0) -> tuple[Coefficients, dict[str, Rates]]:
     """Fit coefficients to all machines at once.
 
     Args:
         files: By name. Rates that are None are fitted, but for the native kernels' where none was measured: these keep
             the other machine's share of the library's.
+        fold: Which quarter of the rows is held out.
 
     Returns:
         The coefficients, and the rates by name.
@@ -65,27 +65,29 @@ def fit(files: Mapping[str, Data]) -> tuple[Coefficients, dict[str, Rates]]:
     unknown = {
         name: torch.zeros(len(scale), dtype=torch.float64, requires_grad=True) for name in files if name not in known
     }
-    terms, parts = _terms(files), {}
+    terms, parts = _terms(files, fold), {}
     weights = {
-        (direction, kind, name): torch.full((len(found),), math.log(START), dtype=torch.float64, requires_grad=True)
-        for (direction, kind), by_name in terms.items()
+        (direction, family, name): torch.full((len(found),), math.log(START), dtype=torch.float64, requires_grad=True)
+        for (direction, family), by_name in terms.items()
         for name, found in by_name.items()
     }
     for file, data in files.items():
-        for direction, kind in terms:
-            rows = [r for i, r in enumerate(data.rows) if r.problem.kind == kind and not is_held_out(i)]
-            parts[file, direction, kind] = _samples(rows, direction, terms[direction, kind], scale)
+        for direction, family in terms:
+            rows = [
+                r for i, r in enumerate(data.rows) if FAMILIES[r.problem.kind] == family and not is_held_out(i, fold)
+            ]
+            parts[file, direction, family] = _samples(rows, direction, terms[direction, family], scale)
     optimizer = torch.optim.Adam([*weights.values(), *unknown.values()], lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         loss = torch.zeros((), dtype=torch.float64)
-        for (file, direction, kind), samples in parts.items():
+        for (file, direction, family), samples in parts.items():
             shift = unknown.get(file, shifts[file])
             shift = shift + NOISE * torch.randn(len(scale), dtype=torch.float64, generator=generator)
             found = {
-                name: (weights[direction, kind, name], [Rates._fields.index(rate) for rate in by_term.values()])
-                for name, by_term in terms[direction, kind].items()
+                name: (weights[direction, family, name], [Rates._fields.index(rate) for rate in by_term.values()])
+                for name, by_term in terms[direction, family].items()
             }
             loss = loss + _loss(samples, found, shift)
         loss = loss + 1e-3 * sum(shift.square().sum() for shift in unknown.values())
@@ -93,11 +95,11 @@ def fit(files: Mapping[str, Data]) -> tuple[Coefficients, dict[str, Rates]]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    coefficients: Coefficients = {direction: {kind: {} for kind in KINDS} for direction in PASSES}
-    for (direction, kind, name), values in weights.items():
+    coefficients: Coefficients = {direction: {family: {} for family in FAMILIES.values()} for direction in PASSES}
+    for (direction, family, name), values in weights.items():
         numbers = values.detach().exp().tolist()
-        coefficients[direction][kind][name] = {
-            term: float(f"{number:.3g}") for term, number in zip(terms[direction, kind][name], numbers, strict=True)
+        coefficients[direction][family][name] = {
+            term: float(f"{number:.3g}") for term, number in zip(terms[direction, family][name], numbers, strict=True)
         }
     rates = dict(known)
     for file, shift in unknown.items():
@@ -109,16 +111,16 @@ def fit(files: Mapping[str, Data]) -> tuple[Coefficients, dict[str, Rates]]:
     return coefficients, rates
 
 
-def _terms(files: Mapping[str, Data]) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
-    """By pass and kind, and by formulation: the terms of its work in any row, and the rate of each."""
-    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {(d, k): {} for d in PASSES for k in KINDS}
+def _terms(files: Mapping[str, Data], fold: int) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
+    """By pass and family, and by formulation: the terms of its work in any row, and the rate of each."""
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {(d, f): {} for d in PASSES for f in FAMILIES.values()}
     for data in files.values():
         for index, row in enumerate(data.rows):
             for direction in PASSES:
-                for name in () if is_held_out(index) else getattr(row, direction):
+                for name in () if is_held_out(index, fold) else getattr(row, direction):
                     work = TABLE[name].work
                     if work is not None:
-                        into = found[direction, row.problem.kind].setdefault(name, {})
+                        into = found[direction, FAMILIES[row.problem.kind]].setdefault(name, {})
                         into.update({term: rate for term, (rate, _) in work(row.problem).items()})
     return found
 

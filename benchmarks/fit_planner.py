@@ -1,7 +1,7 @@
 """Measure per-sample convolutions of many shapes, fit the cost model by which the planner chooses, and judge it.
 
     python benchmarks/fit_planner.py measure FILE [--shapes 100] [--sweeps 3] [--seed 0]
-    python benchmarks/fit_planner.py fit FILE... [--write]
+    python benchmarks/fit_planner.py fit FILE... [--fold 0] [--write]
     python benchmarks/fit_planner.py show FILE...
 
 ``measure`` draws shapes and times every formulation in turns, in several sweeps over all shapes; it can be stopped and
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks._planner_data import PASSES, Data, Row, Times, combine, draw_all, read, this_machine, write
+from benchmarks._planner_data import HELD_OUT, PASSES, Data, Row, Times, combine, draw_all, read, this_machine, write
 from benchmarks._planner_fit import fit, is_held_out
 from dyvision.ops import cost_model, rates
 from dyvision.ops.cost_model import Coefficients, costs_of, fastest
@@ -55,7 +55,8 @@ def main() -> None:
     for name, run in (("fit", _fit), ("show", _show)):
         command = commands.add_parser(name)
         command.add_argument("files", type=Path, nargs="+")
-        command.add_argument("--write", action="store_true")
+        command.add_argument("--fold", type=int, default=0, choices=range(HELD_OUT), help="which quarter is held out")
+        command.add_argument("--write", action="store_true", help="of fit: replace what the package ships")
         command.set_defaults(run=run)
     options = parser.parse_args()
     options.run(options)
@@ -94,10 +95,10 @@ def _measure(options: argparse.Namespace) -> None:
 def _fit(options: argparse.Namespace) -> None:
     files = {str(path): read(path) for path in options.files}
     torch.set_num_threads(1)  # of many small operations
-    coefficients, found = fit(files)
+    coefficients, found = fit(files, options.fold)
     files = {name: data._replace(rates=found[name]) for name, data in files.items()}
     for name, data in files.items():
-        Console().print(_judge(name, data, coefficients))
+        Console().print(_judge(name, data, coefficients, options.fold))
     if options.write:
         processors = [
             {
@@ -116,10 +117,10 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     for path in options.files:
-        Console().print(_judge(str(path), read(path), rates.shipped()["coefficients"]))
+        Console().print(_judge(str(path), read(path), rates.shipped()["coefficients"], options.fold))
 
 
-def _judge(name: str, data: Data, coefficients: Coefficients) -> Table:
+def _judge(name: str, data: Data, coefficients: Coefficients, fold: int) -> Table:
     """The table of the shapes that are held out."""
     assert data.rates is not None
     table = Table(title=f"planned over fastest, held-out shapes, {data.machine['processor']} ({name})")
@@ -131,7 +132,7 @@ def _judge(name: str, data: Data, coefficients: Coefficients) -> Table:
             continue
         for kind in KINDS:
             pairs = list(ratios(data, kind, choice, direction, coefficients, data.rates))
-            held, fitted = ([p for i, p in pairs if is_held_out(i) == out] for out in (True, False))
+            held, fitted = ([p for i, p in pairs if is_held_out(i, fold) == out] for out in (True, False))
             chosen = sorted(ratio for ratio, _ in held)
             together += chosen
             names = {n for _, single in held for n in single}

@@ -15,9 +15,11 @@ from dyvision.ops.problem import Plan, Problem
 from dyvision.ops.rates import find_rates, scaled, shipped, typical_processors
 from dyvision.ops.work import Rates
 
-#: by pass, kind of problem, formulation and term
+#: by pass, family of problems, formulation and term
 Coefficients = dict[str, dict[str, dict[str, dict[str, float]]]]
 
+#: kinds of problems by the coefficients that they share: a group is computed as what is dense
+FAMILIES = {"pointwise": "pointwise", "depthwise": "depthwise", "dense": "dense", "in groups": "dense"}
 #: a backward pass is two convolutions of the forward pass' size
 _BACKWARD = 2.0
 #: how much further than typical processors from each other another one may be from them
@@ -69,7 +71,7 @@ def costs_of(
         if work is None:
             continue
         amounts = dict.fromkeys(Rates._fields, 0.0)
-        coefficients, scale = _coefficients(fitted, direction, problem.kind, name)
+        coefficients, scale = _coefficients(fitted, direction, FAMILIES[problem.kind], name)
         for term, (rate, amount) in work(problem).items():
             amounts[rate] += scale * coefficients.get(term, 1.0) * amount
         found[name] = Rates(**amounts)
@@ -110,9 +112,9 @@ def _range(threads: int) -> tuple[Rates, Rates]:
     return Rates(*(min(column) / _MARGIN for column in columns)), Rates(*(max(column) * _MARGIN for column in columns))
 
 
-def _coefficients(fitted: Coefficients, direction: str, kind: str, name: str) -> tuple[dict[str, float], float]:
+def _coefficients(fitted: Coefficients, direction: str, family: str, name: str) -> tuple[dict[str, float], float]:
     """Those of a formulation's terms, and a factor; every term counts as it is where nothing was fitted."""
-    found = fitted[direction][kind].get(name)
+    found = fitted[direction][family].get(name)
     if found is not None or direction == "forward":
         return found or {}, 1.0
-    return fitted["forward"][kind].get(name, {}), _BACKWARD
+    return fitted["forward"][family].get(name, {}), _BACKWARD
