@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks._planner_data import HELD_OUT, PASSES, Data, Row, Times
+from benchmarks.planner_data import PASSES, Data, Row, Times, is_held_out
 from dyvision.ops.cost_model import FAMILIES, Coefficients
 from dyvision.ops.formulations import TABLE
 from dyvision.ops.work import Rates
@@ -37,11 +37,6 @@ class _Samples(NamedTuple):
     amounts: dict[str, Tensor]
     times: Tensor
     choices: Tensor
-
-
-def is_held_out(index: int, fold: int = 0) -> bool:
-    """Whether nothing is fitted to this row of a file."""
-    return index % HELD_OUT == fold
 
 
 def fit(files: Mapping[str, Data], fold: int = 0) -> tuple[Coefficients, dict[str, Rates]]:

@@ -1,8 +1,8 @@
 """Measure per-sample convolutions of many shapes, fit the cost model by which the planner chooses, and judge it.
 
-    python benchmarks/fit_planner.py measure FILE [--shapes 100] [--sweeps 3] [--seed 0]
-    python benchmarks/fit_planner.py fit FILE... [--fold 0] [--write]
-    python benchmarks/fit_planner.py show FILE...
+    python -m benchmarks.fit_planner measure FILE [--shapes 100] [--sweeps 3] [--seed 0]
+    python -m benchmarks.fit_planner fit FILE... [--fold 0] [--write]
+    python -m benchmarks.fit_planner show FILE...
 
 ``measure`` draws shapes and times every formulation in turns, in several sweeps over all shapes; it can be stopped and
 goes on. ``fit`` fits the coefficients of ``dyvision/ops/planner.json`` to three quarters of the shapes of all files
@@ -27,8 +27,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks._planner_data import HELD_OUT, PASSES, Data, Row, Times, combine, draw_all, read, this_machine, write
-from benchmarks._planner_fit import fit, is_held_out
+from benchmarks._planner_fit import fit
+from benchmarks.planner_data import (
+    HELD_OUT,
+    PASSES,
+    Data,
+    Row,
+    Times,
+    combine,
+    draw_all,
+    is_held_out,
+    read,
+    this_machine,
+    write,
+)
 from dyvision.ops import cost_model, rates
 from dyvision.ops.cost_model import Coefficients, costs_of, fastest
 from dyvision.ops.formulations import TABLE

@@ -104,6 +104,11 @@ def _shape_of(problem: Problem) -> list[int]:
     return [*sizes, problem.geometry.stride[0], problem.geometry.groups]
 
 
+def is_held_out(index: int, fold: int = 0) -> bool:
+    """Whether nothing is fitted to this row of a file."""
+    return index % HELD_OUT == fold
+
+
 def combine(measurements: list[Times]) -> Times:
     """One time per formulation of several measurements, in each of which the formulations took turns.
 
