@@ -1,20 +1,25 @@
-"""Measure per-sample convolutions of many shapes, and fit the cost model by which the planner chooses.
+"""Measure per-sample convolutions of many shapes, fit the cost model by which the planner chooses, and judge it.
 
-    python benchmarks/fit_planner.py [--device cpu] [--shapes 120] [--times FILE] [--write]
+    python -m benchmarks.fit_planner measure FILE [--shapes 100] [--sweeps 3] [--seed 0]
+    python -m benchmarks.fit_planner fit FILE... [--fold 0] [--write]
+    python -m benchmarks.fit_planner show FILE...
 
-The logarithm of the time of each formulation is a quadratic polynomial of the logarithms of the sizes, fitted by ridge
-regression. A quarter of the shapes is held out: the table gives, for these, the time of the formulation that the
-planner chooses over that of the fastest (median, 95th percentile, and the share of shapes within 1.10), beside what
-always taking one formulation would give. ``--write`` replaces ``dyvision/ops/planner_<device>.json``.
+``measure`` draws shapes and times every formulation in turns, in several sweeps over all shapes; it can be stopped and
+goes on. ``fit`` fits the coefficients of ``dyvision/ops/planner.json`` to three quarters of the shapes of all files
+together; ``--write`` replaces that file, whose typical processors are those of the files, and writes fitted rates into
+files without. ``show`` prints, for the shapes held out, the time of what is chosen with the file's rates over that of
+the fastest formulation (median, 95th percentile, the share of shapes within 1.10), beside what always taking one would
+give. The files of the two machines of docs/performance.md are ``tests/ops/data/planner_*.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,135 +27,166 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dyvision.ops import cost_model
-from dyvision.ops.cost_model import monomials
-from dyvision.ops.geometry import Geometry
+from benchmarks._planner_fit import fit
+from benchmarks.planner_data import (
+    HELD_OUT,
+    PASSES,
+    Data,
+    Row,
+    Times,
+    combine,
+    draw_all,
+    is_held_out,
+    read,
+    this_machine,
+    write,
+)
+from dyvision.ops import cost_model, rates
+from dyvision.ops.cost_model import Coefficients, costs_of, fastest
+from dyvision.ops.formulations import TABLE
 from dyvision.ops.measuring import measure
-from dyvision.ops.problem import KINDS, Problem
+from dyvision.ops.problem import KINDS
+from dyvision.ops.work import Rates
 from dyvision.saving import write_text
 
-#: multiply-adds and numbers of a problem, at most: what a layer of a network has
-LARGEST_MACS, LARGEST_MAP, LARGEST_KERNELS = 3e9, 2**25, 2**26
+#: what is chosen from
+CHOICES = ("inference", "without native kernels", "training")
 
 
 def main() -> None:
-    """Measure, fit, print and write."""
+    """Do what the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--shapes", type=int, default=120, help="per kind of convolution; dense: twice")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--times", type=Path, help="file of the measurements of these shapes: written, or read again")
-    parser.add_argument("--write", action="store_true", help="replace the table that the package ships")
+    commands = parser.add_subparsers(required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("file", type=Path)
+    measuring.add_argument("--shapes", type=int, default=100, help="per kind of convolution; dense: twice")
+    measuring.add_argument("--sweeps", type=int, default=3)
+    measuring.add_argument("--seed", type=int, default=0)
+    measuring.add_argument("--threads", type=int)
+    measuring.set_defaults(run=_measure)
+    for name, run in (("fit", _fit), ("show", _show)):
+        command = commands.add_parser(name)
+        command.add_argument("files", type=Path, nargs="+")
+        command.add_argument("--fold", type=int, default=0, choices=range(HELD_OUT), help="which quarter is held out")
+        command.add_argument("--write", action="store_true", help="of fit: replace what the package ships")
+        command.set_defaults(run=run)
     options = parser.parse_args()
-    generator = random.Random(options.seed)
-    # library and matrix products are closest for dense kernels, where the model needs more to tell them apart
-    counts = {kind: options.shapes * (2 if kind == "dense" else 1) for kind in KINDS}
-    problems = [draw(generator, kind, options.device) for kind, count in counts.items() for _ in range(count)]
+    options.run(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
     console = Console()
-    if options.times is not None and options.times.is_file():
-        times = json.loads(options.times.read_text(encoding="utf-8"))
-    else:
-        times = [measure(problem, rounds=5) for problem in track(problems, "measuring", console=console)]
-        if options.times is not None:
-            write_text(options.times, json.dumps(times))
-    weights: dict[str, dict[str, dict[str, list[float]]]] = {}
-    table = Table(title=f"planned over fastest, held-out shapes, {machine(options.device)}")
-    for column in ("pass", "kind", "shapes", "median", "95 %", "within 1.10", "best single formulation"):
-        table.add_column(column)
-    for direction in ("forward", "backward"):
-        weights[direction] = {}
-        for kind in KINDS:
-            pairs = [(p, t[direction]) for p, t in zip(problems, times, strict=True) if p.kind == kind]
-            training, held_out = pairs[len(pairs) // 4 :], pairs[: len(pairs) // 4]
-            fitted = {name: fit([(p, t[name]) for p, t in training if name in t]) for name in names(pairs)}
-            table.add_row(direction, kind, str(len(held_out)), *judge(held_out, fitted))
-            weights[direction][kind] = {name: fit([(p, t[name]) for p, t in pairs if name in t]) for name in fitted}
-    console.print(table)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    found = rates.calibrate()
+    console.print(f"rates: {found.source}, {time.perf_counter() - start:.2f} s: {found.rates}")
+    problems = draw_all(options.shapes, options.seed)
+    raw = options.file.with_suffix(".sweeps.json")
+    sweeps: dict[str, list[dict[str, Times]]] = json.loads(raw.read_text()) if raw.is_file() else {}
+    for sweep in range(options.sweeps):
+        order = list(range(len(problems)))
+        random.Random(sweep).shuffle(order)
+        for count, index in enumerate(track(order, f"sweep {sweep + 1}", console=console)):
+            if len(sweeps.setdefault(str(index), [])) > sweep:
+                continue
+            one = problems[index]
+            inference = measure(one._replace(training=False), rounds=5)["forward"]
+            sweeps[str(index)].append({**measure(one, rounds=5), "forward": inference})
+            if count % 50 == 49:
+                write_text(raw, json.dumps(sweeps))
+        write_text(raw, json.dumps(sweeps))
+    rows = [
+        Row(problem, *(combine([times[name] for times in sweeps[str(index)]]) for name in PASSES))
+        for index, problem in enumerate(problems)
+    ]
+    write(options.file, Data(this_machine(), found.rates, rows))
+    console.print(options.file)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    files = {str(path): read(path) for path in options.files}
+    torch.set_num_threads(1)  # of many small operations
+    coefficients, found = fit(files, options.fold)
+    files = {name: data._replace(rates=found[name]) for name, data in files.items()}
+    for name, data in files.items():
+        Console().print(_judge(name, data, coefficients, options.fold))
     if options.write:
-        path = Path(cost_model.__file__).with_name(f"planner_{options.device}.json")
-        content = {"machine": machine(options.device), "shapes": len(problems), "weights": weights}
-        write_text(path, json.dumps(content, indent=1) + "\n")
-        console.print(path)
+        processors = [
+            {
+                "maker": str(d.machine["processor"]).split()[0],
+                "processor": d.machine["processor"],
+                "threads": d.machine["threads"],
+                "rates": found[name]._asdict(),
+            }
+            for name, d in files.items()
+        ]
+        path = Path(cost_model.__file__).with_name("planner.json")
+        write_text(path, json.dumps({"processors": processors, "coefficients": coefficients}, indent=1) + "\n")
+        for name, data in files.items():
+            write(Path(name), data)
 
 
-def draw(generator: random.Random, kind: str, device: str) -> Problem:
-    """A random problem of the sizes that occur in networks."""
-    while True:
-        log = lambda low, high: round(2 ** generator.uniform(math.log2(low), math.log2(high)))  # noqa: E731
-        # deployment is at batch size 1, and the first layer of a network sees three channels
-        batch, side = 1 if generator.random() < 0.25 else log(2, 32), log(4, 112)
-        channels = 3 if kind == "dense" and generator.random() < 0.05 else 8 * log(1, 128)
-        side_of_kernel = 1 if kind == "pointwise" else generator.choice((3, 3, 3, 5))
-        out_channels = channels if kind == "depthwise" else 8 * log(1, 128)
-        groups = channels if kind == "depthwise" else 1
-        if kind == "in groups":
-            common = math.gcd(channels, out_channels)
-            groups = generator.choice([size for size in range(2, common + 1) if common % size == 0])
-        stride = 1 if kind == "pointwise" else generator.choice((1, 1, 1, 2))
-        pad = side_of_kernel // 2
-        geometry = Geometry((stride, stride), (pad, pad), (1, 1), groups)
-        problem = Problem(
-            batch=batch,
-            in_channels=channels,
-            out_channels=out_channels,
-            kernel=(side_of_kernel, side_of_kernel),
-            size=(side, side),
-            geometry=geometry,
-            mixed=4,
-            device=device,
-            dtype=torch.float32,
-            channels_last=False,
-            training=True,
-            linear=True,
-        )
-        kernels = out_channels * channels // groups * side_of_kernel**2
-        macs = batch * kernels * problem.output_pixels
-        maps = batch * max(channels, out_channels) * side**2 * side_of_kernel**2
-        if problem.kind == kind and macs < LARGEST_MACS and maps < LARGEST_MAP and batch * kernels < LARGEST_KERNELS:
-            return problem
+def _show(options: argparse.Namespace) -> None:
+    for path in options.files:
+        Console().print(_judge(str(path), read(path), rates.shipped()["coefficients"], options.fold))
 
 
-def names(pairs: list[tuple[Problem, dict[str, float]]]) -> list[str]:
-    """The formulations that were measured."""
-    return sorted({name for _, times in pairs for name in times})
+def _judge(name: str, data: Data, coefficients: Coefficients, fold: int) -> Table:
+    """The table of the shapes that are held out."""
+    assert data.rates is not None
+    table = Table(title=f"planned over fastest, held-out shapes, {data.machine['processor']} ({name})")
+    for column in ("chosen for", "kind", "shapes", "median", "95 %", "within 1.10", "fitted shapes", "best single"):
+        table.add_column(column)
+    together: list[float] = []
+    for choice, direction in (*((choice, "forward") for choice in CHOICES), ("training", "backward")):
+        if choice == "inference" and not any("native" in row.forward for row in data.rows):
+            continue
+        for kind in KINDS:
+            pairs = list(ratios(data, kind, choice, direction, coefficients, data.rates))
+            held, fitted = ([p for i, p in pairs if is_held_out(i, fold) == out] for out in (True, False))
+            chosen = sorted(ratio for ratio, _ in held)
+            together += chosen
+            names = {n for _, single in held for n in single}
+            mean = {n: statistics.fmean(single.get(n, 10.0) for _, single in held) for n in names}
+            best = min(mean, key=mean.__getitem__)
+            table.add_row(
+                f"{choice}, {direction}",
+                kind,
+                str(len(chosen)),
+                f"{statistics.median(chosen):.3f}",
+                f"{chosen[min(len(chosen) - 1, int(0.95 * len(chosen)))]:.2f}",
+                f"{_share(chosen):.0%}",
+                f"{_share([ratio for ratio, _ in fitted]):.0%}",
+                f"{best}: mean {mean[best]:.2f}",
+            )
+    table.caption = f"together {_share(together):.1%} of {len(together)} choices"
+    return table
 
 
-def fit(samples: list[tuple[Problem, float]], ridge: float = 1e-2) -> list[float]:
-    """Weights of the monomials for the logarithm of the time."""
-    x = torch.tensor([monomials(problem) for problem, _ in samples], dtype=torch.float64)
-    y = torch.tensor([math.log(seconds) for _, seconds in samples], dtype=torch.float64)
-    scale = x.abs().amax(0).clamp(min=1)
-    x = x / scale
-    solution = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
-    return [round(value, 6) for value in (solution / scale).tolist()]
+def _share(found: list[float]) -> float:
+    return sum(ratio <= 1.1 for ratio in found) / len(found)
 
 
-def judge(pairs: list[tuple[Problem, dict[str, float]]], fitted: dict[str, list[float]]) -> list[str]:
-    """Columns of the table."""
-    ratios, single = [], {name: [] for name in fitted}
-    for problem, times in pairs:
-        terms = monomials(problem)
-        cost = {name: sum(w * t for w, t in zip(fitted[name], terms, strict=True)) for name in times}
+def ratios(
+    data: Data, kind: str, choice: str, direction: str, coefficients: Coefficients, machine_rates: Rates
+) -> Iterator[tuple[int, tuple[float, Times]]]:
+    """Of each row of a kind its number, the time of what is chosen over the fastest, and that of each formulation."""
+    for index, row in enumerate(data.rows):
+        if row.problem.kind != kind:
+            continue
+        times = {name: value for name, value in getattr(row, direction).items() if _is_offered(name, choice)}
+        leading = [name for name in times if (leads := TABLE[name].leads) is not None and leads(row.problem)]
+        costs = costs_of(row.problem, direction, tuple(times), coefficients)
+        chosen = leading[0] if leading else fastest(costs, machine_rates)
         best = min(times.values())
-        ratios.append(times[min(cost, key=cost.__getitem__)] / best)
-        for name, seconds in times.items():
-            single[name].append(seconds / best)
-    ratios.sort()
-    share = sum(ratio <= 1.1 for ratio in ratios) / len(ratios)
-    measured = [name for name, found in single.items() if found]
-    name = min(measured, key=lambda name: statistics.fmean(single[name]))
-    late = ratios[min(len(ratios) - 1, int(0.95 * len(ratios)))]
-    alone = f"{name}: {statistics.median(single[name]):.2f}, mean {statistics.fmean(single[name]):.2f}"
-    return [f"{statistics.median(ratios):.3f}", f"{late:.2f}", f"{share:.0%}", alone]
+        yield index, (times[chosen] / best, {name: value / best for name, value in times.items()})
 
 
-def machine(device: str) -> str:
-    """What was measured on."""
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return (
-        f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    )
+def _is_offered(name: str, choice: str) -> bool:
+    if choice == "inference":
+        return True
+    return name != "native" and (choice != "training" or TABLE[name].separable)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core (pytest -n auto) le
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where the tests, and the processes that they start, keep the rates of the processor."""
+    os.environ["DYVISION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -15,7 +16,8 @@ from packaging.requirements import Requirement
 
 from dyvision.analysis.benchmark import describe_machine
 from dyvision.ops import native, triton
-from dyvision.ops.cost_model import fitted_on
+from dyvision.ops.rates import Known, calibrate, file_of_rates, find_rates
+from dyvision.processor import usable_cores
 from dyvision.version import VERSION
 
 #: what results and reports of faults depend on
@@ -59,6 +61,25 @@ class Extra:
 
 
 @dataclass(frozen=True)
+class CostModel:
+    """The rates of the processor, by which formulations are chosen.
+
+    Attributes:
+        source: ``"measured"`` now, ``"kept"`` from an earlier measurement, or those of a ``"typical"`` processor.
+        note: Where they are kept, or why they are typical ones; one line.
+        file: Where they are kept, or would be; None where there is no place.
+        rates: Seconds per unit.
+        took: Seconds that the measurement took; None if there was none.
+    """
+
+    source: str
+    note: str
+    file: str | None
+    rates: dict[str, float]
+    took: float | None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """See :func:`diagnose`.
 
@@ -67,12 +88,14 @@ class Diagnosis:
         machine: Processor, cores, threads, GPUs, by what they are.
         engines: In the order in which they are asked.
         extras: In the order of their names.
+        cost_model: How formulations are chosen on CPUs.
     """
 
     versions: dict[str, str]
     machine: dict[str, str]
     engines: tuple[Engine, ...]
     extras: tuple[Extra, ...]
+    cost_model: CostModel
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can say it."""
@@ -81,15 +104,23 @@ class Diagnosis:
         return found
 
 
-def diagnose() -> Diagnosis:
-    """Look at the machine and the environment; nothing is changed."""
+def diagnose(measure: bool = False) -> Diagnosis:
+    """Look at the machine and the environment.
+
+    Args:
+        measure: Measure the rates of the processor again, and keep them. Otherwise nothing is changed.
+    """
+    start = time.perf_counter()
+    known = calibrate(again=True) if measure else find_rates(measure=False)
+    took = time.perf_counter() - start if measure else None
     versions: dict[str, str | None] = {"dyvision": VERSION, "Python": platform.python_version()}
     versions |= {name: _version(name) for name in _PACKAGES}
     return Diagnosis(
         versions={name: found for name, found in versions.items() if found is not None},
         machine=_machine(),
-        engines=tuple(_engines()),
+        engines=tuple(_engines(known)),
         extras=tuple(_extras()),
+        cost_model=_cost_model(known, took),
     )
 
 
@@ -102,12 +133,10 @@ def _version(package: str) -> str | None:
 
 def _machine() -> dict[str, str]:
     found = describe_machine(torch.device("cpu"))
-    # containers and schedulers give a process fewer cores than there are
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": found["device"],
-        "cores": f"{usable} of {os.cpu_count()}",
+        "cores": f"{usable_cores()} of {os.cpu_count()}",
         "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})",
     }
     for index in range(torch.cuda.device_count()):
@@ -122,7 +151,13 @@ def _machine() -> dict[str, str]:
     return machine
 
 
-def _engines() -> Iterator[Engine]:
+def _cost_model(known: Known, took: float | None) -> CostModel:
+    file = file_of_rates()
+    rates = {name: float(f"{rate:.4g}") for name, rate in known.rates._asdict().items()}
+    return CostModel(known.source, known.note, None if file is None else str(file), rates, took)
+
+
+def _engines(known: Known) -> Iterator[Engine]:
     used = native.instruction_set()
     if used is None:
         yield Engine("native CPU kernels", False, native.reason())
@@ -130,7 +165,7 @@ def _engines() -> Iterator[Engine]:
         others = [name for name in native.instruction_sets() if name != used]
         note = f"{used}" + (f" ({native.VARIABLE} may name {', '.join(others)} or off)" if others else "")
         yield Engine("native CPU kernels", True, note)
-    yield Engine("PyTorch on CPUs", True, f"formulations chosen by a model fitted on: {fitted_on('cpu')}")
+    yield Engine("PyTorch on CPUs", True, f"formulations chosen by {known.source} rates ({known.note})")
     active = triton.available("cuda")
     yield Engine("Triton GPU kernels", active, "where they are fastest" if active else triton.reason("cuda"))
     compiler = next(

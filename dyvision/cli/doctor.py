@@ -1,4 +1,7 @@
-"""``dyvision doctor``: versions, devices, which engines are used and why others are not, which extras are missing."""
+"""``dyvision doctor``: versions, devices, which engines are used and why others are not, which extras are missing.
+
+``--calibrate`` measures the rates of the processor again, by which formulations are chosen.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,13 @@ if TYPE_CHECKING:
     from dyvision.tables import FittingTable
 
 
+#: of rates that are no multiply-adds: factor and unit
+_UNITS = {
+    "call": (1e6, "microseconds per operation"),
+    **dict.fromkeys(("cache", "memory", "fresh"), (1e-9, "GB per second")),
+}
+
+
 def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
@@ -24,6 +34,11 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="What dyvision finds on this machine. Copy it into a report of a fault.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there; - prints it instead")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure again, while nothing else runs, how fast this processor is: ways to compute are chosen by it",
+    )
     parser.set_defaults(run=_doctor)
 
 
@@ -33,19 +48,19 @@ def _doctor(options: argparse.Namespace) -> None:
     from dyvision.analysis.doctor import diagnose
     from dyvision.tables import make_console
 
-    found = diagnose()
+    found = diagnose(measure=options.calibrate)
     content = json.dumps(found.to_dict(), indent=1) + "\n"
     if options.json == Path("-"):
         sys.stdout.write(content)
         return
     console = make_console()
-    for table in _tables(found):
+    for table in _tables(found, options.calibrate):
         console.print(table)
     if options.json is not None:
         write_text(options.json, content)
 
 
-def _tables(found: Diagnosis) -> list[FittingTable]:
+def _tables(found: Diagnosis, with_rates: bool) -> list[FittingTable]:
     from dyvision.tables import NAME, FittingTable
 
     def start(title: str, first: str, *others: str) -> FittingTable:
@@ -68,7 +83,17 @@ def _tables(found: Diagnosis) -> list[FittingTable]:
     for extra in found.extras:
         mark = plain(*_mark(not extra.missing, "yes", "no"))
         extras.add_row(plain(extra.name), mark, plain(extra.command if extra.missing else ""))
-    return [versions, machine, engines, extras]
+    tables = [versions, machine, engines, extras]
+    if with_rates:
+        model = found.cost_model
+        took = "" if model.took is None else f", {model.took:.1f} s"
+        rates = start(f"rates of this processor: {model.source}{took} ({model.note})", "rate", "value")
+        for name, rate in model.rates.items():
+            scale, unit = _UNITS.get(name, (1e-9, "billion multiply-adds per second"))
+            value = rate * scale if name == "call" else scale / rate
+            rates.add_row(plain(name), plain(f"{value:.3g} {unit}"))
+        tables.append(rates)
+    return tables
 
 
 def _mark(good: bool, yes: str, no: str) -> tuple[str, str]:

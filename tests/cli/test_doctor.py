@@ -12,7 +12,8 @@ import torch
 
 from dyvision.analysis import doctor
 from dyvision.cli import main
-from dyvision.ops import native
+from dyvision.ops import native, rates
+from dyvision.ops.work import Rates
 
 
 def diagnosed(capsys) -> dict:
@@ -65,6 +66,42 @@ def test_extras_that_are_missing_or_too_old(installed, missing, complete, capsys
     assert extras["export"]["command"] == 'pip install "dyvision[export]"'
     assert (not extras["openvino"]["missing"]) == complete
     assert "triton" not in extras  # there is none for this system
+
+
+SOME = Rates(1e-6, 2e-11, 2e-11, 1e-10, 2e-11, 2e-11, 1e-10, 5e-10)
+
+
+@pytest.fixture
+def measurement(tmp_path, monkeypatch) -> None:
+    """Nothing known, and a measurement that takes no time."""
+    monkeypatch.setenv(rates.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(rates, "_found", {})
+    monkeypatch.setattr(rates, "measure_rates", lambda: SOME)
+
+
+def test_rates_are_typical_then_measured_then_kept(measurement, capsys, monkeypatch) -> None:
+    before = diagnosed(capsys)["cost_model"]
+    assert before["source"] == "typical" and before["took"] is None and "not measured yet" in before["note"]
+    assert main(["doctor", "--calibrate"]) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    assert "50billionmultiply-addspersecond" in printed and "10GBpersecond" in printed
+    assert "1microsecondsperoperation" in printed and "measured" in printed
+    monkeypatch.setattr(rates, "_found", {})
+    after = diagnosed(capsys)["cost_model"]
+    assert after["source"] == "kept" and after["rates"] == SOME._asdict()
+    assert after["note"] == after["file"] == str(rates.file_of_rates())
+
+
+def test_calibrating_is_in_the_file_too(measurement, capsys, monkeypatch) -> None:
+    assert main(["doctor", "--calibrate", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cost_model"]["source"] == "measured" and found["cost_model"]["took"] < 5
+    engines = {engine["name"]: engine["note"] for engine in found["engines"]}
+    assert "measured" in engines["PyTorch on CPUs"]
+    monkeypatch.setattr(rates, "measure_rates", lambda: None)
+    assert main(["doctor", "--calibrate", "--json", "-"]) == 0
+    model = json.loads(capsys.readouterr().out)["cost_model"]
+    assert model["source"] == "kept" and "busy" in model["note"] and model["rates"] == SOME._asdict()
 
 
 @pytest.mark.parametrize("forced", ["off", "mmx"])

@@ -51,9 +51,7 @@ def test_the_plan_can_run(shape, training, device):
         assert {plan.forward, plan.backward} <= set(separable(one))
 
 
-def test_what_was_measured_on_cpus_is_used():
-    weights = planner.cost_model("cpu")
-    assert weights is not None and planner.cost_model("abacus") is None
+def test_what_is_fast_on_any_processor_is_planned():
     # 1x1 kernels: a batched product, on every shape that was measured, where kernels of our own cannot read the tensors
     assert estimate(problem(**POINTWISE, plain=False)).forward == "matmul"
     # the kernels of 16 samples do not fit into any cache
@@ -137,7 +135,7 @@ def test_exports_with_a_dynamic_batch(kernel, groups):
 
 @pytest.mark.parametrize(("planned", "convolves"), [("grouped", True), ("unfold", False)])
 def test_compilers_get_the_estimate_where_sizes_are_fixed(planned, convolves, monkeypatch):
-    monkeypatch.setattr(planner, "estimate", lambda _: Plan(planned, planned))
+    monkeypatch.setattr(planner, "estimate", lambda _, measure: Plan(planned, "" if measure else planned))
     x, weight = torch.randn(3, 4, 6, 6), torch.randn(3, 5, 4, 3, 3)
     expected = nn.functional.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), groups=3).view(3, 5, 4, 4)
     graphs = []

@@ -61,9 +61,7 @@ def new_row(monkeypatch):
 
     row = Formulation("per_sample", lambda _: True, lambda _: -1, forward, backward=backward, straight=straight)
     monkeypatch.setitem(TABLE, row.name, row)
-    estimate.cache_clear()
     yield ran
-    estimate.cache_clear()
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -92,7 +90,7 @@ def test_a_new_row_is_measured_and_planned(new_row):
     one = a_problem(batch=2)
     times = measuring.measure(one, rounds=1)
     assert "per_sample" in times["forward"] and "per_sample" in times["backward"]
-    # the first by rank where nothing was measured; what has no weights is not expected to be fast
+    # the first by rank where nothing was measured; what does not say what it does is not expected to be fast
     assert estimate(a_problem(device="mps")).forward == "per_sample"
     assert estimate(one).forward != "per_sample"
 

@@ -6,14 +6,14 @@ the functions take turns in one loop, and a ratio is the median over the rounds 
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from dyvision.processor import processor_name
 
 Run = Callable[[], object]
 #: Calls a function so many times and returns the seconds all of them took.
@@ -157,20 +157,10 @@ def make_timer(device: torch.device) -> Timer:
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Name the processor, the threads and the version of torch, as they should be printed beside times."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         "torch": f"torch {torch.__version__}",
     }
-
-
-def _cpu_name() -> str:
-    # platform.processor() is empty on most Linux distributions
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _count_calls(run: Run, warmup: int, timer: Timer) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
 from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work
 
 Gradients = tuple[Tensor | None, Tensor | None]
 #: of input, kernels, coefficients and taps
@@ -48,8 +49,9 @@ class Formulation:
         backward_of_mixture: ``(grad, input, mixture, geometry, mask)``, if it does better than to go through the mixed
             kernels.
         stands_in: The formulation whose operations second derivatives are recorded of, if its own leave no record.
-        leads: Whether it is faster than all others, where it applies; None if only a measurement or the cost model can
-            tell.
+        work: What a pass does, from which the cost model estimates its time; None if only its rank or a measurement can
+            choose it.
+        leads: Whether it is faster than all others, where it applies, on any machine; None if that has to be estimated.
         whole: Whether its passes are planned together, with no other formulation for one of them.
         any_batch: Whether a compiler can trace it where the batch is dynamic.
         row_by_row: Whether it multiplies kernels as matrices by the input's columns, so that tiling can go through the
@@ -70,6 +72,7 @@ class Formulation:
     backward: Backward | None = None
     backward_of_mixture: BackwardOfMixture | None = None
     stands_in: Formulation | None = None
+    work: Callable[[Problem], Work] | None = None
     leads: Callable[[Problem], bool] | None = None
     whole: bool = False
     any_batch: bool = False

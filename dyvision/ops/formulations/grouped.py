@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dyvision.ops.formulations._formulation import Convolve, Formulation, Gradients
 from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work, convolutions, kernels, maps, sizes_of
 
 
 def grouped(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -83,12 +85,18 @@ def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geom
     return fold
 
 
+def _work(problem: Problem) -> Work:
+    sizes = sizes_of(problem)
+    return convolutions(sizes, 1, 1, sizes.batch * sizes.groups) | kernels(sizes) | maps(sizes)
+
+
 GROUPED = Formulation(
     "grouped",
     applies=lambda problem: True,
     rank=lambda problem: 1,
     forward=grouped,
     backward=grouped_backward,
+    work=_work,
     # the number of groups cannot depend on a dynamic batch
     any_batch=False,
     straight=_straight,

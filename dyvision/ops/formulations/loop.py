@@ -9,6 +9,8 @@ from torch import Tensor
 from dyvision.ops.formulations._formulation import Formulation, Gradients
 from dyvision.ops.formulations.grouped import convolution_backward, grouped
 from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work, convolutions, kernels, maps, sizes_of
 
 
 def loop(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -35,12 +37,18 @@ def loop_backward(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometr
     )
 
 
+def _work(problem: Problem) -> Work:
+    sizes = sizes_of(problem)
+    return convolutions(sizes, sizes.batch, 1, sizes.groups) | kernels(sizes) | maps(sizes)
+
+
 LOOP = Formulation(
     "loop",
     applies=lambda problem: problem.batch > 1,  # of one sample it is "grouped"
     rank=lambda problem: 5,
     forward=loop,
     backward=loop_backward,
+    work=_work,
     # the length of a loop cannot depend on a dynamic batch
     any_batch=False,
 )

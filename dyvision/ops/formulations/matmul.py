@@ -12,6 +12,7 @@ from dyvision.ops.formulations._formulation import Convolve, Formulation, Gradie
 from dyvision.ops.formulations.columns import columns_of, fold_columns
 from dyvision.ops.geometry import Geometry, is_channels_last
 from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work, calls, kernels, maps, products, sizes_of, unfolded
 
 
 def matmul(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -68,6 +69,14 @@ def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geom
     return multiply
 
 
+def _work(problem: Problem) -> Work:
+    sizes = sizes_of(problem)
+    count = sizes.batch * sizes.groups
+    work = products(sizes, count) | kernels(sizes) | maps(sizes)
+    # a copy of a shifted input per tap
+    return work | (calls(1) if sizes.taps == 1 else calls(1 + sizes.taps) | unfolded(sizes, count))
+
+
 def _is_1x1(problem: Problem) -> bool:
     return problem.kernel == (1, 1)
 
@@ -79,6 +88,7 @@ MATMUL = Formulation(
     rank=lambda problem: 0 if problem.geometry.groups == 1 else 2,
     forward=matmul,
     backward=matmul_backward,
+    work=_work,
     any_batch=True,
     row_by_row=True,
     straight=_straight,
@@ -89,6 +99,7 @@ UNFOLD = Formulation(
     rank=lambda problem: 4,
     forward=matmul,
     backward=matmul_backward,
+    work=_work,
     any_batch=True,
     row_by_row=True,
 )

@@ -8,6 +8,8 @@ from torch import Tensor
 from dyvision.ops.formulations._formulation import Formulation
 from dyvision.ops.geometry import Geometry
 from dyvision.ops.kernels import Mixture
+from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work, calls, convolutions, maps, moved, sizes_of
 
 
 def mix_outputs(input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -34,10 +36,20 @@ def mix_outputs(input: Tensor, mixture: Mixture, geometry: Geometry, bias: Tenso
     return output if bias is None else output.add_(bias[:, :, None, None])
 
 
+def _work(problem: Problem) -> Work:
+    sizes = sizes_of(problem)
+    stacked = sizes._replace(outputs=sizes.banks * sizes.outputs)
+    parts = sizes.groups * stacked.outputs
+    kernels, outputs = parts * sizes.inputs * sizes.taps, parts * sizes.batch * sizes.pixels
+    work = convolutions(stacked, 1, sizes.batch, sizes.groups) | maps(sizes) | calls(4)
+    return work | moved("kernels", kernels) | moved("outputs", outputs)
+
+
 MIX_OUTPUTS = Formulation(
     "mix_outputs",
     applies=lambda problem: problem.mixed > 0 and problem.linear,
     rank=lambda problem: 6,
     forward_of_mixture=mix_outputs,
+    work=_work,
     any_batch=True,
 )

@@ -8,6 +8,8 @@ from dyvision.ops.formulations._formulation import Formulation
 from dyvision.ops.formulations.columns import pad_zeros, shifts
 from dyvision.ops.formulations.grouped import grouped_backward
 from dyvision.ops.geometry import Geometry
+from dyvision.ops.problem import Problem
+from dyvision.ops.work import Work, calls, kernels, maps, moved, sizes_of
 
 
 def shifted(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -23,6 +25,12 @@ def shifted(input: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | No
     return total.flatten(1, 2)
 
 
+def _work(problem: Problem) -> Work:
+    sizes = sizes_of(problem)
+    terms = sizes.taps * sizes.batch * sizes.groups * sizes.outputs * sizes.pixels
+    return calls(2 * sizes.taps) | moved("terms", terms) | kernels(sizes) | maps(sizes)
+
+
 SHIFTED = Formulation(
     "shifted",
     applies=lambda problem: problem.is_depthwise(),
@@ -30,6 +38,7 @@ SHIFTED = Formulation(
     forward=shifted,
     # a library convolution has a gradient per tap, too
     backward=grouped_backward,
+    work=_work,
     whole=True,
     any_batch=True,
 )

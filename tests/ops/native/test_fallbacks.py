@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyvision.layers import get_layer
-from dyvision.ops import _call_cache, dynamic_conv2d, formulation, mixture_conv2d, native
+from dyvision.ops import _call_cache, cost_model, dynamic_conv2d, formulation, mixture_conv2d, native
 from dyvision.ops.formulations import TABLE
+from dyvision.ops.rates import Known, typical_rates
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.reason()}")
 
@@ -235,9 +236,14 @@ def test_a_map_that_is_too_large_for_them_goes_to_the_library(monkeypatch):
         _call_cache._calls.clear()
 
 
-@pytest.mark.parametrize(("batch", "size", "leads"), [(1, 7, True), (8, 14, True), (8, 7, False)])
-def test_it_is_left_to_others_where_they_are_faster(used, batch, size, leads):
-    x, bank, mix = torch.randn(batch, 16, size, size), torch.randn(4, 16, 1, 3, 3), torch.rand(batch, 4)
+@pytest.mark.parametrize(("batch", "slower", "leads"), [(1, 1, True), (1, 1000, True), (8, 1, True), (8, 1000, False)])
+def test_it_is_left_to_others_where_they_are_faster(used, monkeypatch, batch, slower, leads):
+    """By the machine's rates, but for one image, where it leads."""
+    rates = typical_rates()
+    rates = rates._replace(native=slower * rates.native)
+    monkeypatch.setattr(cost_model, "find_rates", lambda measure: Known(rates, "kept", ""))
+    monkeypatch.setattr(cost_model, "_certain", lambda costs: None)
+    x, bank, mix = torch.randn(batch, 16, 14, 14), torch.randn(4, 16, 1, 3, 3), torch.rand(batch, 4)
     found = mixture_conv2d(x, bank, mix, padding=1, groups=16)
     assert bool(used) == leads
     with formulation("native"):
