@@ -12,10 +12,10 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from dyvision.convert._refusals import check_is_plain
-from dyvision.layers import DynamicConv2d, StaticConv2d
-from dyvision.layers._branch import CoefficientBranch, is_ordinary
+from dyvision.layers import CoefficientBranch, DynamicConv2d, StaticConv2d
 from dyvision.layers.fused import FusedConv2d
 from dyvision.layers.norm import absorb, affine
+from dyvision.layers.ordinary import is_ordinary
 
 #: largest relative difference of the outputs that folding may make, in float64
 _TOLERANCE = 1e-6

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinary, owner
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear, owner
 from dyvision.layers.bank import BankedConv2d
+from dyvision.layers.ordinary import is_ordinary
 from dyvision.ops.modes import is_traced
 from dyvision.ops.native import Gates
 from dyvision.ops.predicted import predicted_conv2d

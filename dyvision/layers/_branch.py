@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as _of_all
 
 from dyvision.layers._boundary import record_call, refuse_script
 from dyvision.layers._initialise import InitialisedLinear, Initializer
+from dyvision.layers.ordinary import is_ordinary
 from dyvision.ops.autocast import autocasts, without_autocast
 from dyvision.ops.modes import is_exporting, is_traced
 from dyvision.ops.perceptron import pooled_perceptron
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class CoefficientBranch(nn.Module):
@@ -102,16 +100,6 @@ class CoefficientBranch(nn.Module):
 def owner(cls: type, name: str) -> type:
     """The class from which a class has a method."""
     return next(base for base in cls.__mro__ if name in vars(base))
-
-
-def is_ordinary(module: nn.Module | None, kind: type[_Module]) -> TypeGuard[_Module]:
-    """Whether to call a module is to compute what its class does, with nobody who listens."""
-    if module is None:
-        return False
-    # private: torch lists the hooks of modules, and those of all modules, nowhere else
-    listens = module._forward_hooks or module._forward_pre_hooks or _of_all._global_forward_hooks
-    replaced = "forward" in vars(module)  # on the instance, as accelerate does
-    return type(module) is kind and not (listens or _of_all._global_forward_pre_hooks or replaced)
 
 
 def require_branch(layer: Any) -> CoefficientBranch:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyvision.layers._branch import CoefficientBranch, PreciseLinear, is_ordinary
+from dyvision.layers._branch import CoefficientBranch, PreciseLinear
 from dyvision.layers._initialise import Initializer, reset_children
+from dyvision.layers.ordinary import is_ordinary
 from dyvision.ops.modes import is_traced
 from dyvision.ops.native import LowRankWeights
 

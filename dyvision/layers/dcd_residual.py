@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dyvision.layers._branch import is_ordinary
 from dyvision.layers._initialise import InitialisedConv2d
 from dyvision.layers.norm import apply_norm
+from dyvision.layers.ordinary import is_ordinary
 from dyvision.ops import mixture_conv2d
 from dyvision.ops.geometry import is_channels_last
 from dyvision.ops.plain import is_plain

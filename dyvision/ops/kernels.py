@@ -41,7 +41,8 @@ class Mixture(NamedTuple):
     def _factors(self, dtype: torch.dtype) -> Tensor:
         """The taps as they multiply mixed kernels."""
         assert self.taps is not None
-        return self.taps.to(dtype).view(len(self.taps), 1, -1, *self.taps.shape[-2:])
+        taps = self.taps.to(dtype)
+        return taps[:, None, None] if taps.ndim == 3 else taps[:, None]
 
     def samples(self, part: slice) -> Mixture:
         """The mixture of some samples."""
