@@ -3,6 +3,8 @@
 /* Rows of a tile, and sums that wait for the next block of channels. */
 #define PANEL (4 * DYV_MOST_ROWS)
 #define MOST_SUMS 65536
+/* Floats of planes that are packed at a time: 8 MiB. */
+#define MOST_PACKED 2097152
 /* Numbers of the K kernels from which they are read once for several samples, and ahead of their use. */
 #define LARGE_BANK 131072
 
@@ -73,7 +75,7 @@ static int convolve_part(
         for (int64_t sample = part->sample; sample < part->sample_end; sample++) {
             const int64_t unit = sample * p->groups + part->group;
             const float *planes = plan->direct ? map_of(call, unit) : packed;
-            if (call->packed) planes += unit * unit_floats(plan);
+            if (call->packed) planes += (unit - call->first * p->groups) * unit_floats(plan);
             float *output = t->output + (sample * p->out_channels + channel) * plan->pixels;
             float *into = straight ? output : sums + (sample - part->sample) * of_sample;
             const float *weights = tile, *given = t->kernels + channel * plan->inner + depth * taps;
@@ -181,7 +183,7 @@ static void work_apart(void *argument, int index, int team) {
 static void work_together(void *argument, int index, int team) {
     struct call *call = argument;
     const dyv_plan *plan = call->plan;
-    const int64_t batch = plan->problem.batch, groups = plan->problem.groups;
+    const int64_t groups = plan->problem.groups;
     (void)index;
     if (!plan->direct) {
         const int64_t channels = call->units * plan->depth;
@@ -189,7 +191,8 @@ static void work_together(void *argument, int index, int team) {
         for (int64_t c = take(&call->next_packed, some); c < channels; c = take(&call->next_packed, some))
             for (int64_t i = c; i < c + some && i < channels; i++) {
                 const int64_t unit = i / plan->depth, channel = i % plan->depth;
-                pack_unit(call, unit, channel, channel + 1, call->packed + unit * unit_floats(plan));
+                float *planes = call->packed + unit * unit_floats(plan);
+                pack_unit(call, call->first * groups + unit, channel, channel + 1, planes);
             }
         dyv_wait(team);
     }
@@ -206,8 +209,8 @@ static void work_together(void *argument, int index, int team) {
             smaller(heights * (panel + 1) / call->panels * DYV_MOST_ROWS, plan->rows),
             widths * chunk / call->chunks * DYV_MOST_VECTORS,
             smaller(widths * (chunk + 1) / call->chunks * DYV_MOST_VECTORS, plan->vectors),
-            batch * sequence / call->sequences,
-            batch * (sequence + 1) / call->sequences,
+            call->first + call->batch * sequence / call->sequences,
+            call->first + call->batch * (sequence + 1) / call->sequences,
         };
         if (convolve_parts(call, &part, call->packed)) __atomic_store_n(&call->failed, 1, __ATOMIC_RELAXED);
     }
@@ -216,7 +219,7 @@ static void work_together(void *argument, int index, int team) {
 /* Returns 0, or 1 if there was no memory. */
 int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) {
     const dyv_problem *p = &plan->problem;
-    struct call call = {.plan = plan, .tensors = tensors, .units = p->batch * p->groups};
+    struct call call = {.plan = plan, .tensors = tensors, .batch = p->batch, .units = p->batch * p->groups};
     /* a thread more has to be worth waking */
     const double work = (double)call.units * (double)(plan->rows * plan->inner * plan->vectors * DYV_LANES);
     threads = (int)smaller(threads, 1 + (int64_t)(work / 100000.0));
@@ -235,16 +238,23 @@ int DYV_CONVOLVE(const dyv_plan *plan, const dyv_tensors *tensors, int threads) 
     }
     const int64_t heights = (plan->rows + DYV_MOST_ROWS - 1) / DYV_MOST_ROWS;
     const int64_t widths = (plan->vectors + DYV_MOST_VECTORS - 1) / DYV_MOST_VECTORS;
-    call.sequences = share_bank ? 1 : p->batch;
     call.panels = (plan->rows + PANEL - 1) / PANEL;
     call.panels = smaller((call.panels + threads - 1) / threads * threads, heights);
-    const int64_t tasks = call.sequences * p->groups * call.panels;
-    call.chunks = tasks >= threads ? 1 : smaller((2 * threads + tasks - 1) / tasks, widths);
-    if (!plan->direct) {
-        call.packed = dyv_memory(DYV_PACKED, (size_t)(call.units * unit_floats(plan)));
-        if (!call.packed) return 1;
+    /* samples whose planes stay in the cache that all threads share, until the last panel has read them */
+    const int64_t of_sample = plan->direct ? 0 : p->groups * unit_floats(plan);
+    const int64_t fitting = 1 + MOST_PACKED / (of_sample + 1), runs = (p->batch + fitting - 1) / fitting;
+    for (int64_t run = 0; run < runs && !call.failed; run++) {
+        call.first = p->batch * run / runs, call.batch = p->batch * (run + 1) / runs - call.first;
+        call.units = call.batch * p->groups, call.next = call.next_packed = 0;
+        call.sequences = share_bank ? 1 : call.batch;
+        const int64_t tasks = call.sequences * p->groups * call.panels;
+        call.chunks = tasks >= threads ? 1 : smaller((2 * threads + tasks - 1) / tasks, widths);
+        if (of_sample) {
+            call.packed = dyv_memory(DYV_PACKED, (size_t)(call.batch * of_sample));
+            if (!call.packed) return 1;
+        }
+        dyv_run(work_together, &call, threads);
     }
-    dyv_run(work_together, &call, threads);
     dyv_trim(DYV_GATES);
     return call.failed;
 }

@@ -3,7 +3,8 @@
 struct call {
     const dyv_plan *plan;
     const dyv_tensors *tensors;
-    int64_t units;                     /* samples times groups: each has its own weights and its own channels */
+    int64_t first, batch;              /* samples that are computed together */
+    int64_t units;                     /* these times groups: each has its own weights and its own channels */
     int64_t panels, chunks, sequences; /* parts of the output channels, the pixels and the samples, if work is shared */
     int64_t next, next_packed;         /* tasks that are taken */
     float *packed;                     /* of all units, if work is shared */
