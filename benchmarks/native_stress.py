@@ -211,7 +211,7 @@ def call_layer(generator: random.Random, x: torch.Tensor, instructions: str) -> 
     gates = native.Gates(channels, outputs, kernel[0] * kernel[1], count)
     geometry = Geometry((1, 1), (1, 1), (1, 1), groups)
     bank = torch.randn(count, outputs, channels // groups, *kernel) / math.sqrt(channels)
-    first, second = torch.randn(hidden, channels), torch.randn(gates.count, hidden or channels) / math.sqrt(channels)
+    first, second = torch.randn(hidden, channels), torch.randn(gates.total, hidden or channels) / math.sqrt(channels)
     layer = native.layer(
         batch, tuple(x.shape[2:]), tuple(bank.shape[1:]), geometry, gates, hidden, instructions=instructions
     )

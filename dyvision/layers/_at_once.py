@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from dyvision.layers._branch import CoefficientBranch, PreciseLinear, owner
 from dyvision.layers.bank import BankedConv2d
@@ -21,7 +23,7 @@ class PredictsGates(BankedConv2d, abstract=True):
     #: Whether what ``gates`` says is about this class's ``coefficients``.
     _coefficients_are_gates: bool = False
     weight: Tensor
-    branch: nn.Module | None
+    branch: Any
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(abstract, **kwargs)

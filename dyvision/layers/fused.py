@@ -34,7 +34,7 @@ class FusedConv2d(StaticConv2d):
     def forward(self, x: Tensor, coefficients: None = None) -> Tensor:
         """Convolve ``[B, C_in, H, W]`` to ``[B, C_out, H', W']``, and activate."""
         if not isinstance(x, fx.Proxy) and self.padding_mode == "zeros":
-            padding: Padding = "same" if self.pads_same else self.padding  # type: ignore[assignment]  # torch says str
+            padding: Padding = "same" if self.pads_same else self.padding
             arguments = (self.stride, padding, self.dilation, self.groups)
             found = static_conv2d(x, self.weight, self.bias, arguments, self.fused_activation)
             if found is not None:

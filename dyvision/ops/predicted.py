@@ -109,8 +109,8 @@ def _prepare(
         and outputs % groups == 0
         and (first is None or first == (hidden, channels))
         and first_bias in (None, (hidden,))
-        and second == (gates.count, hidden or channels)
-        and second_bias in (None, (gates.count,))
+        and second == (gates.total, hidden or channels)
+        and second_bias in (None, (gates.total,))
         and bias in (None, (outputs,), (count, outputs))
     )
     if not fits or not is_small(batch, *(weight for weight in (first, second) if weight is not None)):

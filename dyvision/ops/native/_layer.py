@@ -33,7 +33,7 @@ class Gates(NamedTuple):
     softmax: bool = True
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """All of them."""
         return self.channel + self.filter + self.tap + self.kernel
 
@@ -96,7 +96,7 @@ def layer(
     activation: str = "none",
     instructions: str | None = None,
 ) -> Layer | None:
-    """Prepare a layer: ``N = gates.count`` numbers of each sample mix kernels and are gates of their weights.
+    """Prepare a layer: ``N = gates.total`` numbers of each sample mix kernels and are gates of their weights.
 
     Args:
         batch: Samples B.

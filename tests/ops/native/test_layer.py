@@ -67,8 +67,8 @@ def test_a_layer_is_its_branch_its_gates_and_its_convolution(
     )
     geometry = Geometry((stride, stride), (1, 1), (dilation, dilation), groups)
     x, bank = make(batch, channels, *size), make(count, outputs, depth, *kernel) / math.sqrt(depth * taps)
-    first, second = make(hidden, channels), make(gates.count, hidden or channels) / 2
-    second_bias, shift = make(gates.count), {"none": None, "channels": make(outputs)}.get(bias, make(count, outputs))
+    first, second = make(hidden, channels), make(gates.total, hidden or channels) / 2
+    second_bias, shift = make(gates.total), {"none": None, "channels": make(outputs)}.get(bias, make(count, outputs))
 
     pooled = x.mean((2, 3))
     predicted_numbers = F.linear(F.relu(pooled @ first.t()) if hidden else pooled, second, second_bias)
