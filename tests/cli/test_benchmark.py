@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dyvision.cli import main
+from dyvision.ops import native
 
 TINY = ["--networks", "test_resnet", "--rounds=3", "--budget=1"]
 
@@ -51,7 +52,9 @@ def test_models_as_table_csv_json_and_chart(measure, tmp_path) -> None:
 
 def test_fused_networks_are_measured_beside_each_other(measure) -> None:
     rows, machine, _ = measure("models", *TINY, "--layers", "dyconv", "--input-size=32", "--batch=1", "--fuse")
-    assert machine["mode"] == "fused, eager" and [row["name"] for row in rows] == ["dyconv K=4"]
+    native_static = ["native static"] if native.available() else []  # ratios are to what PyTorch computes
+    assert machine["mode"] == "fused, eager" and [row["name"] for row in rows] == ["dyconv K=4", *native_static]
+    assert {row["reference"] for row in rows} == {"static"}
 
 
 def test_training_measures_memory(measure) -> None:
