@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
 import torch
@@ -56,11 +56,12 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64), native_st
         raise TypeError(f"fuse takes the shape of a batch: fuse(model, {tuple(input_size.shape)})")
     if model.training:
         raise ValueError("fuse folds the running statistics of BatchNorm: call model.eval() first")
-    example = torch.randn(tuple(input_size), device=next(model.parameters()).device, dtype=torch.float64)
-    with torch.no_grad():
+    # versions of tensors are looked at, and the copy may be trained
+    with torch.inference_mode(False), torch.no_grad():
+        example = torch.randn(tuple(input_size), device=next(model.parameters()).device, dtype=torch.float64)
         # in float64: the rounding errors of some networks with random weights are larger than a wrong fold's effect
         checked = copy.deepcopy(model).double()
-        expected, found = _trace(checked, example, nn.BatchNorm2d)
+        expected, found = _trace(checked, example, _is_norm)
         norms = _alone(found)
         if not all(bool(one.isfinite().all()) for one in _tensors(expected)):
             raise ValueError(
@@ -68,10 +69,10 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64), native_st
                 "statistics of norms let it overflow"
             )
         checked = _fold_norms(checked, norms)
-        outputs, activations = _trace(checked, example, tuple(_ACTIVATIONS))
+        outputs, pairs = _trace(checked, example, _is_activation)
         if not _agree(outputs, expected):
             raise ValueError("fuse would change the outputs: a convolution is used in more than one place")
-        # what else reads a convolution's output, or an activation's input, is seen in the outputs
+        activations = _without_other_readers(checked, example, expected, pairs)
         checked = _fold_activations(checked, activations, native_static)
         if not _agree(checked(example), expected):
             activations = []
@@ -85,13 +86,50 @@ def normed_convs(model: nn.Module, example: object) -> Pairs:
         model: In evaluation mode.
         example: What it is called with, once.
     """
-    return _alone(_trace(model, example, nn.BatchNorm2d)[1])
+    return _alone(_trace(model, example, _is_norm)[1])
 
 
 def _alone(pairs: Pairs) -> Pairs:
     """Without those whose second receives the outputs of several."""
     uses = Counter(receiver for _, receiver in pairs)
     return [pair for pair in pairs if uses[pair[1]] == 1]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return any(is_ordinary(module, kind) for kind in _ACTIVATIONS)
+
+
+def _without_other_readers(model: nn.Module, example: Tensor, expected: object, pairs: Pairs) -> Pairs:
+    """Without convolutions whose output something beside the activation reads.
+
+    Whether numbers change in an activation depends on the example; so they are changed on the way to it, and back.
+    """
+    before: dict[str, list[str]] = {}
+    for name, activation in pairs:
+        before.setdefault(activation, []).append(name)
+
+    def stays(activations: Sequence[str]) -> bool:
+        hooks = []
+        for activation in activations:
+            module = model.get_submodule(activation)
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * -0.5, *inputs[1:])))
+            for name in before[activation]:
+                conv = model.get_submodule(name)
+                hooks.append(conv.register_forward_hook(lambda _, __, output: output * -2))
+        try:
+            return _agree(model(example), expected)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    kept = list(before)
+    if not stays(kept):
+        kept = [activation for activation in kept if stays([activation])]
+    return [(name, activation) for activation in kept for name in before[activation]]
 
 
 def _agree(found: object, expected: object) -> bool:
@@ -152,8 +190,8 @@ def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if module not in inside]
 
 
-def _trace(model: nn.Module, example: object, receivers: type | tuple[type, ...]) -> tuple[object, Pairs]:
-    """Output, and names of convolutions that are called once, and of receivers that get theirs and nothing else."""
+def _trace(model: nn.Module, example: object, receives: Callable[[nn.Module], bool]) -> tuple[object, Pairs]:
+    """Output, and names of convolutions that are called once, and of modules that receive theirs and nothing else."""
     # objects and versions: no other tensor takes the place of one that is gone, and none that was changed counts
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     found: list[tuple[nn.Module, nn.Module]] = []
@@ -173,7 +211,7 @@ def _trace(model: nn.Module, example: object, receivers: type | tuple[type, ...]
     for _, module in _outside_layers(model):
         if isinstance(module, (nn.Conv2d, DynamicConv2d)):
             hooks.append(module.register_forward_hook(lambda module, _, output: after(module, output)))
-        elif isinstance(module, receivers):
+        elif receives(module):
             hooks.append(module.register_forward_pre_hook(before))
     try:
         output = model(example)

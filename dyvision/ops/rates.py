@@ -168,9 +168,9 @@ def _why_not() -> str:
 
 def _folder() -> Path | None:
     named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute()
     try:
+        if named:
+            return Path(named).expanduser().absolute()
         home = Path.home()
     except RuntimeError:  # of a user that the system does not know
         return None

@@ -65,7 +65,7 @@ def _prepare(
     convolve = native.convolution(
         shape[0], size, tuple(kernel_shape), geometry, mixed=1, bias=kind, activation=activation
     )
-    return None if convolve is None else (convolve, torch.ones(shape[0], 1))
+    return None if convolve is None else (convolve, torch.ones(shape[0], 1, dtype=torch.float32, device="cpu"))
 
 
 def _leads(batch: int, pixels: int, sparse: bool) -> bool:

@@ -69,6 +69,7 @@ FORWARDS = {
     "the convolution is read twice": (lambda net, x: (y := net.convs[0](x)) * 1 + net.act(y * 1) + net.convs[1](y), 0),
     "read again after the activation": (lambda net, x: (y := net.convs[0](x)).sigmoid() + net.act(y), 0),
     "the convolution is called twice": (lambda net, x: net.act(net.convs[0](net.convs[0](x))) + net.convs[1](x), 0),
+    "read where both are the same": (lambda net, x: (y := net.convs[0](x) + 0) + net.act(y * 1) + net.convs[1](x), 0),
     "the norm is behind the activation": (lambda net, x: net.norm(net.act(net.convs[0](x))) + net.convs[1](x), 1),
 }
 
@@ -159,3 +160,72 @@ def test_the_order_of_coefficients_is_prepared_once(hidden_reduction):
     with torch.inference_mode():
         torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fused[0].coefficients(x), net[0].coefficients(x))
+
+
+class Beside(nn.Module):
+    """Reads a convolution's output beside the activation; its bias makes all of it positive."""
+
+    def __init__(self, read) -> None:
+        super().__init__()
+        self.conv, self.act, self.read = nn.Conv2d(8, 8, 1), nn.ReLU(), read
+        nn.init.constant_(self.conv.bias, 30.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.act(y) + self.read(y)
+
+
+@pytest.mark.parametrize("read", [lambda y: y, torch.abs, lambda y: y.amax((2, 3), keepdim=True), lambda y: y.square()])
+def test_a_reader_that_the_example_does_not_show(read):
+    net = Beside(read).eval()
+    fused = dyvision.fuse(net, (1, 8, 5, 5))
+    x = 40 * torch.randn(2, 8, 5, 5)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-4)
+    assert isinstance(fused.act, nn.ReLU)
+
+
+def test_one_activation_that_stays_leaves_the_others():
+    net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), Beside(torch.abs), nn.Conv2d(8, 8, 1), nn.ReLU()).eval()
+    fused = dyvision.fuse(net, (1, 8, 5, 5))
+    assert [type(fused[i]) for i in (1, 4)] == [nn.Identity, nn.Identity] and isinstance(fused[2].act, nn.ReLU)
+
+
+class Doubling(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_activations_of_other_classes_and_with_hooks_are_called():
+    net = nn.Sequential(nn.Conv2d(8, 8, 1), Doubling(), nn.Conv2d(8, 8, 1), nn.ReLU()).eval()
+    seen: list[int] = []
+    net[3].register_forward_hook(lambda *_: seen.append(1))
+    fused = dyvision.fuse(net, (1, 8, 5, 5))
+    seen.clear()
+    x = torch.randn(1, 8, 5, 5)
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
+    assert len(seen) == 2 and isinstance(fused[1], Doubling)
+
+
+def test_fuse_within_inference_mode():
+    with torch.inference_mode():
+        net = block("dyconv", nn.ReLU())
+        fused = dyvision.fuse(net, (1, 8, 9, 9))
+        x = torch.randn(1, 8, 9, 9)
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
+    assert isinstance(fused[2], nn.Identity)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_type_is_none_of_a_network_of_another(default):
+    net = settle(nn.Sequential(nn.Conv2d(8, 11, 1), nn.ReLU()))
+    fused = dyvision.fuse(net, (1, 8, 9, 9))
+    x = torch.randn(3, 8, 31, 33)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        with torch.inference_mode():
+            found = fused(x)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-5)
