@@ -91,8 +91,15 @@ def normed_convs(model: nn.Module, example: object) -> Pairs:
 
 def _alone(pairs: Pairs) -> Pairs:
     """Without those whose second receives the outputs of several."""
-    uses = Counter(receiver for _, receiver in pairs)
-    return [pair for pair in pairs if uses[pair[1]] == 1]
+    return [(names[0], receiver) for receiver, names in _by_receiver(pairs).items() if len(names) == 1]
+
+
+def _by_receiver(pairs: Pairs) -> dict[str, list[str]]:
+    """The convolutions before each receiver."""
+    before: dict[str, list[str]] = {}
+    for name, receiver in pairs:
+        before.setdefault(receiver, []).append(name)
+    return before
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -108,9 +115,7 @@ def _without_other_readers(model: nn.Module, example: Tensor, expected: object, 
 
     Whether numbers change in an activation depends on the example; so they are changed on the way to it, and back.
     """
-    before: dict[str, list[str]] = {}
-    for name, activation in pairs:
-        before.setdefault(activation, []).append(name)
+    before = _by_receiver(pairs)
 
     def stays(activations: Sequence[str]) -> bool:
         hooks = []
@@ -155,9 +160,7 @@ def _fold_norms(model: nn.Module, pairs: Pairs) -> nn.Module:
 def _fold_activations(model: nn.Module, pairs: Pairs, native_static: bool) -> nn.Module:
     """Make activations part of the convolutions before them, and static ones what native kernels compute; in place."""
     modules = dict(_outside_layers(model))
-    before: dict[str, list[str]] = {}
-    for name, activation in pairs:
-        before.setdefault(activation, []).append(name)
+    before = _by_receiver(pairs)
     folded: dict[str, str] = {}
     for activation, names in before.items():
         if all(_takes_activation(modules[name], native_static) for name in names):
@@ -199,12 +202,12 @@ def _trace(model: nn.Module, example: object, receives: Callable[[nn.Module], bo
 
     def after(module: nn.Module, output: Tensor) -> None:
         calls[module] += 1
-        made[id(output)] = (module, output, output._version)
+        made[id(output)] = (module, output, _version(output))
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[module] += 1
         maker, tensor, version = made.get(id(inputs[0]) if inputs else 0, (None, None, 0))
-        if maker is not None and tensor is not None and tensor._version == version:
+        if maker is not None and tensor is not None and _version(tensor) == version:
             found.append((maker, module))
 
     hooks = []
@@ -222,6 +225,11 @@ def _trace(model: nn.Module, example: object, receives: Callable[[nn.Module], bo
     received = Counter(other for _, other in found)
     kept = [(conv, other) for conv, other in found if calls[conv] == 1 and received[other] == calls[other]]
     return output, [(names[conv], names[other]) for conv, other in kept]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place, as far as torch counts it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
