@@ -38,7 +38,7 @@ def fuse(model: nn.Module, input_size: Sequence[int] = (1, 3, 64, 64), native_st
         model: A network in evaluation mode; it is not changed.
         input_size: Shape of a batch that the network accepts.
         native_static: Let native kernels compute static convolutions, too, where they are faster than PyTorch's: 1x1
-            ones and those in groups.
+            ones and those in groups. False keeps ``nn.Conv2d``, as ``torch.jit.script`` needs it.
 
     Returns:
         A copy for inference, whose outputs are those of ``model`` up to rounding.
