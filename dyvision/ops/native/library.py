@@ -19,8 +19,8 @@ ABI = 4
 #: names an instruction set, or switches the kernels off
 VARIABLE = "DYVISION_NATIVE"
 
-#: entries of OpenMP's runtime by which a team of threads is started and counted
-_RUNTIME = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+#: entries of OpenMP's runtime by which a team of threads is started, counted and waited for
+_RUNTIME = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
 _logger = logging.getLogger("dyvision")
 
 

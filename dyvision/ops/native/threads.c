@@ -4,40 +4,36 @@
 #include <sys/mman.h>
 #endif
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 
 #include "problem.h"
 
 static void (*start_team)(void (*)(void *), void *, unsigned, unsigned);
 static int (*own_index)(void), (*team_size)(void);
+static void (*wait_for_team)(void);
 /* The threads of a pool are not in a child that fork made, and the runtime would wait for them. */
 static int forked;
 
 static void note_fork(void) { forked = 1; }
 
 /* Entries of libgomp's interface, which LLVM's and Intel's runtimes have as well. */
-void dyv_use_runtime(void *parallel, void *thread_num, void *num_threads) {
+void dyv_use_runtime(void *parallel, void *thread_num, void *num_threads, void *barrier) {
     static int noted;
     if (!noted) noted = pthread_atfork(NULL, NULL, note_fork) == 0;
     if (!noted) return;
     start_team = (void (*)(void (*)(void *), void *, unsigned, unsigned))parallel;
     own_index = (int (*)(void))thread_num, team_size = (int (*)(void))num_threads;
+    wait_for_team = (void (*)(void))barrier;
 }
 
 struct job {
     dyv_work work;
     void *argument;
-    int64_t arrived; /* at any of its barriers, all threads together */
 };
 
-static __thread struct job *current;
-
 static void run_job(void *argument) {
-    struct job *job = argument, *outer = current;
-    current = job;
+    const struct job *job = argument;
     job->work(job->argument, own_index(), team_size());
-    current = outer;
 }
 
 void dyv_run(dyv_work work, void *argument, int threads) {
@@ -45,19 +41,12 @@ void dyv_run(dyv_work work, void *argument, int threads) {
         work(argument, 0, 1);
         return;
     }
-    struct job job = {work, argument, 0};
+    struct job job = {work, argument};
     start_team(run_job, &job, (unsigned)threads, 0);
 }
 
-/*
- * The runtime's own barrier may put a thread to sleep, and waking it takes longer than most of what is waited for here:
- * all threads have work of the same length, so they look for a while, and then let others run in between.
- */
 void dyv_wait(int team) {
-    if (team <= 1) return;
-    const int64_t all = __atomic_fetch_add(&current->arrived, 1, __ATOMIC_ACQ_REL) / team * team + team;
-    for (int64_t looks = 0; __atomic_load_n(&current->arrived, __ATOMIC_ACQUIRE) < all; looks++)
-        if (looks > 20000) sched_yield();
+    if (team > 1) wait_for_team();
 }
 
 struct buffer {
