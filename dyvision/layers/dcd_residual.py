@@ -14,9 +14,10 @@ from dyvision.layers.ordinary import is_ordinary
 from dyvision.ops import mixture_conv2d
 from dyvision.ops.geometry import is_channels_last
 from dyvision.ops.plain import is_plain
-from dyvision.ops.training import trains_natively
+from dyvision.ops.planned import plans_natively
 
-_POINTWISE = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+#: stride, padding, dilation and groups
+_POINTWISE = (1, 0, 1, 1)
 
 
 def fuse_channels(low: Tensor, fusion: Tensor, norms: tuple[nn.Module, nn.Module]) -> Tensor:
@@ -69,7 +70,9 @@ def train_pointwise(
         return None
     assert isinstance(reduce, nn.Conv2d) and isinstance(expand, nn.Conv2d)
     tensors = [t for t in (x, scale, fusion, weight, bias, reduce.weight, expand.weight) if t is not None]
-    if expand.bias is not None or not (is_plain(tensors) and trains_natively(x, weight[None], _POINTWISE)):
+    if expand.bias is not None or not is_plain(tensors):
+        return None
+    if not plans_natively(x.shape, (1, *weight.shape), _POINTWISE, training=True, linear=False):
         return None
     batch, (rank, inputs), outputs, size = len(x), reduce.weight.shape[:2], len(weight), x.shape[2:]
     joint = outputs < inputs

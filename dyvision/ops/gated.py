@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dyvision.ops.mixture import mixture_conv2d
 from dyvision.ops.plain import have_shapes, is_plain, is_recorded, plain_convolution
-from dyvision.ops.training import trains_natively
+from dyvision.ops.planned import plans_natively
 
 
 def gated_mixture(
@@ -56,7 +56,8 @@ def gated_mixture(
     ):
         return None  # the general way says what is wrong
     recorded = is_recorded(tensors)
-    if recorded and not trains_natively(input, kernels, arguments):
+    called = (arguments["stride"], arguments["padding"], arguments["dilation"], groups)
+    if recorded and not plans_natively(input.shape, kernels.shape, called, training=True, linear=False):
         return None
     rows = None if filters is None else filters[:, None]
     factors = taps

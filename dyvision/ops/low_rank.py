@@ -63,7 +63,7 @@ def low_rank_conv2d(
 @lru_cache(4096)
 def _is_worth_it(shape: Shape, shapes: tuple[Shape | None, ...], pool: int, groups: int) -> bool:
     """Whether there are few samples, and the parameters' sizes are those of one layer: nothing beside them is read."""
-    static, _, gate, *_, expand, _, _, _, _ = shapes
+    static, _squeeze, gate, _predict, _bias, expand, *_ = shapes
     if len(shape) != 4 or static is None or gate is None or expand is None or len(expand) != 4:
         return False
     (outputs, rank), channels, width = expand[:2], shape[1], gate[0]

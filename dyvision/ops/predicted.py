@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
 from torch import Size as Shape
 from torch import Tensor, nn
 
 from dyvision.ops import native
 from dyvision.ops.geometry import Geometry, Padding, Size, resolve
-from dyvision.ops.measuring import find_fastest, wants_measurement
+from dyvision.ops.measuring import wants_measurement
 from dyvision.ops.native import Gates
 from dyvision.ops.perceptron import is_small
 from dyvision.ops.plain import is_plain_inference
-from dyvision.ops.planner import forced_formulation, make_plan
-from dyvision.ops.problem import Problem
+from dyvision.ops.planned import plans_natively
+from dyvision.ops.planner import forced_formulation
 
 
 def predicted_conv2d(
@@ -116,10 +115,10 @@ def _prepare(
     if not fits or not is_small(batch, *(weight for weight in (first, second) if weight is not None)):
         return None
     geometry = _led_geometry(shape, kernels, arguments, not gates.tap)
-    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
     if geometry is None:
         return None
-    return native.layer(batch, (shape[2], shape[3]), tuple(kernels[1:]), geometry, gates, hidden, kind, activation)
+    sizes = (batch, (shape[2], shape[3]), tuple(kernels[1:]), geometry)
+    return native.layer(*sizes, gates, hidden, native.kind_of_bias(bias), activation)
 
 
 @lru_cache(4096)
@@ -145,9 +144,8 @@ def _prepare_given(
     geometry = _led_geometry(shape, kernels, arguments) if fits else None
     if geometry is None:
         return None
-    kind = "none" if bias is None else ("channels" if len(bias) == 1 else "kernels")
     sizes = (batch, (shape[2], shape[3]), tuple(kernels[1:]), geometry, count)
-    return native.convolution(*sizes, len(coefficients) == 3, kind, activation)
+    return native.convolution(*sizes, len(coefficients) == 3, native.kind_of_bias(bias), activation)
 
 
 def _led_geometry(
@@ -155,20 +153,5 @@ def _led_geometry(
 ) -> Geometry | None:
     """The geometry of a mixture that native kernels compute; None if another way is faster or forced."""
     edges, geometry = resolve(shape, kernels[3:], *arguments)
-    if edges is not None:
-        return None
-    problem = Problem(
-        batch=shape[0],
-        in_channels=shape[1],
-        out_channels=kernels[1],
-        kernel=(kernels[3], kernels[4]),
-        size=(shape[2], shape[3]),
-        geometry=geometry,
-        mixed=kernels[0],
-        device="cpu",
-        dtype=torch.float32,
-        channels_last=False,
-        training=False,
-        linear=linear,
-    )
-    return geometry if make_plan(problem, find_fastest).forward == "native" else None
+    leads = edges is None and plans_natively(shape, kernels, arguments, training=False, linear=linear)
+    return geometry if leads else None

@@ -112,8 +112,7 @@ def _straight(batch: int, size: Sequence[int], kernel_shape: Sequence[int], geom
 def _straight_of_mixture(
     input: Tensor, mixture: Mixture, bias: Tensor | None, geometry: Geometry
 ) -> ConvolveMixture | None:
-    kind = "none" if bias is None else ("channels" if bias.ndim == 1 else "kernels")
-    return _prepare(input, mixture, kind, geometry)
+    return _prepare(input, mixture, native.kind_of_bias(None if bias is None else bias.shape), geometry)
 
 
 def _work(problem: Problem) -> Work:

@@ -6,7 +6,7 @@ switches them off (``off``).
 
 from __future__ import annotations
 
-from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution
+from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, Convolution, convolution, kind_of_bias
 from dyvision.ops.native._gradient import gradients
 from dyvision.ops.native._layer import Gates, Layer, layer
 from dyvision.ops.native._low_rank import LowRank, LowRankLayer, LowRankWeights, low_rank, low_rank_layer
@@ -28,6 +28,7 @@ __all__ = (
     "gradients",
     "instruction_set",
     "instruction_sets",
+    "kind_of_bias",
     "layer",
     "low_rank",
     "low_rank_layer",

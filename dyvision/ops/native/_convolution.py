@@ -18,6 +18,11 @@ BIASES = ("none", "channels", "samples", "kernels")
 ACTIVATIONS = ("none", "relu", "relu6")
 
 
+def kind_of_bias(shape: Sequence[int] | None) -> str:
+    """Which of :data:`BIASES` a mixture's bias of a shape is, ``[C_out]`` or ``[K, C_out]``, or None."""
+    return "none" if shape is None else ("channels" if len(shape) == 1 else "kernels")
+
+
 class Convolution:
     """Convolution of contiguous float32 tensors of fixed shapes in memory, for inference; see :func:`convolution`."""
 

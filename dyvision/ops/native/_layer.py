@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from ctypes import byref
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dyvision.ops.geometry import Geometry
-from dyvision.ops.native._convolution import ACTIVATIONS, BIASES, addresses
-from dyvision.ops.native.library import Library, Problem, load
+from dyvision.ops.native._convolution import Convolution, addresses, convolution
 
 
 class Gates(NamedTuple):
@@ -41,13 +38,12 @@ class Gates(NamedTuple):
 class Layer:
     """Layer with contiguous float32 tensors of fixed shapes in memory, for inference; see :func:`layer`."""
 
-    def __init__(self, library: Library, problem: Problem, plan: int, hidden: int, gates: Gates) -> None:
-        self._call, self._threads = library.functions.dyv_apply_layer, torch.get_num_threads
-        self._fixed = (library.number, plan, hidden, *gates)
+    def __init__(self, whole: Convolution, hidden: int, gates: Gates) -> None:
+        self._whole = whole  # which owns the plan
+        self._call, self._threads = whole.library.functions.dyv_apply_layer, torch.get_num_threads
+        self._fixed = (whole.library.number, whole.plan, hidden, *gates)
         #: ``(B, C_out, H', W')``
-        self.output_shape = (problem.batch, problem.out_channels, problem.out_h, problem.out_w)
-        # not at exit: a thread that outlives the interpreter may be computing
-        weakref.finalize(self, library.functions.dyv_free, plan).atexit = False
+        self.output_shape = whole.output_shape
 
     def __call__(
         self,
@@ -112,17 +108,13 @@ def layer(
     Returns:
         The layer; None if the map is too large for it, or the kernels are not available.
     """
-    library = load(instructions)[0]
-    if library is None:
-        return None
-    out_channels, depth, *kernel = kernel_shape
     groups = geometry.groups
-    per_channel = gates.filter > 0 or (gates.channel > 0 and groups > 1)
-    by_channel = gates.channel > 0 and groups == 1
-    problem = Problem(
-        *(batch, depth * groups, out_channels, groups, max(gates.kernel, 1), *kernel),
-        *(*size, *geometry.output_size(size, kernel), *geometry.stride, *geometry.padding, *geometry.dilation),
-        *(per_channel, by_channel, BIASES.index(bias), ACTIVATIONS.index(activation), False),
+    whole = convolution(
+        *(batch, size, kernel_shape, geometry, max(gates.kernel, 1)),
+        per_channel=gates.filter > 0 or (gates.channel > 0 and groups > 1),
+        bias=bias,
+        activation=activation,
+        by_channel=gates.channel > 0 and groups == 1,
+        instructions=instructions,
     )
-    plan = library.functions.dyv_prepare(library.number, byref(problem))
-    return None if plan is None else Layer(library, problem, plan, hidden, gates)
+    return None if whole is None else Layer(whole, hidden, gates)
