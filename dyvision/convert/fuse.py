@@ -20,7 +20,6 @@ from dyvision.layers.ordinary import is_ordinary
 #: largest relative difference of the outputs that folding may make, in float64
 _TOLERANCE = 1e-6
 
-
 #: activations that can be part of a convolution, by what native kernels call them
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 

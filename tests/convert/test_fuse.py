@@ -8,18 +8,7 @@ from torch import nn
 
 import dyvision
 from dyvision.layers import get_layer
-
-
-def settle(model: nn.Module) -> nn.Module:
-    """Running statistics, scales and shifts that folding could get wrong."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return model.eval()
+from tests.convert.settled import settle
 
 
 def norms(model: nn.Module) -> int:

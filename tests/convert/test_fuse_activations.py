@@ -14,15 +14,7 @@ import dyvision
 from dyvision.layers import get_layer
 from dyvision.layers.fused import FusedConv2d
 from dyvision.ops import native
-
-
-def settle(model: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
+from tests.convert.settled import settle
 
 
 def block(layer: str, activation: nn.Module, kernel: int = 3, groups: int = 1) -> nn.Sequential:
